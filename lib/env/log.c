@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "log.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <syslog.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SD_JOURNAL_SUPPRESS_LOCATION
+#include <systemd/sd-journal.h>
+
+#include "utf8.h"
+
+#define TEXT_MAX 1024      /* of one line, before escaping */
+#define NOTE_MAX 64        /* of it, for what we add */
+#define ESCAPED_MAX (TEXT_MAX * 4)
+#define LINE_MAX_BYTES (ESCAPED_MAX + 256)
+#define SITES 64           /* places in the code that are watched for floods */
+#define SITE_LINES 100     /* lines that one place may write in a second */
+
+static const struct {
+	const char *name;
+	int priority;
+} levels[] = {
+	[LOG_LEVEL_ERROR] = {"ERROR", LOG_ERR},       [LOG_LEVEL_WARNING] = {"WARNING", LOG_WARNING},
+	[LOG_LEVEL_NOTICE] = {"NOTICE", LOG_NOTICE},  [LOG_LEVEL_INFO] = {"INFO", LOG_INFO},
+	[LOG_LEVEL_DEBUG] = {"DEBUG", LOG_DEBUG},
+};
+
+enum second_sink {
+	SINK_CLOSED,
+	SINK_JOURNAL,
+	SINK_SYSLOG,
+};
+
+static _Atomic int syslog_level = LOG_LEVEL_NOTICE;
+static _Atomic int print_level = LOG_LEVEL_NOTICE;
+static _Atomic int second_sink = SINK_CLOSED;
+static const char *sink_ident; /* set once, before second_sink */
+static struct log_flag *flags; /* set by constructors, before main() */
+
+/*
+ * A peer that can make us write a line can make us write a million. Any thread writes lines and there is no thread
+ * that one could send them to before there is an app, hence a mutex; it is held for a few loads and stores.
+ */
+static pthread_mutex_t sites_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct site {
+	const char *file;
+	int line;
+	time_t second;
+	unsigned int lines;
+} sites[SITES];
+
+const char *
+log_level_name(enum log_level level)
+{
+	return level == LOG_LEVEL_DISABLED ? "DISABLED" : levels[level].name;
+}
+
+int
+log_level_parse(const char *name, enum log_level *level)
+{
+	for (int i = LOG_LEVEL_DISABLED; i <= LOG_LEVEL_DEBUG; i++) {
+		if (strcasecmp(name, log_level_name((enum log_level)i)) == 0) {
+			*level = (enum log_level)i;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+void
+log_set_level(enum log_level level)
+{
+	atomic_store_explicit(&syslog_level, (int)level, memory_order_relaxed);
+}
+
+enum log_level
+log_get_level(void)
+{
+	return (enum log_level)atomic_load_explicit(&syslog_level, memory_order_relaxed);
+}
+
+void
+log_set_print_level(enum log_level level)
+{
+	atomic_store_explicit(&print_level, (int)level, memory_order_relaxed);
+}
+
+enum log_level
+log_get_print_level(void)
+{
+	return (enum log_level)atomic_load_explicit(&print_level, memory_order_relaxed);
+}
+
+/* ---- flags ---- */
+
+void
+log_flag_register(struct log_flag *flag)
+{
+	struct log_flag **link = &flags;
+
+	while (*link != NULL && strcmp((*link)->name, flag->name) < 0)
+		link = &(*link)->next;
+	flag->next = *link;
+	*link = flag;
+}
+
+int
+log_flag_set(const char *name, bool enabled)
+{
+	bool all = strcmp(name, "all") == 0;
+	int rc = all ? 0 : -ENODEV;
+
+	for (struct log_flag *flag = flags; flag != NULL; flag = flag->next) {
+		if (!all && strcmp(flag->name, name) != 0)
+			continue;
+		__atomic_store_n(&flag->enabled, enabled, __ATOMIC_RELAXED);
+		rc = 0;
+	}
+	return rc;
+}
+
+const struct log_flag *
+log_flag_next(const struct log_flag *flag)
+{
+	return flag == NULL ? flags : flag->next;
+}
+
+/* ---- sinks ---- */
+
+/* systemd.exec(5): JOURNAL_STREAM is "device:inode" of the stream that the service manager connected. */
+static bool
+is_journal_stream(const struct stat *st)
+{
+	const char *stream = getenv("JOURNAL_STREAM");
+	uintmax_t device, inode;
+
+	return stream != NULL && sscanf(stream, "%ju:%ju", &device, &inode) == 2 &&
+	       device == st->st_dev && inode == st->st_ino;
+}
+
+void
+log_open_syslog(const char *ident)
+{
+	struct stat st;
+
+	if (fstat(STDERR_FILENO, &st) == 0 && is_journal_stream(&st))
+		return;
+	sink_ident = ident;
+	if (access("/run/systemd/journal/socket", F_OK) == 0) {
+		atomic_store_explicit(&second_sink, SINK_JOURNAL, memory_order_release);
+		return;
+	}
+	openlog(ident, LOG_PID | LOG_NDELAY, LOG_DAEMON);
+	atomic_store_explicit(&second_sink, SINK_SYSLOG, memory_order_release);
+}
+
+/* Text may quote what a guest or client sent: control characters and what is not UTF-8 become \xNN. */
+static void
+escape(const char *in, char out[ESCAPED_MAX])
+{
+	while (*in != '\0') {
+		size_t length = utf8_length(in);
+		unsigned char c = (unsigned char)*in;
+		bool c1 = c == 0xc2 && (unsigned char)in[1] < 0xa0; /* U+0080 … U+009F */
+
+		if (length == 0 || c < 0x20 || c == 0x7f || c1) {
+			out += sprintf(out, "\\x%02x", c);
+			in++;
+			continue;
+		}
+		memcpy(out, in, length);
+		out += length;
+		in += length;
+	}
+	*out = '\0';
+}
+
+static size_t
+print_time(char *out, size_t size)
+{
+	struct timespec now;
+	struct tm tm;
+	size_t length;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	localtime_r(&now.tv_sec, &tm);
+	length = strftime(out, size, "%Y-%m-%d %H:%M:%S", &tm);
+	return length + (size_t)snprintf(out + length, size - length, ".%03ld ", now.tv_nsec / 1000000);
+}
+
+/* One write(2) for each line, so that lines of several threads do not mix. */
+static void
+write_stderr(enum log_level level, const char *file, int line, const char *text)
+{
+	char out[LINE_MAX_BYTES];
+	size_t length = 0;
+	struct stat st;
+
+	if (fstat(STDERR_FILENO, &st) < 0)
+		return;
+	if (is_journal_stream(&st)) {
+		length += (size_t)sprintf(out, "<%d>", levels[level].priority);
+	} else {
+		if (S_ISREG(st.st_mode) || S_ISCHR(st.st_mode))
+			length += print_time(out, sizeof(out));
+		length += (size_t)snprintf(out + length, 128, "%.64s: %s: ", program_invocation_short_name,
+					   levels[level].name);
+	}
+	length += (size_t)snprintf(out + length, sizeof(out) - length - 1, "%s", text);
+	if (level == LOG_LEVEL_DEBUG && length < sizeof(out) - 64)
+		length += (size_t)snprintf(out + length, 62, " (%.48s:%d)", file, line);
+	out[length++] = '\n';
+	if (write(STDERR_FILENO, out, length) < 0)
+		return; /* nobody is left to tell */
+}
+
+static void
+write_second(enum log_level level, const char *file, int line, const char *text)
+{
+	int sink = atomic_load_explicit(&second_sink, memory_order_acquire);
+
+	if (sink == SINK_JOURNAL)
+		sd_journal_send("PRIORITY=%d", levels[level].priority, "SYSLOG_IDENTIFIER=%s", sink_ident,
+				"CODE_FILE=%s", file, "CODE_LINE=%d", line, "MESSAGE=%s", text, NULL);
+	else if (sink == SINK_SYSLOG)
+		syslog(levels[level].priority, "%s", text);
+}
+
+/*
+ * Counts a line of this place in the code. Returns whether it may be written; sets *missed to the number of lines that were
+ * held back in an earlier second and not spoken of yet.
+ */
+static bool
+admit(const char *file, int line, unsigned int *missed)
+{
+	struct site *site = &sites[((uintptr_t)file / 8 + (unsigned int)line) % SITES];
+	struct timespec now;
+	bool admitted;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	*missed = 0;
+	pthread_mutex_lock(&sites_lock);
+	if (site->file != file || site->line != line || site->second != now.tv_sec) {
+		if (site->file == file && site->line == line && site->lines > SITE_LINES)
+			*missed = site->lines - SITE_LINES;
+		*site = (struct site){.file = file, .line = line, .second = now.tv_sec};
+	}
+	admitted = ++site->lines <= SITE_LINES;
+	pthread_mutex_unlock(&sites_lock);
+	return admitted;
+}
+
+static void
+write_line(enum log_level level, bool to_stderr, bool to_second, const char *file, int line,
+	   const char *format, va_list args)
+{
+	char text[TEXT_MAX], escaped[ESCAPED_MAX];
+	const char *base = strrchr(file, '/');
+	unsigned int missed = 0;
+	int saved_errno = errno;
+
+	base = base == NULL ? file : base + 1;
+	if (level != LOG_LEVEL_DEBUG && !admit(file, line, &missed))
+		goto out;
+	vsnprintf(text, TEXT_MAX - NOTE_MAX, format, args);
+	if (missed > 0)
+		snprintf(text + strlen(text), NOTE_MAX, " (%u lines like this one were left out)", missed);
+	escape(text, escaped);
+	if (to_stderr)
+		write_stderr(level, base, line, escaped);
+	if (to_second)
+		write_second(level, base, line, escaped);
+out:
+	errno = saved_errno;
+}
+
+void
+log_write(enum log_level level, const char *file, int line, const char *format, ...)
+{
+	bool to_stderr = level <= log_get_print_level();
+	bool to_second = level <= log_get_level() &&
+			 atomic_load_explicit(&second_sink, memory_order_relaxed) != SINK_CLOSED;
+	va_list args;
+
+	if (!to_stderr && !to_second)
+		return;
+	va_start(args, format);
+	write_line(level, to_stderr, to_second, file, line, format, args);
+	va_end(args);
+}
+
+void
+log_write_debug(const struct log_flag *flag, const char *file, int line, const char *format, ...)
+{
+	bool enabled = __atomic_load_n(&flag->enabled, __ATOMIC_RELAXED);
+	enum log_level threshold = enabled ? LOG_LEVEL_ERROR : LOG_LEVEL_DEBUG;
+	bool to_stderr = log_get_print_level() >= threshold;
+	bool to_second = log_get_level() >= threshold &&
+			 atomic_load_explicit(&second_sink, memory_order_relaxed) != SINK_CLOSED;
+	va_list args;
+
+	if (!to_stderr && !to_second)
+		return;
+	va_start(args, format);
+	write_line(LOG_LEVEL_DEBUG, to_stderr, to_second, file, line, format, args);
+	va_end(args);
+}
