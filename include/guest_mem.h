@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * guest_mem: where guest-physical addresses are in our memory. Part of the room virtio: pure, knows
+ * no socket and no DPDK. A map is immutable once made; whoever made it frees it when no queue uses
+ * it.
+ */
+#ifndef VHOSTD_GUEST_MEM_H
+#define VHOSTD_GUEST_MEM_H
+
+#include <stdint.h>
+#include <sys/uio.h>
+
+#define GUEST_MEM_MAX_REGIONS 64
+
+struct guest_mem_region {
+	uint64_t gpa;  /* first guest-physical address */
+	uint64_t size; /* bytes, not 0 */
+	uint8_t *hva;  /* where it is mapped here */
+};
+
+struct guest_mem {
+	uint32_t count;
+	struct guest_mem_region regions[]; /* ascending, disjoint */
+};
+
+/*
+ * Copies and sorts the regions. Returns 0, -EINVAL (none, too many, empty, wrapping, overlapping)
+ * or -ENOMEM.
+ */
+int guest_mem_create(const struct guest_mem_region *regions, uint32_t count,
+		     struct guest_mem **mem);
+void guest_mem_destroy(struct guest_mem *mem);
+
+/*
+ * The slow half of guest_mem_map(): searches, and splits a buffer that crosses into the next
+ * region.
+ */
+int guest_mem_map_split(const struct guest_mem *mem, uint32_t *hint, uint64_t gpa, uint32_t len,
+			struct iovec *iov, uint32_t max);
+
+/*
+ * Translates the guest's buffer [gpa, gpa + len) to at most max iovecs; len 0 gives none. *hint is
+ * the region of the last hit, kept by the caller (one per queue, start with 0; it must be <
+ * mem->count). Returns the number of iovecs, -EFAULT (some byte is outside memory, or the range
+ * wraps) or -ENOBUFS (more than max).
+ */
+static inline int
+guest_mem_map(const struct guest_mem *mem, uint32_t *hint, uint64_t gpa, uint32_t len,
+	      struct iovec *iov, uint32_t max)
+{
+	const struct guest_mem_region *region = &mem->regions[*hint];
+	uint64_t offset = gpa - region->gpa;
+
+	if (__builtin_expect(len != 0 && max != 0 && offset < region->size &&
+				     len <= region->size - offset,
+			     1)) {
+		iov[0].iov_base = region->hva + offset;
+		iov[0].iov_len = len;
+		return 1;
+	}
+	return guest_mem_map_split(mem, hint, gpa, len, iov, max);
+}
+
+#endif
