@@ -1,0 +1,445 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * A vhost-user front-end as a library: the side that QEMU plays. Integration tests, fuzzers and
+ * the load generator use it against vhostd. It needs libc only and shares no code with the
+ * daemon, so that it is an independent check.
+ *
+ * Layers, each usable without the ones after it:
+ *   struct client         a connection: every message that QEMU 7.2 sends, and raw bytes
+ *   struct client_memory  guest memory in regions, each part of a memfd
+ *   struct client_ring    the driver side of one virtqueue
+ *   struct client_device  plug, start, stop and reconnect in the order of QEMU
+ *   struct client_blk     virtio-blk requests on one ring
+ *
+ * Conventions. Functions return 0 or a negative errno, unless they say otherwise:
+ *   -ETIMEDOUT   the deadline passed
+ *   -ECONNRESET  the back-end closed the connection
+ *   -EREMOTEIO   the back-end refused (acknowledgement not zero, or a failed GET_CONFIG)
+ *   -EPROTO      the back-end broke the specification (wrong reply, wrong used entry)
+ * No object may be used by two threads at a time. Nothing is printed. Every wait has a deadline:
+ * message functions use the connection's timeout, the others take one in milliseconds.
+ */
+#ifndef CLIENT_H
+#define CLIENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <linux/virtio_blk.h>
+#include <linux/virtio_ring.h>
+
+#include "protocol.h"
+
+/* ---------------------------------------------------------------- connection (message.c) */
+
+struct client {
+	int fd;         /* connected socket, or -1 */
+	int backend_fd; /* our end of the back-end's request channel, or -1 */
+	int timeout_ms; /* of each message function; may be changed at any time */
+};
+
+struct client_message {
+	uint32_t request;
+	uint32_t flags; /* all header flags, the version included */
+	uint32_t size;  /* of the payload */
+	union client_payload payload;
+	int fds[CLIENT_MAX_FDS];
+	unsigned int fd_count;
+};
+
+/* Connects to the socket at path; waits up to timeout_ms for it to appear and accept. */
+int client_connect(struct client *c, const char *path, int timeout_ms);
+
+/* Uses a connected socket, which it then owns. */
+void client_attach(struct client *c, int fd, int timeout_ms);
+
+/* Closes what is open; may be called again. */
+void client_close(struct client *c);
+
+/* Sends the message as its fields say. Its fds stay the caller's. */
+int client_send(struct client *c, const struct client_message *message);
+
+/* Sends any bytes, with any fds attached to the first one. */
+int client_send_raw(struct client *c, const void *data, size_t size, const int *fds,
+		    unsigned int fd_count);
+
+/*
+ * Receives one message within timeout_ms. The fds received are the caller's to close.
+ * A payload larger than CLIENT_MAX_PAYLOAD is -EPROTO.
+ */
+int client_receive(struct client *c, struct client_message *message, int timeout_ms);
+
+/* Waits until the back-end closes the connection. Data that arrives meanwhile is dropped. */
+int client_wait_closed(struct client *c, int timeout_ms);
+
+/* Closes the descriptors of a received message. */
+void client_message_close_fds(struct client_message *message);
+
+/* ------------------------------------------------------------------ requests (request.c) */
+/*
+ * need_reply sets NEED_REPLY and waits for the acknowledgement; whether REPLY_ACK was negotiated
+ * is the caller's business. fd -1 means "no descriptor" (0x100 in the payload).
+ * Descriptors that are passed stay the caller's; descriptors that are returned become the caller's.
+ */
+
+struct client_memory;
+
+struct client_inflight {
+	uint64_t mmap_size;
+	uint64_t mmap_offset;
+	uint16_t num_queues;
+	uint16_t queue_size;
+	int fd; /* or -1 */
+};
+
+/* A request with any payload that has no reply of its own. */
+int client_request(struct client *c, uint32_t request, const void *payload, uint32_t size, int fd,
+		   bool need_reply);
+
+int client_get_features(struct client *c, uint64_t *features);
+int client_set_features(struct client *c, uint64_t features, bool need_reply);
+int client_get_protocol_features(struct client *c, uint64_t *features);
+int client_set_protocol_features(struct client *c, uint64_t features, bool need_reply);
+int client_get_queue_num(struct client *c, uint64_t *queues);
+int client_set_owner(struct client *c, bool need_reply);
+int client_reset_owner(struct client *c, bool need_reply);
+int client_set_mem_table(struct client *c, const struct client_memory *memory, bool need_reply);
+int client_set_vring_num(struct client *c, uint32_t queue, uint32_t size, bool need_reply);
+int client_set_vring_base(struct client *c, uint32_t queue, uint32_t base, bool need_reply);
+int client_set_vring_addr(struct client *c, const struct client_vring_addr *addr, bool need_reply);
+int client_set_vring_kick(struct client *c, uint32_t queue, int fd, bool need_reply);
+int client_set_vring_call(struct client *c, uint32_t queue, int fd, bool need_reply);
+int client_set_vring_err(struct client *c, uint32_t queue, int fd, bool need_reply);
+int client_set_vring_enable(struct client *c, uint32_t queue, bool enable, bool need_reply);
+int client_get_vring_base(struct client *c, uint32_t queue, uint32_t *base);
+
+/* The reply must have the offset and size that were asked for; size up to CLIENT_CONFIG_SPACE. */
+int client_get_config(struct client *c, uint32_t offset, uint32_t size, void *data);
+int client_set_config(struct client *c, uint32_t offset, uint32_t size, const void *data,
+		      bool need_reply);
+
+/* num_queues and queue_size are sent, the other fields are filled from the reply. */
+int client_get_inflight_fd(struct client *c, struct client_inflight *inflight);
+int client_set_inflight_fd(struct client *c, const struct client_inflight *inflight,
+			   bool need_reply);
+
+/* Waits for the reply that LOG_SHMFD promises. */
+int client_set_log_base(struct client *c, int fd, uint64_t size, uint64_t offset);
+
+/* Makes the channel for the back-end's own requests and keeps its other end in backend_fd. */
+int client_set_backend_fd(struct client *c, bool need_reply);
+
+/* Receives one request of the back-end; client_backend_answer() acknowledges it if asked to. */
+int client_backend_receive(struct client *c, struct client_message *message, int timeout_ms);
+int client_backend_answer(struct client *c, const struct client_message *message, uint64_t result);
+
+/* Receives and acknowledges a CONFIG_CHANGE request; another request is -EPROTO. */
+int client_backend_wait_config_change(struct client *c, int timeout_ms);
+
+/* -------------------------------------------------------------- guest memory (memory.c) */
+
+/* Sizes, addresses and offsets are multiples of 4096, except in a deliberate fault. */
+struct client_region_layout {
+	uint64_t gpa;       /* guest-physical address */
+	uint64_t user_addr; /* address in "QEMU", differs from ours and from gpa */
+	uint64_t size;
+	uint64_t mmap_offset; /* where the region starts in its file */
+	unsigned int file;    /* regions with equal numbers share one memfd */
+};
+
+struct client_region {
+	struct client_region_layout layout;
+	int fd;
+	uint8_t *data;      /* our mapping of the region's first byte */
+	uint64_t allocated; /* bytes, from the start */
+};
+
+struct client_memory {
+	struct client_region regions[CLIENT_MAX_REGIONS];
+	unsigned int count;
+	unsigned int next; /* region that the next allocation tries first */
+};
+
+/* What a guest above 4 GiB has, and more: gaps, shared and own files, mmap offsets. */
+extern const struct client_region_layout client_default_layout[];
+extern const unsigned int client_default_layout_count;
+
+/* On an error nothing is left to destroy. */
+int client_memory_create(struct client_memory *memory, const struct client_region_layout *layout,
+			 unsigned int count);
+void client_memory_destroy(struct client_memory *memory);
+
+/*
+ * Allocates from one region, the next one in turn, so that neighbours in time are apart in
+ * memory; alignment is a power of two. Freed all at once with the memory. -ENOMEM when full.
+ */
+int client_memory_alloc(struct client_memory *memory, uint64_t size, uint64_t alignment,
+			uint64_t *gpa);
+int client_memory_alloc_in(struct client_memory *memory, unsigned int region, uint64_t size,
+			   uint64_t alignment, uint64_t *gpa);
+
+/* NULL unless the whole range lies in one region. */
+void *client_memory_ptr(const struct client_memory *memory, uint64_t gpa, uint64_t size);
+
+/* User address of gpa, for SET_VRING_ADDR; 0 if it is in no region. */
+uint64_t client_memory_user_addr(const struct client_memory *memory, uint64_t gpa);
+
+/* Copies, also over region borders; -EFAULT if the range is not all guest memory. */
+int client_memory_write(struct client_memory *memory, uint64_t gpa, const void *data, size_t size);
+int client_memory_read(const struct client_memory *memory, uint64_t gpa, void *data, size_t size);
+
+/* Memory hot-plug: follow with client_set_mem_table(). The region removed is the last one. */
+int client_memory_add(struct client_memory *memory, const struct client_region_layout *layout);
+int client_memory_remove(struct client_memory *memory);
+
+/* ---------------------------------------------------------------------- rings (ring.c) */
+
+struct client_segment {
+	uint64_t gpa;
+	uint32_t len;
+	bool device_writes;
+};
+
+struct client_used {
+	uint64_t tag; /* as given to client_ring_add() */
+	uint32_t len; /* bytes that the device says it wrote */
+	uint16_t head;
+};
+
+struct client_ring;
+
+/* One ring format; the split ring is the one there is. */
+struct client_ring_ops {
+	/* Bytes of the descriptor, driver (avail) and device (used) areas for a size. */
+	void (*area_sizes)(uint16_t size, uint64_t sizes[3]);
+	void (*attach)(struct client_ring *ring, void *areas[3]);
+	int (*add)(struct client_ring *ring, const struct client_segment *segments,
+		   unsigned int count, bool indirect, uint64_t tag);
+	void (*publish)(struct client_ring *ring);
+	bool (*pending)(const struct client_ring *ring);
+	int (*pop)(struct client_ring *ring, struct client_used *used);
+	bool (*wants_kick)(const struct client_ring *ring);
+	void (*suppress_calls)(struct client_ring *ring, bool suppress);
+	uint16_t (*device_index)(const struct client_ring *ring);
+};
+
+struct client_ring_slot {
+	uint64_t tag;
+	uint16_t descriptors; /* of the chain that starts here; 0 when it is not outstanding */
+	uint16_t next_free;
+	uint64_t table_gpa; /* indirect table, or 0 */
+};
+
+struct client_ring {
+	/* set once */
+	const struct client_ring_ops *ops;
+	struct client_memory *memory;
+	uint16_t size;
+	uint16_t indirect_max;        /* descriptors in one indirect table */
+	uint64_t area_gpas[3];        /* descriptors, avail, used */
+	int kick_fd, call_fd, err_fd; /* eventfds, not blocking */
+	struct client_ring_slot *slots;
+
+	/* the shared memory, for faults on purpose */
+	struct vring_desc *desc;
+	struct vring_avail *avail;
+	struct vring_used *used;
+
+	/* driver state */
+	uint16_t free_head;
+	uint16_t free_count;
+	uint16_t avail_index; /* next to be filled, perhaps not published yet */
+	uint16_t used_index;  /* next to be popped */
+	uint16_t outstanding; /* chains */
+	bool calls_suppressed;
+};
+
+/*
+ * Allocates the ring and its indirect tables in memory, which must outlive it. indirect_max 0
+ * means no tables. size is a power of two up to 32768.
+ */
+int client_ring_create(struct client_ring *ring, struct client_memory *memory, uint16_t size,
+		       uint16_t indirect_max);
+void client_ring_destroy(struct client_ring *ring);
+
+/* As a driver does at initialisation: empty, indices 0. */
+void client_ring_reset(struct client_ring *ring);
+
+/* Addresses for SET_VRING_ADDR. */
+void client_ring_addr(const struct client_ring *ring, uint32_t queue,
+		      struct client_vring_addr *addr);
+
+/*
+ * Puts one chain on the ring, in the order of the segments, as descriptors or as one indirect
+ * table. The device sees it after client_ring_publish(). -ENOSPC when there is no room.
+ */
+int client_ring_add(struct client_ring *ring, const struct client_segment *segments,
+		    unsigned int count, bool indirect, uint64_t tag);
+
+/* Makes everything added visible to the device, with one store. */
+void client_ring_publish(struct client_ring *ring);
+
+/* Writes the kick eventfd if the device asks for it. */
+int client_ring_kick(struct client_ring *ring);
+int client_ring_kick_always(struct client_ring *ring);
+
+/* 1 and *used filled, 0 when there is none, -EPROTO for an id that is not outstanding. */
+int client_ring_pop(struct client_ring *ring, struct client_used *used);
+
+/*
+ * Waits until a used entry is there, by the call eventfd as a driver does; or by polling when
+ * calls are suppressed. A call that never comes is -ETIMEDOUT, even if the entry is there.
+ */
+int client_ring_wait(struct client_ring *ring, int timeout_ms);
+
+/* The same by polling in any case. */
+int client_ring_poll(struct client_ring *ring, int timeout_ms);
+
+/* Asks the device not to send calls (or to send them again). */
+void client_ring_suppress_calls(struct client_ring *ring, bool suppress);
+
+/* 0 when the device has signalled the error eventfd; clears it. */
+int client_ring_wait_error(struct client_ring *ring, int timeout_ms);
+
+/* Faults: any head on the avail ring; any avail index, published at once. Then only reset. */
+void client_ring_put_head(struct client_ring *ring, uint16_t head);
+void client_ring_set_avail_index(struct client_ring *ring, uint16_t index);
+
+/* ------------------------------------------------------------------ device (device.c) */
+
+#define CLIENT_MAX_QUEUES 64
+
+struct client_options {
+	unsigned int queues;   /* 0: 1 */
+	uint64_t start_mask;   /* queues that the guest uses; 0: all */
+	uint16_t queue_size;   /* 0: 128 */
+	uint16_t indirect_max; /* 0: 128; tables are made only if INDIRECT_DESC is negotiated */
+	uint64_t features;     /* accepted of what is offered; 0: CLIENT_DEFAULT_FEATURES */
+	uint64_t protocol_features; /* the same; 0: CLIENT_DEFAULT_PROTOCOL_FEATURES */
+	uint32_t config_size;       /* asked at plug; 0: 60, as QEMU 7.2 */
+	int timeout_ms;             /* 0: 5000 */
+	const struct client_region_layout *layout; /* NULL: client_default_layout */
+	unsigned int layout_count;
+};
+
+/* Everything virtio-blk but EVENT_IDX and the packed ring. */
+extern const uint64_t CLIENT_DEFAULT_FEATURES;
+extern const uint64_t CLIENT_DEFAULT_PROTOCOL_FEATURES;
+
+struct client_device {
+	struct client client;
+	struct client_memory memory;
+	struct client_options options; /* defaults filled in */
+	char *path;
+	uint64_t offered_features;
+	uint64_t features; /* negotiated */
+	uint64_t protocol_features;
+	uint64_t max_queues; /* of GET_QUEUE_NUM, or 1 */
+	struct virtio_blk_config config;
+	struct client_inflight inflight; /* fd -1 until the first start */
+	struct client_ring *rings;       /* options.queues of them */
+	uint32_t *bases;                 /* where each queue goes on at the next start */
+	bool started;
+};
+
+/* Connects and plugs: everything that QEMU sends before the guest's driver is there. */
+int client_device_open(struct client_device *device, const char *path,
+		       const struct client_options *options);
+
+/* Closes the connection without a stop, as a QEMU that dies, and frees everything. */
+void client_device_close(struct client_device *device);
+
+/* The driver is ready (or the machine resumed): queues run from bases[]. */
+int client_device_start(struct client_device *device);
+
+/* Stops all queues. The back-end has completed what it took; bases[] are what it answered. */
+int client_device_stop(struct client_device *device);
+
+/* The guest reboots: rings emptied, a new in-flight region at the next start. Only when stopped. */
+void client_device_reset(struct client_device *device);
+
+/*
+ * After the connection broke or the daemon restarted: connects, plugs and starts (if it was
+ * started) from each used index, with the in-flight region of before, as QEMU does.
+ */
+int client_device_reconnect(struct client_device *device);
+
+/* What QEMU sends on running queues when a migration starts and when it is cancelled. */
+int client_device_start_log(struct client_device *device, int fd, uint64_t size);
+int client_device_stop_log(struct client_device *device);
+
+/* --------------------------------------------------------------------- virtio-blk (blk.c) */
+
+#define CLIENT_SECTOR 512u
+
+struct client_blk_slot {
+	uint64_t gpa; /* 16 bytes of header, then the status byte */
+	struct virtio_blk_outhdr *header;
+	volatile uint8_t *status;
+	uint64_t tag;
+	bool busy;
+};
+
+struct client_blk {
+	struct client_ring *ring;
+	struct client_blk_slot *slots; /* ring->size of them */
+	uint64_t bounce_gpa;           /* for the calls that take host memory */
+	uint32_t bounce_size;
+	uint32_t segment_size; /* the bounce buffer is sent in pieces of this size */
+	bool indirect;
+	int timeout_ms; /* of the synchronous calls */
+};
+
+struct client_blk_request {
+	uint32_t type; /* VIRTIO_BLK_T_* or anything */
+	uint64_t sector;
+	const struct client_segment *segments; /* data, without header and status */
+	unsigned int segment_count;
+	uint64_t tag;
+};
+
+struct client_blk_completion {
+	uint64_t tag;
+	uint8_t status; /* 0xff when the device wrote none */
+	uint32_t used_len;
+};
+
+/*
+ * Takes buffers from the ring's memory: bounce_size bytes (may be 0) of host-memory calls, sent
+ * as segments of segment_size (0: one segment). indirect only if it was negotiated.
+ */
+int client_blk_create(struct client_blk *blk, struct client_ring *ring, uint32_t bounce_size,
+		      uint32_t segment_size, bool indirect);
+void client_blk_destroy(struct client_blk *blk);
+
+/* Adds a request without publishing; with client_ring_publish() and _kick() for batches. */
+int client_blk_prepare(struct client_blk *blk, const struct client_blk_request *request);
+
+/* Adds, publishes and kicks. */
+int client_blk_submit(struct client_blk *blk, const struct client_blk_request *request);
+
+/* 1 and *completion filled, or 0 when there is none. */
+int client_blk_reap(struct client_blk *blk, struct client_blk_completion *completion);
+
+/* Waits for one completion. */
+int client_blk_wait(struct client_blk *blk, struct client_blk_completion *completion,
+		    int timeout_ms);
+
+/* Submits and waits. *completion may be NULL. -EBUSY while other requests are outstanding. */
+int client_blk_execute(struct client_blk *blk, const struct client_blk_request *request,
+		       struct client_blk_completion *completion);
+
+/*
+ * Synchronous: return the status byte, or a negative errno. size is a multiple of 512, up to the
+ * bounce buffer. A read checks that the device wrote size + 1 bytes (-EPROTO otherwise).
+ */
+int client_blk_read(struct client_blk *blk, uint64_t sector, void *data, uint32_t size);
+int client_blk_write(struct client_blk *blk, uint64_t sector, const void *data, uint32_t size);
+int client_blk_flush(struct client_blk *blk);
+int client_blk_get_id(struct client_blk *blk, char id[VIRTIO_BLK_ID_BYTES + 1]);
+int client_blk_discard(struct client_blk *blk, uint64_t sector, uint32_t sectors);
+int client_blk_write_zeroes(struct client_blk *blk, uint64_t sector, uint32_t sectors,
+			    uint32_t flags);
+
+#endif
