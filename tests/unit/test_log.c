@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* links: env */
+/* What reaches stderr, and in which form. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "log.h"
+
+LOG_FLAG(zebra)
+LOG_FLAG(ant)
+
+#define CAPTURE_MAX (1 << 20)
+
+static int real_stderr = -1;
+static int capture_fd = -1; /* what we read */
+static char captured[CAPTURE_MAX];
+
+/* Until capture_end() stderr is a pipe (file: a regular file). */
+static void
+capture_begin(bool file)
+{
+	fflush(stderr);
+	real_stderr = dup(STDERR_FILENO);
+	if (file) {
+		FILE *temporary = tmpfile();
+
+		assert_non_null(temporary);
+		capture_fd = dup(fileno(temporary));
+		dup2(capture_fd, STDERR_FILENO);
+		fclose(temporary);
+	} else {
+		int ends[2];
+
+		assert_int_equal(pipe(ends), 0);
+		assert_true(fcntl(ends[0], F_SETPIPE_SZ, CAPTURE_MAX) >= CAPTURE_MAX);
+		assert_int_equal(fcntl(ends[0], F_SETFL, O_NONBLOCK), 0);
+		dup2(ends[1], STDERR_FILENO);
+		close(ends[1]);
+		capture_fd = ends[0];
+	}
+}
+
+static const char *
+capture_end(void)
+{
+	size_t length = 0;
+	ssize_t got;
+
+	dup2(real_stderr, STDERR_FILENO);
+	close(real_stderr);
+	lseek(capture_fd, 0, SEEK_SET);
+	while ((got = read(capture_fd, captured + length, sizeof(captured) - 1 - length)) > 0)
+		length += (size_t)got;
+	close(capture_fd);
+	captured[length] = '\0';
+	return captured;
+}
+
+static unsigned int
+count(const char *text, const char *what)
+{
+	unsigned int n = 0;
+
+	for (; (text = strstr(text, what)) != NULL; text += strlen(what))
+		n++;
+	return n;
+}
+
+static int
+reset(void **state)
+{
+	(void)state;
+	log_set_print_level(LOG_LEVEL_NOTICE);
+	log_set_level(LOG_LEVEL_NOTICE);
+	log_flag_set("all", false);
+	unsetenv("JOURNAL_STREAM");
+	return 0;
+}
+
+static void
+test_form(void **state)
+{
+	(void)state;
+	capture_begin(false);
+	log_err("disk %s: %d", "one", 1);
+	log_warn("two");
+	log_notice("three");
+	log_info("four");
+	assert_string_equal(capture_end(), "test_log: ERROR: disk one: 1\n"
+					   "test_log: WARNING: two\n"
+					   "test_log: NOTICE: three\n");
+}
+
+static void
+test_file_has_time(void **state)
+{
+	unsigned int year, month, day, hour, minute, second, ms;
+	char rest[64];
+
+	(void)state;
+	capture_begin(true);
+	log_notice("hello");
+	assert_int_equal(sscanf(capture_end(), "%4u-%2u-%2u %2u:%2u:%2u.%3u %63[^\n]", &year, &month, &day, &hour,
+				&minute, &second, &ms, rest), 8);
+	assert_string_equal(rest, "test_log: NOTICE: hello");
+}
+
+static void
+test_journal_has_priority(void **state)
+{
+	char stream[64];
+	struct stat st;
+
+	(void)state;
+	capture_begin(false);
+	assert_int_equal(fstat(STDERR_FILENO, &st), 0);
+	snprintf(stream, sizeof(stream), "%ju:%ju", (uintmax_t)st.st_dev, (uintmax_t)st.st_ino);
+	setenv("JOURNAL_STREAM", stream, 1);
+	log_err("one");
+	log_notice("two");
+	snprintf(stream, sizeof(stream), "%ju:%ju", (uintmax_t)st.st_dev, (uintmax_t)st.st_ino + 1);
+	setenv("JOURNAL_STREAM", stream, 1);
+	log_notice("three");
+	assert_string_equal(capture_end(), "<3>one\n<5>two\ntest_log: NOTICE: three\n");
+}
+
+static void
+test_thresholds(void **state)
+{
+	(void)state;
+	capture_begin(false);
+	for (int level = LOG_LEVEL_DISABLED; level <= LOG_LEVEL_DEBUG; level++) {
+		log_set_print_level((enum log_level)level);
+		assert_int_equal(log_get_print_level(), level);
+		log_err("%d", level);
+		log_warn("%d", level);
+		log_notice("%d", level);
+		log_info("%d", level);
+		log_debug(ant, "%d", level);
+	}
+	capture_end();
+	assert_int_equal(count(captured, "-1\n"), 0);
+	assert_int_equal(count(captured, "ERROR"), 5);
+	assert_int_equal(count(captured, "WARNING"), 4);
+	assert_int_equal(count(captured, "NOTICE"), 3);
+	assert_int_equal(count(captured, "INFO"), 2);
+	assert_int_equal(count(captured, "DEBUG"), 1);
+}
+
+static void
+test_level_names(void **state)
+{
+	enum log_level level;
+
+	(void)state;
+	for (int i = LOG_LEVEL_DISABLED; i <= LOG_LEVEL_DEBUG; i++) {
+		assert_int_equal(log_level_parse(log_level_name((enum log_level)i), &level), 0);
+		assert_int_equal(level, i);
+	}
+	assert_int_equal(log_level_parse("warning", &level), 0);
+	assert_int_equal(level, LOG_LEVEL_WARNING);
+	assert_int_equal(log_level_parse("loud", &level), -EINVAL);
+	assert_int_equal(log_level_parse("", &level), -EINVAL);
+	assert_int_equal(level, LOG_LEVEL_WARNING);
+}
+
+static void
+test_flags(void **state)
+{
+	const struct log_flag *flag = log_flag_next(NULL);
+
+	(void)state;
+	assert_string_equal(flag->name, "ant");
+	flag = log_flag_next(flag);
+	assert_string_equal(flag->name, "zebra");
+	assert_null(log_flag_next(flag));
+	assert_int_equal(log_flag_set("bee", true), -ENODEV);
+
+	capture_begin(false);
+	log_debug(ant, "silent");
+	assert_int_equal(log_flag_set("ant", true), 0);
+	log_debug(ant, "ant only");
+	log_debug(zebra, "silent");
+	assert_int_equal(log_flag_set("all", true), 0);
+	log_debug(zebra, "both");
+	assert_int_equal(log_flag_set("ant", false), 0);
+	log_debug(ant, "silent");
+	log_set_print_level(LOG_LEVEL_DISABLED);
+	log_debug(zebra, "silent");
+	capture_end();
+	assert_int_equal(count(captured, "\n"), 2);
+	assert_non_null(strstr(captured, "test_log: DEBUG: ant only (test_log.c:"));
+	assert_non_null(strstr(captured, "test_log: DEBUG: both (test_log.c:"));
+}
+
+static void
+test_hostile_text(void **state)
+{
+	(void)state;
+	capture_begin(false);
+	log_notice("%s", "a\nvhostd: ERROR: forged\r\x1b[2J\x7f\t");
+	log_notice("%s", "\xc2\x9b" "2J \xff \xc3\xbc");
+	assert_string_equal(capture_end(),
+			    "test_log: NOTICE: a\\x0avhostd: ERROR: forged\\x0d\\x1b[2J\\x7f\\x09\n"
+			    "test_log: NOTICE: \\xc2\\x9b2J \\xff \xc3\xbc\n");
+}
+
+static void
+test_long_text(void **state)
+{
+	char *text = malloc(100000);
+
+	(void)state;
+	memset(text, '\n', 99999);
+	text[99999] = '\0';
+	capture_begin(false);
+	log_notice("%s", text);
+	log_set_print_level(LOG_LEVEL_DEBUG);
+	log_debug(ant, "%s", text);
+	capture_end();
+	free(text);
+	assert_int_equal(count(captured, "\n"), 2);
+	assert_int_equal(count(captured, "test_log: NOTICE: \\x0a"), 1);
+}
+
+static void
+test_errno_is_kept(void **state)
+{
+	(void)state;
+	capture_begin(false);
+	errno = ENOSPC;
+	log_notice("%m");
+	assert_int_equal(errno, ENOSPC);
+	assert_non_null(strstr(capture_end(), "No space left"));
+}
+
+static time_t
+coarse_second(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	return now.tv_sec;
+}
+
+static void
+test_flood(void **state)
+{
+	struct timespec pause = {.tv_nsec = 20000000};
+	time_t first = coarse_second(), last;
+	unsigned int lines;
+
+	(void)state;
+	capture_begin(false);
+	for (int i = 0; i < 1501; i++) {
+		if (i == 1500) {
+			last = coarse_second();
+			while (coarse_second() == last)
+				nanosleep(&pause, NULL);
+		}
+		log_warn("flood %d", i);
+	}
+	log_warn("another place");
+	capture_end();
+	lines = count(captured, "flood");
+	assert_true(lines >= 101);
+	assert_true(lines <= 100 * (unsigned int)(last - first + 1) + 1);
+	if (lines < 1501)
+		assert_non_null(strstr(captured, "lines like this one were left out)\n"));
+	assert_non_null(strstr(captured, "flood 0\n"));
+	assert_non_null(strstr(captured, "flood 1500"));
+	assert_non_null(strstr(captured, "another place\n"));
+}
+
+static void *
+write_lines(void *arg)
+{
+	for (int i = 0; i < 25; i++)
+		log_notice("%s", (const char *)arg);
+	return NULL;
+}
+
+static void
+test_lines_of_threads_do_not_mix(void **state)
+{
+	pthread_t threads[4];
+	const char *const texts[] = {"aaaaaaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbbbbbb", "cccccccccccccccccccc",
+				     "dddddddddddddddddddd"};
+	unsigned int lines = 0;
+
+	(void)state;
+	capture_begin(false);
+	for (int i = 0; i < 4; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, write_lines, (void *)texts[i]), 0);
+	for (int i = 0; i < 4; i++)
+		pthread_join(threads[i], NULL);
+	capture_end();
+	for (int i = 0; i < 4; i++) {
+		char line[64];
+
+		snprintf(line, sizeof(line), "test_log: NOTICE: %s\n", texts[i]);
+		lines += count(captured, line);
+	}
+	assert_int_equal(lines, 100);
+	assert_int_equal(count(captured, "\n"), 100);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup(test_form, reset),
+		cmocka_unit_test_setup(test_file_has_time, reset),
+		cmocka_unit_test_setup(test_journal_has_priority, reset),
+		cmocka_unit_test_setup(test_thresholds, reset),
+		cmocka_unit_test_setup(test_level_names, reset),
+		cmocka_unit_test_setup(test_flags, reset),
+		cmocka_unit_test_setup(test_hostile_text, reset),
+		cmocka_unit_test_setup(test_long_text, reset),
+		cmocka_unit_test_setup(test_errno_is_kept, reset),
+		cmocka_unit_test_setup(test_flood, reset),
+		cmocka_unit_test_setup(test_lines_of_threads_do_not_mix, reset),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
