@@ -6,7 +6,7 @@
  * calls marked [waits]. Between them nothing else runs on that thread. The data path never uses
  * coroutines. The lightweight thread may be on another OS thread after a [waits] call. So a
  * function that waits keeps no pointer to thread-local data over it; errno is such data, and
- * compilers keep its address: use it in functions that don't wait. A stack has 252 KiB.
+ * compilers keep its address: use it in functions that don't wait. A stack has some 250 KiB.
  */
 #ifndef VHOSTD_COROUTINE_H
 #define VHOSTD_COROUTINE_H
@@ -44,7 +44,7 @@ int coroutine_sleep(uint64_t us);
 /*
  * [waits] Runs fn(arg) on the work pool (work.h), where it may block, and returns its result here,
  * on the same lightweight thread. In a coroutine. arg is safe on the coroutine's stack: the call
- * returns only after fn did, also when cancelled. -ENOMEM or -EAGAIN when the pool cannot take it.
+ * returns only after fn did, also when cancelled. -EAGAIN when the pool is not running.
  */
 int coroutine_blocking(int (*fn)(void *arg), void *arg);
 

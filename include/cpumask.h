@@ -36,7 +36,7 @@ bool cpumask_equal(const struct cpumask *a, const struct cpumask *b);
 bool cpumask_and(struct cpumask *dst, const struct cpumask *src);
 
 /*
- * Reads "0x3", "3" is NOT a mask but CPU 3, "0,2-3" or "[0,2-3]" (a list, with or without brackets).
+ * Reads a mask ("0x3") or a list, with or without brackets ("0,2-3", "[0,2-3]"; "3" is CPU 3).
  * Returns 0, or -EINVAL (not a mask, empty set, or a CPU >= CPUMASK_CPUS) and leaves *mask alone.
  */
 int cpumask_parse(struct cpumask *mask, const char *text);

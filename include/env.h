@@ -12,7 +12,10 @@
 #include "cpumask.h"
 #include "errmsg.h"
 
-/* What DPDK's vhost library takes for some hundred queues. Without hugepages only what is touched is used. */
+/*
+ * What DPDK's vhost library takes for some hundred queues. Without hugepages only what is touched
+ * is used.
+ */
 #define ENV_MEMORY_MB 256
 
 struct env_opts {
@@ -24,11 +27,12 @@ struct env_opts {
 };
 
 /*
- * Starts the EAL. Call once, from the main thread, before any other room. It leaves no file behind. The caller's CPU
- * affinity, and so that of threads created later by anyone but the EAL, is left as it was before the call; a thread that
- * is created on a reactor inherits the reactor's core, and should call env_pin_to_housekeeping().
- * Returns 0 or a negative errno: -EINVAL (a CPU that does not exist or that the process may not
- * use), -ENOMEM, -EIO (the EAL refused; its own words are in the log).
+ * Starts the EAL. Call once, from the main thread, before any other room. It leaves no file behind.
+ * The caller's CPU affinity, and so that of threads created later by anyone but the EAL, is left as
+ * it was before the call; a thread that is created on a reactor inherits the reactor's core, and
+ * should call env_pin_to_housekeeping(). Returns 0 or a negative errno: -EINVAL (a CPU that does
+ * not exist or that the process may not use), -ENOMEM, -EIO (the EAL refused; its own words are in
+ * the log).
  */
 int env_init(const struct env_opts *opts, struct errmsg *err);
 
@@ -56,7 +60,10 @@ uint32_t env_core_current(void);
 int env_core_launch(uint32_t core, int (*fn)(void *arg), void *arg);
 /* Waits until what env_core_launch() started on each core has returned. Main core only. */
 void env_core_wait_all(void);
-/* Calls fn(arg) on the main thread, pinned to the main core meanwhile. Returns what fn did, or a negative errno. */
+/*
+ * Calls fn(arg) on the main thread, pinned to the main core meanwhile. Returns what fn did, or a
+ * negative errno.
+ */
 int env_core_run_main(int (*fn)(void *arg), void *arg);
 
 /*

@@ -12,7 +12,10 @@ struct errmsg {
 	char text[ERRMSG_MAX]; /* UTF-8, no trailing newline; empty: nothing was said */
 };
 
-/* Formats into *err (err may be NULL) and returns rc, so that `return err_set(err, -EBUSY, ...)` works. */
+/*
+ * Formats into *err (err may be NULL) and returns rc, so that `return err_set(err, -EBUSY, ...)`
+ * works.
+ */
 int err_set(struct errmsg *err, int rc, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 

@@ -35,7 +35,8 @@ void log_open_syslog(const char *ident);
 
 /*
  * Flags switch the debug lines of one room on without raising the level for all. A flag is a
- * variable at file scope, made by LOG_FLAG(name), and known to RPC by that name. "all" is every flag.
+ * variable at file scope, made by LOG_FLAG(name), and known to RPC by that name. "all" is every
+ * flag.
  */
 struct log_flag {
 	const char *name;

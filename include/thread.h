@@ -71,12 +71,6 @@ struct thread *thread_current(void);
 void thread_set_current(struct thread *thread);
 
 /*
- * The thread with that id, or NULL. Any OS thread; the caller must know that it cannot go away
- * meanwhile.
- */
-struct thread *thread_by_id(uint64_t id);
-
-/*
  * One iteration: up to max_msgs messages (0: a batch of the library's choice), then every active
  * poller once, then the timed pollers that are due. `now` is the current env_ticks(). Returns
  * whether anything was done (POLLER_BUSY or POLLER_IDLE). Only the one who polls the thread may
@@ -203,10 +197,11 @@ void thread_for_each_poller(struct thread *thread,
  */
 int thread_wait_fd(const struct thread *thread);
 /*
- * Tries to prepare for sleep: false when a message waits or a poller has work or cannot be armed
- * (then everything is as before). After true, call thread_disarm() before the next thread_poll().
- * From before this call on ops->wake must find out that the caller is about to sleep (a
- * sequentially consistent store here, a load there): a message is then either seen here or wakes.
+ * Tries to prepare for sleep: false when a message waits, a poller has work or cannot be armed, or
+ * an exiting thread has nothing left (then everything is as before). After true, call
+ * thread_disarm() before the next thread_poll(). From before this call on ops->wake must find out
+ * that the caller is about to sleep (a sequentially consistent store here, a load there): a message
+ * is then either seen here or wakes.
  * Edges of fds named by pollers that came before this call are taken away, so that the wait fd is
  * quiet until there is a new one; after a wake-up it stays readable until the next thread_arm().
  */
@@ -240,12 +235,8 @@ void io_device_unregister(void *dev, void (*done)(void *dev));
 struct io_channel *io_channel_get(void *dev);
 /* On the channel's thread. destroy is called from a message, never from inside this call. */
 void io_channel_put(struct io_channel *channel);
-/* One more reference to a channel that the caller holds already. On its thread. */
-struct io_channel *io_channel_ref(struct io_channel *channel);
 void *io_channel_ctx(struct io_channel *channel);
-struct io_channel *io_channel_from_ctx(void *ctx);
 struct thread *io_channel_thread(const struct io_channel *channel);
-void *io_channel_device(const struct io_channel *channel);
 
 struct io_channel_iter;
 typedef void (*io_channel_visit_fn)(struct io_channel_iter *iter);

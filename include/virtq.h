@@ -105,7 +105,6 @@ bool virtq_enable_kicks(struct virtq *vq);
 uint32_t virtq_in_flight(const struct virtq *vq);
 /* The index of the next avail entry to pop: what GET_VRING_BASE answers. */
 uint16_t virtq_last_avail(const struct virtq *vq);
-uint16_t virtq_size(const struct virtq *vq);
 /* The slot whose ctx that is. */
 static inline struct virtq_slot *
 virtq_slot_from_ctx(void *ctx)

@@ -54,7 +54,8 @@ pin(const struct cpumask *mask)
 
 /* Fills cpus from opts, or with the first of `allowed`. */
 static int
-choose_cpus(const struct env_opts *opts, const cpu_set_t *allowed, struct cpumask *cpus, struct errmsg *err)
+choose_cpus(const struct env_opts *opts, const cpu_set_t *allowed, struct cpumask *cpus,
+	    struct errmsg *err)
 {
 	*cpus = opts->cpus;
 	if (cpumask_is_empty(cpus)) {
@@ -67,9 +68,12 @@ choose_cpus(const struct env_opts *opts, const cpu_set_t *allowed, struct cpumas
 		if (!cpumask_test(cpus, cpu))
 			continue;
 		if (cpu >= RTE_MAX_LCORE)
-			return err_set(err, -EINVAL, "CPU %u: this build takes CPUs 0 to %d", cpu, RTE_MAX_LCORE - 1);
+			return err_set(err, -EINVAL, "CPU %u: this build takes CPUs 0 to %d", cpu,
+				       RTE_MAX_LCORE - 1);
 		if (!CPU_ISSET(cpu, allowed))
-			return err_set(err, -EINVAL, "CPU %u does not exist, or this process may not use it", cpu);
+			return err_set(err, -EINVAL,
+				       "CPU %u does not exist, or this process may not use it",
+				       cpu);
 	}
 	return 0;
 }
@@ -97,7 +101,8 @@ format_list(const struct cpumask *cpus, char text[CPUMASK_CPUS * 4])
 
 	for (uint32_t cpu = 0; cpu < CPUMASK_CPUS; cpu++) {
 		if (cpumask_test(cpus, cpu))
-			length += (size_t)sprintf(text + length, "%s%u", length > 0 ? "," : "", cpu);
+			length +=
+				(size_t)sprintf(text + length, "%s%u", length > 0 ? "," : "", cpu);
 	}
 }
 
@@ -119,7 +124,10 @@ start_eal(const struct env_opts *opts, const struct cpumask *cpus, struct errmsg
 		lcores,
 		(char[]){"-m"},
 		memory,
-		/* --in-memory: hugepages without files; DPDK does not take it together with --no-huge. */
+		/*
+		 * --in-memory: hugepages without files; DPDK does not take it together with
+		 * --no-huge.
+		 */
 		opts->hugepages ? (char[]){"--in-memory"} : (char[]){"--no-huge"},
 		NULL,
 	};
@@ -137,8 +145,10 @@ start_eal(const struct env_opts *opts, const struct cpumask *cpus, struct errmsg
 		return 0;
 	if (rte_errno == ENOMEM)
 		return err_set(err, -ENOMEM, "DPDK gets no heap of %u MiB%s", memory_mb,
-			       opts->hugepages ? " from hugepages: reserve more, or do without them" : "");
-	return err_set(err, -EIO, "DPDK does not start: %s; its own words are in the log", rte_strerror(rte_errno));
+			       opts->hugepages ? " from hugepages: reserve more, or do without them"
+					       : "");
+	return err_set(err, -EIO, "DPDK does not start: %s; its own words are in the log",
+		       rte_strerror(rte_errno));
 }
 
 /* The EAL's own walk asks for each of its 128 lcores whether it is in use. */
@@ -148,7 +158,7 @@ link_cores(void)
 	uint32_t *link = &first_core;
 	uint32_t core;
 
-	RTE_LCORE_FOREACH(core) {
+	RTE_LCORE_FOREACH (core) {
 		*link = core;
 		link = &next_core[core];
 	}
@@ -251,8 +261,8 @@ env_core_wait_all(void)
 
 	rte_eal_mp_wait_lcore();
 	RTE_LCORE_FOREACH_WORKER(core)
-		while (atomic_load_explicit(&jobs[core].running, memory_order_acquire))
-			sched_yield();
+	while (atomic_load_explicit(&jobs[core].running, memory_order_acquire))
+		sched_yield();
 }
 
 int

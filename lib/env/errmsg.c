@@ -8,8 +8,8 @@
 #include "utf8.h"
 
 /*
- * File names and the like may hold any byte, but a JSON answer takes UTF-8 only: what is not becomes '?'. A character
- * that the end of the buffer cut in two goes as well.
+ * File names and the like may hold any byte, but a JSON answer takes UTF-8 only: what is not
+ * becomes '?'. A character that the end of the buffer cut in two goes as well.
  */
 static void
 make_text(struct errmsg *err, const char *in)

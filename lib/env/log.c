@@ -20,19 +20,19 @@
 
 #include "utf8.h"
 
-#define TEXT_MAX 1024      /* of one line, before escaping */
-#define NOTE_MAX 64        /* of it, for what we add */
-#define ESCAPED_MAX (TEXT_MAX * 4)
+#define TEXT_MAX       1024 /* of one line, before escaping */
+#define NOTE_MAX       64   /* of it, for what we add */
+#define ESCAPED_MAX    (TEXT_MAX * 4)
 #define LINE_MAX_BYTES (ESCAPED_MAX + 256)
-#define SITES 64           /* places in the code that are watched for floods */
-#define SITE_LINES 100     /* lines that one place may write in a second */
+#define SITES          64  /* places in the code that are watched for floods */
+#define SITE_LINES     100 /* lines that one place may write in a second */
 
 static const struct {
 	const char *name;
 	int priority;
 } levels[] = {
-	[LOG_LEVEL_ERROR] = {"ERROR", LOG_ERR},       [LOG_LEVEL_WARNING] = {"WARNING", LOG_WARNING},
-	[LOG_LEVEL_NOTICE] = {"NOTICE", LOG_NOTICE},  [LOG_LEVEL_INFO] = {"INFO", LOG_INFO},
+	[LOG_LEVEL_ERROR] = {"ERROR", LOG_ERR},      [LOG_LEVEL_WARNING] = {"WARNING", LOG_WARNING},
+	[LOG_LEVEL_NOTICE] = {"NOTICE", LOG_NOTICE}, [LOG_LEVEL_INFO] = {"INFO", LOG_INFO},
 	[LOG_LEVEL_DEBUG] = {"DEBUG", LOG_DEBUG},
 };
 
@@ -49,8 +49,9 @@ static const char *sink_ident; /* set once, before second_sink */
 static struct log_flag *flags; /* set by constructors, before main() */
 
 /*
- * A peer that can make us write a line can make us write a million. Any thread writes lines and there is no thread
- * that one could send them to before there is an app, hence a mutex; it is held for a few loads and stores.
+ * A peer that can make us write a line can make us write a million. Any thread writes lines and
+ * there is no thread that one could send them to before there is an app, hence a mutex; it is held
+ * for a few loads and stores.
  */
 static pthread_mutex_t sites_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct site {
@@ -138,7 +139,10 @@ log_flag_next(const struct log_flag *flag)
 
 /* ---- sinks ---- */
 
-/* systemd.exec(5): JOURNAL_STREAM is "device:inode" of the stream that the service manager connected. */
+/*
+ * systemd.exec(5): JOURNAL_STREAM is "device:inode" of the stream that the service manager
+ * connected.
+ */
 static bool
 is_journal_stream(const struct stat *st)
 {
@@ -165,7 +169,9 @@ log_open_syslog(const char *ident)
 	atomic_store_explicit(&second_sink, SINK_SYSLOG, memory_order_release);
 }
 
-/* Text may quote what a guest or client sent: control characters and what is not UTF-8 become \xNN. */
+/*
+ * Text may quote what a guest or client sent: control characters and what is not UTF-8 become \xNN.
+ */
 static void
 escape(const char *in, char out[ESCAPED_MAX])
 {
@@ -196,7 +202,8 @@ print_time(char *out, size_t size)
 	clock_gettime(CLOCK_REALTIME, &now);
 	localtime_r(&now.tv_sec, &tm);
 	length = strftime(out, size, "%Y-%m-%d %H:%M:%S", &tm);
-	return length + (size_t)snprintf(out + length, size - length, ".%03ld ", now.tv_nsec / 1000000);
+	return length +
+	       (size_t)snprintf(out + length, size - length, ".%03ld ", now.tv_nsec / 1000000);
 }
 
 /* One write(2) for each line, so that lines of several threads do not mix. */
@@ -214,7 +221,8 @@ write_stderr(enum log_level level, const char *file, int line, const char *text)
 	} else {
 		if (S_ISREG(st.st_mode) || S_ISCHR(st.st_mode))
 			length += print_time(out, sizeof(out));
-		length += (size_t)snprintf(out + length, 128, "%.64s: %s: ", program_invocation_short_name,
+		length += (size_t)snprintf(out + length, 128,
+					   "%.64s: %s: ", program_invocation_short_name,
 					   levels[level].name);
 	}
 	length += (size_t)snprintf(out + length, sizeof(out) - length - 1, "%s", text);
@@ -231,15 +239,16 @@ write_second(enum log_level level, const char *file, int line, const char *text)
 	int sink = atomic_load_explicit(&second_sink, memory_order_acquire);
 
 	if (sink == SINK_JOURNAL)
-		sd_journal_send("PRIORITY=%d", levels[level].priority, "SYSLOG_IDENTIFIER=%s", sink_ident,
-				"CODE_FILE=%s", file, "CODE_LINE=%d", line, "MESSAGE=%s", text, NULL);
+		sd_journal_send("PRIORITY=%d", levels[level].priority, "SYSLOG_IDENTIFIER=%s",
+				sink_ident, "CODE_FILE=%s", file, "CODE_LINE=%d", line,
+				"MESSAGE=%s", text, NULL);
 	else if (sink == SINK_SYSLOG)
 		syslog(levels[level].priority, "%s", text);
 }
 
 /*
- * Counts a line of this place in the code. Returns whether it may be written; sets *missed to the number of lines that were
- * held back in an earlier second and not spoken of yet.
+ * Counts a line of this place in the code. Returns whether it may be written; sets *missed to the
+ * number of lines that were held back in an earlier second and not spoken of yet.
  */
 static bool
 admit(const char *file, int line, unsigned int *missed)
@@ -275,7 +284,8 @@ write_line(enum log_level level, bool to_stderr, bool to_second, const char *fil
 		goto out;
 	vsnprintf(text, TEXT_MAX - NOTE_MAX, format, args);
 	if (missed > 0)
-		snprintf(text + strlen(text), NOTE_MAX, " (%u lines like this one were left out)", missed);
+		snprintf(text + strlen(text), NOTE_MAX, " (%u lines like this one were left out)",
+			 missed);
 	escape(text, escaped);
 	if (to_stderr)
 		write_stderr(level, base, line, escaped);

@@ -17,7 +17,10 @@ env_ticks(void)
 	return __rdtsc();
 }
 
-/* Intel SDM vol. 2A, CPUID leaf 15h: TSC = core crystal clock * EBX / EAX. 0 where it is not enumerated. */
+/*
+ * Intel SDM vol. 2A, CPUID leaf 15h: TSC = core crystal clock * EBX / EAX. 0 where it is not
+ * enumerated.
+ */
 static uint64_t
 hz_from_crystal(void)
 {
@@ -31,7 +34,9 @@ hz_from_crystal(void)
 	return (uint64_t)crystal_hz * numerator / denominator;
 }
 
-/* The timing leaf that VMware, KVM and others offer to their guests: EAX is the TSC's rate in kHz. */
+/*
+ * The timing leaf that VMware, KVM and others offer to their guests: EAX is the TSC's rate in kHz.
+ */
 static uint64_t
 hz_from_hypervisor(void)
 {
@@ -55,7 +60,10 @@ clock_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* Both clocks at one moment: of some tries the one that took least, so that preemption does no harm. */
+/*
+ * Both clocks at one moment: of some tries the one that took least, so that preemption does no
+ * harm.
+ */
 static uint64_t
 sample(uint64_t *ns)
 {

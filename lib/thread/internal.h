@@ -46,7 +46,7 @@ struct poller_fd {
 };
 
 struct poller {
-	/* set once, but for sleep_ops; all of it is for its thread only */
+	/* its thread only, in the order in which a run needs them */
 	poller_fn fn;
 	void *arg;
 	TAILQ_ENTRY(poller) link; /* in thread->active or thread->timed */
@@ -115,6 +115,12 @@ struct thread {
 	/* whoever polls the thread */
 	_Alignas(64) char ctx[];
 };
+
+/*
+ * Exiting, with nothing left that could still run on it: at most a sender is on its way out of
+ * thread_send(). On the thread.
+ */
+bool thread_is_empty(const struct thread *thread);
 
 static inline int
 poller_run(struct thread *thread, struct poller *poller)

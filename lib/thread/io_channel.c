@@ -255,14 +255,6 @@ io_channel_get(void *dev)
 	return channel;
 }
 
-struct io_channel *
-io_channel_ref(struct io_channel *channel)
-{
-	assert(channel->thread == thread_current());
-	channel->refs++;
-	return channel;
-}
-
 void
 io_channel_put(struct io_channel *channel)
 {
@@ -280,22 +272,10 @@ io_channel_ctx(struct io_channel *channel)
 	return channel->ctx;
 }
 
-struct io_channel *
-io_channel_from_ctx(void *ctx)
-{
-	return container_of(ctx, struct io_channel, ctx);
-}
-
 struct thread *
 io_channel_thread(const struct io_channel *channel)
 {
 	return channel->thread;
-}
-
-void *
-io_channel_device(const struct io_channel *channel)
-{
-	return channel->device->dev;
 }
 
 void
@@ -343,7 +323,8 @@ iter_visit(void *ctx)
 		iter_next(iter);
 		return;
 	}
-	iter->channel = io_channel_ref(channel);
+	channel->refs++;
+	iter->channel = channel;
 	iter->visit(iter);
 }
 

@@ -261,8 +261,12 @@ thread_arm(struct thread *thread)
 		return false;
 	thread_set_current(thread);
 	drain_edges(thread);
-	/* A message that an arm() sent to its own thread woke nobody: look again. */
-	armed = arm_pollers(thread) && mpsc_queue_is_empty(&thread->messages);
+	/*
+	 * A message that an arm() sent to its own thread woke nobody: look again. Nor does what an
+	 * empty thread waits for, the last sender's way out of thread_send().
+	 */
+	armed = arm_pollers(thread) && mpsc_queue_is_empty(&thread->messages) &&
+		!thread_is_empty(thread);
 	if (!armed)
 		disarm_pollers(thread);
 	thread_set_current(previous);

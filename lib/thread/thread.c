@@ -209,12 +209,18 @@ thread_is_exiting(const struct thread *thread)
 }
 
 bool
-thread_is_exited(struct thread *thread)
+thread_is_empty(const struct thread *thread)
 {
 	return thread_is_exiting(thread) && mpsc_queue_is_empty(&thread->messages) &&
 	       thread->active_pollers == 0 && thread->timed_pollers == 0 &&
 	       thread->channel_count == 0 && thread->returns_due == 0 &&
-	       LIST_EMPTY(&thread->coroutines) && atomic_load(&thread->senders) == 0;
+	       LIST_EMPTY(&thread->coroutines);
+}
+
+bool
+thread_is_exited(struct thread *thread)
+{
+	return thread_is_empty(thread) && atomic_load(&thread->senders) == 0;
 }
 
 void
@@ -307,17 +313,6 @@ struct thread *
 thread_from_ctx(void *ctx)
 {
 	return container_of(ctx, struct thread, ctx);
-}
-
-struct thread *
-thread_by_id(uint64_t id)
-{
-	struct thread *thread;
-
-	pthread_mutex_lock(&thread_lib.registry_lock);
-	thread = RB_FIND(thread_registry, &thread_lib.threads, &(struct thread){.id = id});
-	pthread_mutex_unlock(&thread_lib.registry_lock);
-	return thread;
 }
 
 void

@@ -78,10 +78,7 @@ alloc_slots(struct virtq *vq)
 int
 virtq_create(const struct virtq_opts *opts, struct virtq **vq)
 {
-	uint32_t max_chain = opts->max_segments > opts->size ? opts->max_segments : opts->size;
-	/* Buffers may cross region borders. */
-	uint32_t part_iovs = max_chain + GUEST_MEM_MAX_REGIONS;
-	uint32_t part_count = POOL_IOVS / part_iovs;
+	uint32_t max_chain, part_iovs, part_count;
 	struct virtq *new_vq;
 	size_t bytes;
 	int rc;
@@ -90,6 +87,10 @@ virtq_create(const struct virtq_opts *opts, struct virtq **vq)
 		return -EINVAL;
 	if (opts->ctx_size > SIZE_MAX / 2 / VIRTQ_MAX_SIZE)
 		return -ENOMEM;
+	max_chain = opts->max_segments > opts->size ? opts->max_segments : opts->size;
+	/* Buffers may cross region borders; those that do not overlap cross each only once. */
+	part_iovs = max_chain + GUEST_MEM_MAX_REGIONS;
+	part_count = POOL_IOVS / part_iovs;
 	if (part_count > opts->size)
 		part_count = opts->size;
 	bytes = sizeof(*new_vq) + part_count * sizeof(new_vq->free_parts[0]);
@@ -242,12 +243,6 @@ uint16_t
 virtq_last_avail(const struct virtq *vq)
 {
 	return vq->last_avail;
-}
-
-uint16_t
-virtq_size(const struct virtq *vq)
-{
-	return vq->size;
 }
 
 struct virtq_slot *

@@ -40,14 +40,15 @@ test_is_utf8(void **state)
 		const char *in;
 		const char *out;
 	} cases[] = {
-		{"gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x98\x80", "gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x98\x80"},
-		{"\xff/\xc3", "?/?"},             /* never a byte; cut off */
-		{"\xc3(", "?("},                  /* no continuation */
-		{"\x80", "?"},                    /* stray continuation */
-		{"\xc0\xaf", "??"},               /* overlong '/' */
-		{"\xe0\x80\xaf", "???"},          /* overlong '/' */
-		{"\xed\xa0\x80", "???"},          /* surrogate */
-		{"\xf4\x90\x80\x80", "????"},     /* above U+10FFFF */
+		{"gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x98\x80",
+		 "gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x98\x80"},
+		{"\xff/\xc3", "?/?"},         /* never a byte; cut off */
+		{"\xc3(", "?("},              /* no continuation */
+		{"\x80", "?"},                /* stray continuation */
+		{"\xc0\xaf", "??"},           /* overlong '/' */
+		{"\xe0\x80\xaf", "???"},      /* overlong '/' */
+		{"\xed\xa0\x80", "???"},      /* surrogate */
+		{"\xf4\x90\x80\x80", "????"}, /* above U+10FFFF */
 		{"\xf5\x80\x80\x80", "????"},
 		{"a line\n", "a line"},
 		{"\n", ""},

@@ -160,8 +160,6 @@ test_one_channel_per_thread(void **state)
 	assert_ptr_equal(get_on(0, &device), a);
 	assert_int_equal(device.created, 2);
 	assert_ptr_equal(io_channel_thread(a), threads[0]);
-	assert_ptr_equal(io_channel_device(a), &device);
-	assert_ptr_equal(io_channel_from_ctx(io_channel_ctx(a)), a);
 	assert_int_equal((uintptr_t)io_channel_ctx(a) % 64, 0);
 	thread_get_stats(threads[0], &stats);
 	assert_int_equal(stats.channels, 1);
@@ -178,26 +176,6 @@ test_one_channel_per_thread(void **state)
 	unregister_on(0, &device);
 	poll_all();
 	assert_int_equal(device.removed, 1);
-}
-
-static void
-test_ref(void **state)
-{
-	struct device device = {0};
-	struct io_channel *channel;
-
-	(void)state;
-	device_register(&device);
-	thread_set_current(threads[0]);
-	channel = io_channel_get(&device);
-	assert_ptr_equal(io_channel_ref(channel), channel);
-	io_channel_put(channel);
-	poll_all();
-	assert_int_equal(device.destroyed, 0);
-	io_channel_put(channel);
-	unregister_on(0, &device);
-	poll_all();
-	assert_int_equal(device.destroyed, 1);
 }
 
 /* put, get and put again before the first put's message has run. */
@@ -258,7 +236,6 @@ test_many_devices(void **state)
 		channels[i] = get_on(0, &devices[i]);
 	}
 	for (unsigned int i = 0; i < 300; i++) {
-		assert_ptr_equal(io_channel_device(channels[i]), &devices[i]);
 		assert_ptr_equal(get_on(0, &devices[i]), channels[i]);
 		put_on(0, channels[i]);
 		put_on(0, channels[i]);
@@ -680,7 +657,6 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		channel_test(test_one_channel_per_thread),
-		channel_test(test_ref),
 		channel_test(test_get_after_put_uses_it_again),
 		channel_test(test_create_fails),
 		channel_test(test_many_devices),

@@ -113,8 +113,9 @@ test_file_has_time(void **state)
 	(void)state;
 	capture_begin(true);
 	log_notice("hello");
-	assert_int_equal(sscanf(capture_end(), "%4u-%2u-%2u %2u:%2u:%2u.%3u %63[^\n]", &year, &month, &day, &hour,
-				&minute, &second, &ms, rest), 8);
+	assert_int_equal(sscanf(capture_end(), "%4u-%2u-%2u %2u:%2u:%2u.%3u %63[^\n]", &year,
+				&month, &day, &hour, &minute, &second, &ms, rest),
+			 8);
 	assert_string_equal(rest, "test_log: NOTICE: hello");
 }
 
@@ -212,7 +213,8 @@ test_hostile_text(void **state)
 	(void)state;
 	capture_begin(false);
 	log_notice("%s", "a\nvhostd: ERROR: forged\r\x1b[2J\x7f\t");
-	log_notice("%s", "\xc2\x9b" "2J \xff \xc3\xbc");
+	log_notice("%s", "\xc2\x9b"
+			 "2J \xff \xc3\xbc");
 	assert_string_equal(capture_end(),
 			    "test_log: NOTICE: a\\x0avhostd: ERROR: forged\\x0d\\x1b[2J\\x7f\\x09\n"
 			    "test_log: NOTICE: \\xc2\\x9b2J \\xff \xc3\xbc\n");
@@ -297,14 +299,15 @@ static void
 test_lines_of_threads_do_not_mix(void **state)
 {
 	pthread_t threads[4];
-	const char *const texts[] = {"aaaaaaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbbbbbb", "cccccccccccccccccccc",
-				     "dddddddddddddddddddd"};
+	const char *const texts[] = {"aaaaaaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbbbbbb",
+				     "cccccccccccccccccccc", "dddddddddddddddddddd"};
 	unsigned int lines = 0;
 
 	(void)state;
 	capture_begin(false);
 	for (int i = 0; i < 4; i++)
-		assert_int_equal(pthread_create(&threads[i], NULL, write_lines, (void *)texts[i]), 0);
+		assert_int_equal(pthread_create(&threads[i], NULL, write_lines, (void *)texts[i]),
+				 0);
 	for (int i = 0; i < 4; i++)
 		pthread_join(threads[i], NULL);
 	capture_end();

@@ -518,6 +518,23 @@ test_unregister_from_arm(void **state)
 	thread_disarm(thread);
 }
 
+/* Its last poller goes while it is being armed: nothing would wake the one who has to destroy it. */
+static void
+test_thread_ends_from_arm(void **state)
+{
+	struct probe last = {.rc = POLLER_IDLE, .in_arm = unregister_from_arm};
+
+	(void)state;
+	probe_register(&last, 0);
+	poller_set_sleep_ops(last.poller, &sleep_ops);
+	thread_exit(thread);
+	assert_true(thread_arm(thread));
+	thread_disarm(thread);
+	last.victim = &last;
+	assert_false(thread_arm(thread));
+	assert_true(thread_is_exited(thread));
+}
+
 /* ---- file descriptors ---- */
 
 static bool
@@ -737,6 +754,7 @@ main(void)
 		poller_test(test_arm_with_messages),
 		poller_test(test_unregister_while_armed),
 		poller_test(test_unregister_from_arm),
+		poller_test(test_thread_ends_from_arm),
 		poller_test(test_fd_wakes_by_edges),
 		poller_test(test_no_edge_is_lost),
 		poller_test(test_fd_ready_when_added),

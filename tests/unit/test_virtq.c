@@ -33,6 +33,8 @@ test_create_checks(void **state)
 		{"most segments", 8, 0, 0, 0, VIRTQ_MAX_SIZE, 0},
 		{"too many segments", 8, 0, 0, 0, VIRTQ_MAX_SIZE + 1, -EINVAL},
 		{"far too many segments", 8, 0, 0, 0, UINT32_MAX, -EINVAL},
+		{"segments that wrap to none with a region each", 8, 0, 0, 0,
+		 UINT32_MAX - GUEST_MEM_MAX_REGIONS + 1, -EINVAL},
 	};
 	static _Alignas(16) uint8_t ring[64]; /* only the used index is read */
 	size_t i;
@@ -54,10 +56,7 @@ test_create_checks(void **state)
 
 		if (rc != cases[i].rc)
 			fail_msg("%s: %d", cases[i].what, rc);
-		if (rc == 0)
-			assert_int_equal(virtq_size(vq), cases[i].size);
-		else
-			assert_null(vq);
+		assert_true((rc == 0) == (vq != NULL));
 		virtq_destroy(vq);
 	}
 	rig_close(&rig);
