@@ -1,0 +1,444 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The control path of block devices: registry, opening, events, the end. App thread only. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "bdev_core.h"
+#include "log.h"
+
+static struct thread *g_app_thread;
+/* In the order of creation. */
+static TAILQ_HEAD(bdev_list, bdev) g_bdevs = TAILQ_HEAD_INITIALIZER(g_bdevs);
+
+/* ---- finding ---- */
+
+static struct bdev *
+find(const char *name)
+{
+	struct bdev *bdev;
+
+	TAILQ_FOREACH (bdev, &g_bdevs, link) {
+		if (strcmp(bdev->info.name, name) == 0 || strcasecmp(bdev->info.uuid, name) == 0)
+			return bdev;
+	}
+	return NULL;
+}
+
+struct bdev *
+bdev_by_name(const char *name)
+{
+	struct bdev *bdev = find(name);
+
+	return bdev == NULL || bdev->removing ? NULL : bdev;
+}
+
+struct bdev *
+bdev_next(struct bdev *bdev)
+{
+	bdev = bdev == NULL ? TAILQ_FIRST(&g_bdevs) : TAILQ_NEXT(bdev, link);
+	while (bdev != NULL && bdev->removing)
+		bdev = TAILQ_NEXT(bdev, link);
+	return bdev;
+}
+
+const struct bdev_info *
+bdev_get_info(const struct bdev *bdev)
+{
+	return &bdev->info;
+}
+
+size_t
+bdev_request_size(const struct bdev *bdev)
+{
+	return (sizeof(struct bdev_request) + bdev->ops->request_ctx_size + 15) & ~(size_t)15;
+}
+
+void *
+bdev_module_ctx(const struct bdev *bdev, const char *module)
+{
+	return strcmp(bdev->ops->module, module) == 0 ? bdev->ctx : NULL;
+}
+
+json_t *
+bdev_driver_specific(const struct bdev *bdev)
+{
+	return bdev->ops->describe == NULL ? NULL : bdev->ops->describe(bdev->ctx);
+}
+
+json_t *
+bdev_config_json(void)
+{
+	json_t *array = json_array();
+
+	for (struct bdev *bdev = bdev_next(NULL); bdev != NULL; bdev = bdev_next(bdev)) {
+		json_t *entry = bdev->ops->config == NULL ? NULL : bdev->ops->config(bdev->ctx);
+
+		if (entry != NULL)
+			json_array_append_new(array, entry);
+	}
+	return array;
+}
+
+/* ---- opening ---- */
+
+static int
+check_open(const struct bdev *bdev, const char *name, bool write, struct errmsg *err)
+{
+	if (bdev == NULL)
+		return err_set(err, -ENODEV, "there is no block device %s", name);
+	if (bdev->removing)
+		return err_set(err, -EBUSY, "block device %s is being deleted", name);
+	if (write && bdev->info.read_only)
+		return err_set(err, -EROFS, "block device %s is read-only", name);
+	return 0;
+}
+
+int
+bdev_open(const char *name, bool write, const char *user, bdev_event_fn event, void *ctx,
+	  struct bdev_desc **result, struct errmsg *err)
+{
+	struct bdev *bdev = find(name);
+	struct bdev_desc *desc;
+	int rc;
+
+	rc = check_open(bdev, name, write, err);
+	if (rc != 0)
+		return rc;
+	desc = calloc(1, sizeof(*desc));
+	if (desc == NULL || (desc->user = strdup(user)) == NULL) {
+		free(desc);
+		return err_set(err, -ENOMEM, "block device %s: no memory to open it", name);
+	}
+	desc->bdev = bdev;
+	desc->write = write;
+	desc->event = event;
+	desc->event_ctx = ctx;
+	desc->last_event = bdev->events;
+	bdev_get(bdev);
+	TAILQ_INSERT_TAIL(&bdev->descs, desc, link);
+	*result = desc;
+	return 0;
+}
+
+void
+bdev_close(struct bdev_desc *desc)
+{
+	struct bdev *bdev = desc->bdev;
+
+	if (atomic_load(&desc->channels) != 0) {
+		log_err("bdev %s: closed by %s with open channels", bdev->info.name, desc->user);
+		abort();
+	}
+	TAILQ_REMOVE(&bdev->descs, desc, link);
+	free(desc->user);
+	free(desc);
+	bdev_put(bdev);
+}
+
+struct bdev *
+bdev_desc_bdev(const struct bdev_desc *desc)
+{
+	return desc->bdev;
+}
+
+bool
+bdev_is_open(const struct bdev *bdev)
+{
+	return !TAILQ_EMPTY(&bdev->descs);
+}
+
+/* ---- events ---- */
+
+/*
+ * The first one that was not told yet: callbacks may open and close any desc, so the list is
+ * searched anew after each.
+ */
+static struct bdev_desc *
+next_to_tell(struct bdev *bdev, uint64_t number)
+{
+	struct bdev_desc *desc;
+
+	TAILQ_FOREACH (desc, &bdev->descs, link) {
+		if (desc->last_event < number)
+			return desc;
+	}
+	return NULL;
+}
+
+static void
+tell_users(struct bdev *bdev, enum bdev_event event)
+{
+	uint64_t number = ++bdev->events;
+	struct bdev_desc *desc;
+
+	while ((desc = next_to_tell(bdev, number)) != NULL) {
+		desc->last_event = number;
+		if (desc->event != NULL)
+			desc->event(desc->event_ctx, event);
+	}
+}
+
+int
+bdev_resize(struct bdev *bdev, uint64_t num_blocks)
+{
+	uint64_t size;
+
+	if (!bdev_size_is_valid(num_blocks, bdev->info.block_size, &size))
+		return -EINVAL;
+	if (num_blocks == bdev->info.num_blocks)
+		return 0;
+	bdev->info.num_blocks = num_blocks;
+	bdev->info.size = size;
+	atomic_store_explicit(&bdev->size, size, memory_order_relaxed);
+	log_notice("bdev %s: its size is %lu bytes now", bdev->info.name, size);
+	bdev_get(bdev);
+	tell_users(bdev, BDEV_EVENT_RESIZE);
+	bdev_put(bdev);
+	return 0;
+}
+
+/* ---- beginning ---- */
+
+static int
+check_unique(const struct bdev_info *info, struct errmsg *err)
+{
+	if (find(info->name) != NULL)
+		return err_set(err, -EEXIST, "there is a block device %s already", info->name);
+	if (find(info->uuid) != NULL)
+		return err_set(err, -EEXIST, "block device %s: %s has the uuid %s already",
+			       info->name, find(info->uuid)->info.name, info->uuid);
+	return 0;
+}
+
+static int
+check_ops(const struct bdev_info *info, const struct bdev_ops *ops, struct errmsg *err)
+{
+	uint32_t alignment = ops->buffer_alignment;
+
+	if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > info->block_size ||
+	    (ops->max_transfer != 0 && ops->max_transfer < info->block_size))
+		return err_set(err, -EINVAL,
+			       "block device %s: a block size of %u bytes is not possible here",
+			       info->name, info->block_size);
+	return 0;
+}
+
+int
+bdev_register(const struct bdev_info *info, const struct bdev_ops *ops, void *ctx,
+	      struct bdev **result, struct errmsg *err)
+{
+	struct bdev *bdev = calloc(1, sizeof(*bdev));
+	int rc;
+
+	if (bdev == NULL)
+		return err_set(err, -ENOMEM, "no memory for a block device");
+	rc = bdev_info_complete(&bdev->info, info, err);
+	if (rc == 0)
+		rc = check_unique(&bdev->info, err);
+	if (rc == 0)
+		rc = check_ops(&bdev->info, ops, err);
+	if (rc != 0)
+		goto out;
+	bdev->ops = ops;
+	bdev->ctx = ctx;
+	atomic_init(&bdev->size, bdev->info.size);
+	bdev->users = 1; /* until the end begins */
+	TAILQ_INIT(&bdev->descs);
+	rc = io_device_register(bdev, bdev_thread_channel_create, bdev_thread_channel_destroy,
+				sizeof(struct bdev_thread_channel) + ops->channel_ctx_size,
+				bdev->info.name);
+	if (rc != 0) {
+		err_set(err, rc, "no memory for block device %s", bdev->info.name);
+		goto out;
+	}
+	TAILQ_INSERT_TAIL(&g_bdevs, bdev, link);
+	*result = bdev;
+	return 0;
+out:
+	free(bdev);
+	return rc;
+}
+
+/* ---- the end ---- */
+
+static void
+signal_quiet(void *ctx)
+{
+	struct bdev *bdev = ctx;
+
+	completion_signal(bdev->quiet, 0);
+}
+
+/*
+ * The counters of channels that ended are on their way to this thread by message: one more message
+ * to itself arrives after all of them.
+ */
+static void
+unregistered(void *dev)
+{
+	struct bdev *bdev = dev;
+
+	thread_send(g_app_thread, &bdev->quiet_msg, signal_quiet, bdev);
+}
+
+void
+bdev_get(struct bdev *bdev)
+{
+	bdev->users++;
+}
+
+void
+bdev_put(struct bdev *bdev)
+{
+	if (--bdev->users == 0)
+		io_device_unregister(bdev, unregistered);
+}
+
+/* A coroutine of its own, so that the end comes also when who asked for it is cancelled. */
+static void
+end(void *arg)
+{
+	struct bdev *bdev = arg;
+	struct completion *gone = bdev->gone;
+
+	completion_wait(bdev->quiet, WAIT_FOREVER);
+	completion_put(bdev->quiet);
+	if (bdev->ops->destroy != NULL)
+		bdev->ops->destroy(bdev->ctx);
+	log_info("bdev %s: deleted", bdev->info.name);
+	TAILQ_REMOVE(&g_bdevs, bdev, link);
+	free(bdev);
+	completion_signal(gone, 0);
+}
+
+/* Neither side will use it. */
+static void
+drop_completion(struct completion *completion)
+{
+	if (completion == NULL)
+		return;
+	completion_signal(completion, 0);
+	completion_put(completion);
+}
+
+/*
+ * gone is signalled when the bdev is freed, which waits for its users. 0 or -ENOMEM, and nothing
+ * has changed.
+ */
+static int
+start_end(struct bdev *bdev, struct completion **gone)
+{
+	int rc = -ENOMEM;
+
+	bdev->quiet = completion_create();
+	bdev->gone = completion_create();
+	if (bdev->quiet != NULL && bdev->gone != NULL)
+		rc = coroutine_start(g_app_thread, "bdev_end", end, bdev);
+	if (rc != 0) {
+		drop_completion(bdev->quiet);
+		drop_completion(bdev->gone);
+		return rc;
+	}
+	*gone = bdev->gone;
+	bdev->removing = true;
+	return 0;
+}
+
+static int
+wait_gone(struct completion *gone)
+{
+	int rc = completion_wait(gone, WAIT_FOREVER);
+
+	completion_put(gone);
+	return rc;
+}
+
+int
+bdev_delete(const char *name, const char *module, struct errmsg *err)
+{
+	struct bdev *bdev = find(name);
+	struct completion *gone;
+	int rc;
+
+	if (bdev == NULL || strcmp(bdev->ops->module, module) != 0)
+		return err_set(err, -ENODEV, "there is no %s block device %s", module, name);
+	if (bdev->removing)
+		return err_set(err, -EBUSY, "block device %s is being deleted already", name);
+	if (bdev_is_open(bdev))
+		return err_set(err, -EBUSY, "block device %s is in use by %s", name,
+			       TAILQ_FIRST(&bdev->descs)->user);
+	rc = start_end(bdev, &gone);
+	if (rc != 0)
+		return err_set(err, rc, "block device %s: no memory to delete it", name);
+	bdev_put(bdev);
+	return wait_gone(gone);
+}
+
+void
+bdev_remove(struct bdev *bdev)
+{
+	struct completion *gone;
+	int rc;
+
+	if (bdev->removing)
+		return;
+	bdev_get(bdev); /* others may delete it while this sleeps */
+	while ((rc = bdev->removing ? -EBUSY : start_end(bdev, &gone)) == -ENOMEM) {
+		log_err("bdev %s: no memory to remove it; trying again", bdev->info.name);
+		if (coroutine_sleep(100 * 1000) != 0)
+			break;
+	}
+	if (rc == 0) {
+		log_notice("bdev %s: removed", bdev->info.name);
+		tell_users(bdev, BDEV_EVENT_REMOVE);
+		bdev_put(bdev);
+	}
+	bdev_put(bdev);
+	if (rc == 0)
+		wait_gone(gone);
+}
+
+/* ---- start and stop ---- */
+
+struct thread *
+bdev_app_thread(void)
+{
+	return g_app_thread;
+}
+
+int
+bdev_lib_init(void)
+{
+	g_app_thread = thread_current();
+	return g_app_thread == NULL ? -EINVAL : 0;
+}
+
+/* The last one that can be deleted or is on its way; NULL: none. */
+static struct bdev *
+last_deletable(void)
+{
+	struct bdev *bdev;
+
+	bdev = TAILQ_LAST(&g_bdevs, bdev_list);
+	while (bdev != NULL && bdev_is_open(bdev))
+		bdev = TAILQ_PREV(bdev, bdev_list, link);
+	return bdev;
+}
+
+void
+bdev_lib_fini(void)
+{
+	struct bdev *bdev;
+
+	while ((bdev = last_deletable()) != NULL) {
+		int rc = bdev->removing ? coroutine_sleep(1000)
+					: bdev_delete(bdev->info.name, bdev->ops->module, NULL);
+
+		if (rc != 0)
+			break;
+	}
+	TAILQ_FOREACH (bdev, &g_bdevs, link)
+		log_err("bdev %s: left behind at the end", bdev->info.name);
+}

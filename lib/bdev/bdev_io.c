@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The data path: checks, hands over, counts. Channel's thread only; no allocation, no lock, no
+ * division.
+ */
+#include <errno.h>
+
+#include "bdev_core.h"
+
+/*
+ * A user whose done submits the next request to a device that completes at once would go deeper
+ * into the stack with each request. From this depth on, done is called when the stack has come
+ * back.
+ */
+#define MAX_DEPTH 8
+
+static void submit(struct bdev_channel *channel, struct bdev_request *rq);
+
+void
+bdev_thread_channel_flush(struct bdev_thread_channel *thread_channel)
+{
+	const struct bdev_ops *ops = thread_channel->bdev->ops;
+
+	if (ops->flush_submissions != NULL)
+		ops->flush_submissions(thread_channel->module_ctx);
+}
+
+/* ---- completion ---- */
+
+static void
+count(struct bdev_channel *channel, const struct bdev_request *rq, int status)
+{
+	struct bdev_type_stat *stat;
+	uint64_t latency = thread_now(channel->thread) - rq->submit_ticks;
+
+	if (unlikely(rq->type >= BDEV_IO_TYPES)) /* refused */
+		return;
+	stat = &channel->thread_channel->counters->types[rq->type];
+	if (unlikely(status != 0)) {
+		stat->errors++;
+		return;
+	}
+	if (unlikely(stat->ops == 0) || latency < stat->min_latency_ticks)
+		stat->min_latency_ticks = latency;
+	if (latency > stat->max_latency_ticks)
+		stat->max_latency_ticks = latency;
+	stat->latency_ticks += latency;
+	stat->ops++;
+	stat->bytes += rq->length;
+}
+
+/* Nothing is in flight: lets the drains go on, and then what waited for them. */
+static void
+drained(struct bdev_thread_channel *thread_channel)
+{
+	struct bdev_request *rq;
+
+	while ((rq = request_fifo_pop(&thread_channel->drains)) != NULL)
+		for_each_channel_continue(rq->core_ctx, 0);
+	while ((rq = request_fifo_pop(&thread_channel->held)) != NULL)
+		submit(rq->channel, rq);
+	bdev_thread_channel_flush(thread_channel);
+}
+
+static void
+finish_now(struct bdev_request *rq, int status)
+{
+	struct bdev_thread_channel *thread_channel = rq->channel->thread_channel;
+
+	count(rq->channel, rq, status);
+	thread_channel->in_flight--;
+	rq->done(rq, status); /* may free the request and put the channel */
+	if (unlikely(thread_channel->drains.first != NULL) && thread_channel->in_flight == 0)
+		drained(thread_channel);
+}
+
+static void
+finish(struct bdev_request *rq, int status)
+{
+	struct bdev_thread_channel *thread_channel = rq->channel->thread_channel;
+
+	if (likely(thread_channel->depth <= MAX_DEPTH)) {
+		finish_now(rq, status);
+		return;
+	}
+	rq->core_ctx = (void *)(intptr_t)status;
+	request_fifo_push(&thread_channel->deferred, rq);
+}
+
+static void
+finish_deferred(struct bdev_thread_channel *thread_channel)
+{
+	struct bdev_request *rq;
+
+	while ((rq = request_fifo_pop(&thread_channel->deferred)) != NULL)
+		finish_now(rq, (int)(intptr_t)rq->core_ctx);
+}
+
+void
+bdev_complete(struct bdev_request *rq, int status)
+{
+	bdev_done_fn next = rq->core_next;
+
+	if (likely(next == NULL)) {
+		finish(rq, status);
+		return;
+	}
+	rq->core_next = NULL;
+	next(rq, status);
+}
+
+/* ---- FUA for modules without it: a flush after the write ---- */
+
+static void
+fua_flushed(struct bdev_request *rq, int status)
+{
+	rq->type = (uint8_t)(uintptr_t)rq->core_ctx;
+	finish(rq, status);
+}
+
+static void
+fua_written(struct bdev_request *rq, int status)
+{
+	struct bdev_channel *channel = rq->channel;
+
+	if (status != 0) {
+		finish(rq, status);
+		return;
+	}
+	rq->core_ctx = (void *)(uintptr_t)rq->type;
+	rq->core_next = fua_flushed;
+	rq->type = BDEV_FLUSH;
+	channel->submit(channel->module_ctx, rq);
+	bdev_thread_channel_flush(channel->thread_channel);
+}
+
+/* ---- RESET by draining ---- */
+
+static void
+drain_visit(struct io_channel_iter *iter)
+{
+	struct bdev_thread_channel *thread_channel = io_channel_ctx(io_channel_iter_channel(iter));
+	struct bdev_request *rq = io_channel_iter_ctx(iter);
+
+	if (thread_channel->in_flight == 0) {
+		for_each_channel_continue(iter, 0);
+		return;
+	}
+	rq->core_ctx = iter;
+	request_fifo_push(&thread_channel->drains, rq);
+}
+
+static void
+drain_done(void *ctx, int status)
+{
+	struct bdev_request *rq = ctx;
+
+	rq->channel->thread_channel->in_flight++;
+	bdev_complete(rq, status);
+}
+
+void
+bdev_drain(struct bdev_request *rq)
+{
+	rq->channel->thread_channel->in_flight--; /* it does not wait for itself */
+	if (for_each_channel(rq->channel->bdev, drain_visit, rq, drain_done) != 0)
+		drain_done(rq, -ENOMEM);
+}
+
+/* ---- submission ---- */
+
+static int
+check_range(const struct bdev_channel *channel, const struct bdev_request *rq)
+{
+	uint64_t size = atomic_load_explicit(&channel->bdev->size, memory_order_relaxed);
+
+	if (unlikely(((rq->offset | rq->length) & channel->block_mask) != 0))
+		return -EINVAL;
+	if (unlikely(rq->offset > size || rq->length > size - rq->offset))
+		return -EINVAL;
+	return 0;
+}
+
+/* *in_pieces: the module cannot take it as it is. */
+static int
+check_iovs(const struct bdev_channel *channel, const struct bdev_request *rq, bool *in_pieces)
+{
+	uint64_t left = rq->length;
+	uintptr_t bits = 0;
+
+	for (uint32_t i = 0; i < rq->iovcnt; i++) {
+		if (unlikely(rq->iov[i].iov_len > left))
+			return -EINVAL;
+		left -= rq->iov[i].iov_len;
+		bits |= (uintptr_t)rq->iov[i].iov_base | rq->iov[i].iov_len;
+	}
+	*in_pieces = (bits & channel->alignment_mask) != 0 || rq->iovcnt > channel->max_iovs ||
+		     rq->length > channel->max_transfer;
+	return unlikely(left != 0) ? -EINVAL : 0;
+}
+
+static int
+not_allowed(const struct bdev_channel *channel, const struct bdev_request *rq)
+{
+	if (rq->type < BDEV_IO_TYPES && (BDEV_WRITE_TYPES & 1u << rq->type) && channel->read_only)
+		return -EROFS;
+	return -EOPNOTSUPP;
+}
+
+static int
+check(const struct bdev_channel *channel, const struct bdev_request *rq, bool *in_pieces)
+{
+	int rc;
+
+	if (unlikely(rq->type >= BDEV_IO_TYPES || !(channel->io_types & 1u << rq->type)))
+		return not_allowed(channel, rq);
+	if (rq->type == BDEV_FLUSH || rq->type == BDEV_RESET)
+		return 0;
+	rc = check_range(channel, rq);
+	if (rc != 0 || rq->type > BDEV_WRITE)
+		return rc;
+	return check_iovs(channel, rq, in_pieces);
+}
+
+/* What needs no device: nothing to do, or a flush where nothing is volatile. */
+static bool
+is_trivial(const struct bdev_channel *channel, const struct bdev_request *rq)
+{
+	if (rq->type == BDEV_FLUSH)
+		return !channel->write_cache;
+	return rq->length == 0 && rq->type != BDEV_RESET;
+}
+
+static void
+dispatch(struct bdev_channel *channel, struct bdev_request *rq, bool in_pieces)
+{
+	if (unlikely(is_trivial(channel, rq))) {
+		finish(rq, 0);
+		return;
+	}
+	if (unlikely(rq->flags & BDEV_FUA) && channel->core_fua &&
+	    (rq->type == BDEV_WRITE || rq->type == BDEV_WRITE_ZEROES))
+		rq->core_next = fua_written;
+	if (unlikely(in_pieces))
+		bdev_pieces_submit(rq);
+	else
+		channel->submit(channel->module_ctx, rq);
+}
+
+static void
+submit(struct bdev_channel *channel, struct bdev_request *rq)
+{
+	struct bdev_thread_channel *thread_channel = channel->thread_channel;
+	bool in_pieces = false;
+	int rc;
+
+	thread_channel->in_flight++;
+	thread_channel->depth++;
+	rq->core_next = NULL;
+	rc = check(channel, rq, &in_pieces);
+	if (likely(rc == 0))
+		dispatch(channel, rq, in_pieces);
+	else
+		finish(rq, rc);
+	/* The channel may be gone, but not its thread's part. */
+	if (unlikely(thread_channel->deferred.first != NULL) && thread_channel->depth == 1)
+		finish_deferred(thread_channel);
+	thread_channel->depth--;
+}
+
+void
+bdev_submit(struct bdev_channel *channel, struct bdev_request *rq)
+{
+	rq->channel = channel;
+	rq->submit_ticks = thread_now(channel->thread);
+	if (unlikely(channel->thread_channel->drains.first != NULL)) {
+		request_fifo_push(&channel->thread_channel->held, rq);
+		return;
+	}
+	submit(channel, rq);
+}
+
+void
+bdev_flush_submissions(struct bdev_channel *channel)
+{
+	bdev_thread_channel_flush(channel->thread_channel);
+}

@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A disk in the daemon's memory, which takes memory from the machine as it is written. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "bdev_config.h"
+#include "bdev_info.h"
+#include "bdev_modules.h"
+#include "coroutine.h"
+
+/* From so many bytes on giving pages back costs less than writing zeroes. */
+#define RELEASE_BYTES (128u * 1024)
+/* Of pages in one call: some ms, in which the thread does nothing else. */
+#define MAX_DISCARD_BYTES (32u << 20)
+
+struct malloc_disk {
+	struct bdev *bdev;
+	uint8_t *data;
+	uint64_t size;       /* bytes, at creation */
+	uintptr_t page_mask; /* page size - 1 */
+};
+
+/* ---- the data path: requests end where they begin ---- */
+
+static void
+read_data(const struct malloc_disk *disk, const struct bdev_request *rq)
+{
+	const uint8_t *from = disk->data + rq->offset;
+
+	for (uint32_t i = 0; i < rq->iovcnt; i++) {
+		memcpy(rq->iov[i].iov_base, from, rq->iov[i].iov_len);
+		from += rq->iov[i].iov_len;
+	}
+}
+
+static void
+write_data(const struct malloc_disk *disk, const struct bdev_request *rq)
+{
+	uint8_t *to = disk->data + rq->offset;
+
+	for (uint32_t i = 0; i < rq->iovcnt; i++) {
+		memcpy(to, rq->iov[i].iov_base, rq->iov[i].iov_len);
+		to += rq->iov[i].iov_len;
+	}
+}
+
+/* Whole pages that are given back read as zeroes, too. */
+static void
+zero_data(const struct malloc_disk *disk, const struct bdev_request *rq)
+{
+	uint8_t *start = disk->data + rq->offset;
+	uint8_t *end = start + rq->length;
+	uint8_t *first_page = disk->data + ((rq->offset + disk->page_mask) & ~disk->page_mask);
+	uint8_t *last_page = disk->data + ((rq->offset + rq->length) & ~disk->page_mask);
+
+	if (rq->length < RELEASE_BYTES ||
+	    madvise(first_page, (size_t)(last_page - first_page), MADV_DONTNEED) != 0) {
+		memset(start, 0, rq->length);
+		return;
+	}
+	memset(start, 0, (size_t)(first_page - start));
+	memset(last_page, 0, (size_t)(end - last_page));
+}
+
+static void
+flush_data(const struct malloc_disk *disk, const struct bdev_request *rq)
+{
+	(void)disk;
+	(void)rq;
+}
+
+static void (*const serve[BDEV_IO_TYPES])(const struct malloc_disk *disk,
+					  const struct bdev_request *rq) = {
+	[BDEV_READ] = read_data,    [BDEV_WRITE] = write_data,       [BDEV_FLUSH] = flush_data,
+	[BDEV_DISCARD] = zero_data, [BDEV_WRITE_ZEROES] = zero_data,
+};
+
+static int
+malloc_channel_create(void *bdev_ctx, void *channel_ctx)
+{
+	*(struct malloc_disk **)channel_ctx = bdev_ctx;
+	return 0;
+}
+
+static void
+malloc_submit(void *channel_ctx, struct bdev_request *rq)
+{
+	if (rq->type == BDEV_RESET) {
+		bdev_drain(rq);
+		return;
+	}
+	serve[rq->type](*(struct malloc_disk **)channel_ctx, rq);
+	bdev_complete(rq, 0);
+}
+
+/* ---- the control path ---- */
+
+static json_t *
+malloc_config(void *bdev_ctx)
+{
+	const struct malloc_disk *disk = bdev_ctx;
+
+	return bdev_config_of_size(disk->bdev, "bdev_malloc_create");
+}
+
+static int
+release_data(void *arg)
+{
+	struct malloc_disk *disk = arg;
+
+	if (disk->data != NULL)
+		munmap(disk->data, disk->size);
+	disk->data = NULL;
+	return 0;
+}
+
+/* Giving back gigabytes takes long enough to be done elsewhere. */
+static void
+malloc_destroy(void *bdev_ctx)
+{
+	coroutine_blocking(release_data, bdev_ctx);
+	release_data(bdev_ctx);
+	free(bdev_ctx);
+}
+
+static const struct bdev_ops malloc_ops = {
+	.module = "malloc",
+	.channel_create = malloc_channel_create,
+	.submit = malloc_submit,
+	.destroy = malloc_destroy,
+	.config = malloc_config,
+	.channel_ctx_size = sizeof(struct malloc_disk *),
+	.buffer_alignment = 1,
+};
+
+/* Memory that the machine could never have is refused here, not when it is touched. */
+static struct malloc_disk *
+disk_new(uint64_t size)
+{
+	struct malloc_disk *disk = calloc(1, sizeof(*disk));
+
+	if (disk == NULL)
+		return NULL;
+	disk->size = size;
+	disk->page_mask = (uintptr_t)sysconf(_SC_PAGESIZE) - 1;
+	disk->data = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (disk->data == MAP_FAILED) {
+		free(disk);
+		return NULL;
+	}
+	return disk;
+}
+
+static void
+pick_name(char name[BDEV_NAME_MAX + 1])
+{
+	unsigned int n = 0;
+
+	do {
+		snprintf(name, BDEV_NAME_MAX + 1, "Malloc%u", n++);
+	} while (bdev_by_name(name) != NULL);
+}
+
+int
+bdev_malloc_create(const struct bdev_malloc_opts *opts, struct bdev **bdev, struct errmsg *err)
+{
+	char free_name[BDEV_NAME_MAX + 1];
+	struct bdev_info given, info;
+	struct malloc_disk *disk;
+	int rc;
+
+	pick_name(free_name);
+	rc = bdev_info_init(&given, opts->name != NULL ? opts->name : free_name, opts->uuid, err);
+	if (rc != 0)
+		return rc;
+	given.product_name = "Malloc disk";
+	given.block_size = opts->block_size;
+	given.num_blocks = opts->num_blocks;
+	given.io_types = 1u << BDEV_READ | 1u << BDEV_WRITE | 1u << BDEV_FLUSH |
+			 1u << BDEV_DISCARD | 1u << BDEV_WRITE_ZEROES | 1u << BDEV_RESET;
+	given.max_discard_bytes = MAX_DISCARD_BYTES;
+	rc = bdev_info_complete(&info, &given, err);
+	if (rc != 0)
+		return rc;
+	disk = disk_new(info.size);
+	if (disk == NULL)
+		return err_set(err, -ENOMEM, "block device %s: no memory for %lu bytes", info.name,
+			       info.size);
+	rc = bdev_register(&info, &malloc_ops, disk, &disk->bdev, err);
+	if (rc != 0) {
+		release_data(disk);
+		free(disk);
+		return rc;
+	}
+	*bdev = disk->bdev;
+	return 0;
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * request_fifo: requests that wait for their turn, linked by rq->link. Private to lib/bdev; pure,
+ * one thread.
+ */
+#ifndef VHOSTD_REQUEST_FIFO_H
+#define VHOSTD_REQUEST_FIFO_H
+
+#include "bdev.h"
+
+struct request_fifo {
+	struct bdev_request *first;
+	struct bdev_request *last; /* meaningful when first is not NULL */
+};
+
+static inline void
+request_fifo_push(struct request_fifo *fifo, struct bdev_request *rq)
+{
+	rq->link = NULL;
+	if (fifo->first == NULL)
+		fifo->first = rq;
+	else
+		fifo->last->link = rq;
+	fifo->last = rq;
+}
+
+static inline struct bdev_request *
+request_fifo_pop(struct request_fifo *fifo)
+{
+	struct bdev_request *rq = fifo->first;
+
+	if (rq != NULL)
+		fifo->first = rq->link;
+	return rq;
+}
+
+#endif
