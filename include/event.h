@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * event: reactors (one OS thread pinned to each core of env.h), events sent to them, and the
+ * placement of lightweight threads on them.
+ *
+ * One iteration of a reactor: run the events that are queued (first in, first out, in batches),
+ * then poll each thread placed on it. In mode `poll` it spins for ever; in `adaptive` it spins
+ * while there was work within the last REACTOR_SPIN_US, then arms its threads' pollers and sleeps
+ * in epoll_wait() until an fd named by a poller, a message, an event or the next timed poller wakes
+ * it; in `interrupt` it does so as soon as an iteration was idle.
+ */
+#ifndef VHOSTD_EVENT_H
+#define VHOSTD_EVENT_H
+
+#include <stdint.h>
+
+#include "errmsg.h"
+#include "thread.h"
+
+#define REACTOR_SPIN_US 50
+
+enum reactor_state {
+	REACTOR_INVALID,
+	REACTOR_INITIALIZED,
+	REACTOR_RUNNING,
+	REACTOR_EXITING,
+	REACTOR_SHUTDOWN,
+};
+
+enum reactor_mode {
+	REACTOR_ADAPTIVE,
+	REACTOR_POLL,
+	REACTOR_INTERRUPT,
+};
+const char *reactor_mode_name(enum reactor_mode mode);
+int reactor_mode_parse(const char *name, enum reactor_mode *mode); /* 0 or -EINVAL */
+
+/*
+ * Makes a reactor for each core. After env_init(), on the main thread; calls thread_lib_init(). 0
+ * or a negative errno.
+ */
+int reactors_init(enum reactor_mode mode, struct errmsg *err);
+/*
+ * Runs all reactors: the calling thread becomes the main core's. Returns after reactors_stop() when
+ * every reactor is down. Threads that are left then are told to exit and polled until they have (at
+ * most 5 s; then named in the log). 0, -ETIMEDOUT (threads did not end: they and what they use must
+ * be left alone), or the negative errno of a failed start.
+ */
+int reactors_run(void);
+/* Any OS thread, also before reactors_run() (which then returns soon). */
+void reactors_stop(void);
+/* After reactors_run() returned. */
+void reactors_fini(void);
+
+typedef void (*event_fn)(void *arg1, void *arg2);
+/*
+ * Runs fn(arg1, arg2) on the reactor of core. Any OS thread, never blocks; events of one sender
+ * keep their order. 0, -EINVAL (no reactor there), -ENOMEM.
+ */
+int event_call(uint32_t core, event_fn fn, void *arg1, void *arg2);
+
+/* Takes effect in the reactor's next iteration. Any OS thread. 0 or -EINVAL (no such core). */
+int reactor_set_mode(uint32_t core, enum reactor_mode mode);
+
+struct reactor_info {
+	uint32_t core;
+	enum reactor_state state;
+	enum reactor_mode mode;
+	uint64_t busy_ticks; /* in polls that found work */
+	uint64_t idle_ticks; /* in polls that found none; time asleep counts as idle */
+	uint64_t sleeps;     /* how often it slept */
+	uint64_t events;     /* run so far */
+	uint32_t threads;    /* placed on it */
+};
+/* Any OS thread; the counters are a moment's view. 0 or -EINVAL (no such core). */
+int reactor_get_info(uint32_t core, struct reactor_info *info);
+/* The core that thread is placed on, or ENV_NO_CORE. Any OS thread. */
+uint32_t thread_core(struct thread *thread);
+
+/*
+ * Moves the calling thread to another core allowed by its cpumask, between two iterations. On that
+ * thread. 0 or -EINVAL.
+ */
+int thread_move(uint32_t core);
+
+#endif
