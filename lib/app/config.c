@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "config.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "coroutine.h"
+#include "internal.h"
+#include "log.h"
+#include "state.h"
+
+/* App thread only; `file` is the work pool's while a coroutine waits for it. */
+static struct {
+	const struct app_opts *opts;
+	struct state_file file;
+	struct coroutine_mutex lock; /* of `file` and `written` */
+	char *written;               /* what the journal holds; NULL: not known */
+	json_t *document;            /* read and not replayed yet */
+	json_t *failed;              /* array of {"subsystem", "place", "entry"}, see keep() */
+} config;
+
+/* ---- from the subsystems ---- */
+
+static json_t *
+subsystem_config(const struct app_subsystem *subsystem)
+{
+	return subsystem->config != NULL ? subsystem->config() : json_array();
+}
+
+json_t *
+app_subsystem_config_json(const char *name)
+{
+	const struct app_subsystem *const *subsystem = app_get_opts()->subsystems;
+
+	for (; *subsystem != NULL; subsystem++) {
+		if (strcmp((*subsystem)->name, name) == 0)
+			return subsystem_config(*subsystem);
+	}
+	return NULL;
+}
+
+json_t *
+app_config_json(void)
+{
+	const struct app_subsystem *const *subsystem = app_get_opts()->subsystems;
+	json_t *subsystems = json_array();
+	int rc = 0;
+
+	for (; *subsystem != NULL; subsystem++)
+		rc |= json_array_append_new(subsystems,
+					    json_pack("{s:s, s:o}", "subsystem", (*subsystem)->name,
+						      "config", subsystem_config(*subsystem)));
+	if (rc == 0)
+		return json_pack("{s:i, s:o}", "version", STATE_VERSION, "subsystems", subsystems);
+	json_decref(subsystems);
+	return NULL;
+}
+
+/* ---- entries that could not be replayed ---- */
+
+/* What an entry makes: the methods of a subsystem call it one or the other. */
+static const char *
+made_name(json_t *entry)
+{
+	json_t *params = json_object_get(entry, "params");
+	const char *name = json_string_value(json_object_get(params, "name"));
+
+	return name != NULL ? name : json_string_value(json_object_get(params, "ctrlr"));
+}
+
+static const char *
+display_name(json_t *entry)
+{
+	const char *name = made_name(entry);
+
+	return name != NULL ? name : json_string_value(json_object_get(entry, "method"));
+}
+
+/* place: the entry's index in the subsystem's array of the document that was read. */
+static void
+keep(const char *subsystem, size_t place, json_t *entry)
+{
+	json_t *kept = json_pack("{s:s, s:I, s:O}", "subsystem", subsystem, "place",
+				 (json_int_t)place, "entry", entry);
+
+	if (json_array_append_new(config.failed, kept) != 0)
+		log_err("state: no memory to keep the entry of %s", display_name(entry));
+}
+
+/* Whether the entry makes an object, rather than add to one. */
+static bool
+is_creation(json_t *entry)
+{
+	const char *method = json_string_value(json_object_get(entry, "method"));
+
+	return strstr(method, "_create") != NULL || strstr(method, "_attach") != NULL;
+}
+
+/* Whether one of the entries makes what `failed` did not make. */
+static bool
+is_made_up_for(json_t *failed, json_t *entries)
+{
+	const char *name = made_name(failed);
+	json_t *entry;
+	size_t i;
+
+	json_array_foreach (entries, i, entry) {
+		const char *other = made_name(entry);
+
+		if (json_equal(entry, failed))
+			return true;
+		if (is_creation(failed) && is_creation(entry) && name != NULL && other != NULL &&
+		    strcmp(name, other) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* The entries of that subsystem in the document; made if there are none, NULL without memory. */
+static json_t *
+entries_of(json_t *document, const char *name)
+{
+	json_t *subsystems = json_object_get(document, "subsystems");
+	json_t *subsystem, *entries;
+	size_t i;
+
+	json_array_foreach (subsystems, i, subsystem) {
+		if (strcmp(json_string_value(json_object_get(subsystem, "subsystem")), name) == 0)
+			return json_object_get(subsystem, "config");
+	}
+	entries = json_array();
+	if (json_array_append_new(
+		    subsystems, json_pack("{s:s, s:o}", "subsystem", name, "config", entries)) != 0)
+		return NULL;
+	return entries;
+}
+
+/* Puts the failed entries back into their places. Their places ascend within a subsystem. */
+static int
+merge_failed(json_t *document)
+{
+	size_t i = 0;
+
+	while (i < json_array_size(config.failed)) {
+		json_t *kept = json_array_get(config.failed, i);
+		json_t *entry = json_object_get(kept, "entry");
+		size_t place = (size_t)json_integer_value(json_object_get(kept, "place"));
+		json_t *entries =
+			entries_of(document, json_string_value(json_object_get(kept, "subsystem")));
+
+		if (entries == NULL)
+			return -ENOMEM;
+		if (is_made_up_for(entry, entries)) {
+			log_notice("state: %s exists again; its entry that failed is given up",
+				   display_name(entry));
+			json_array_remove(config.failed, i);
+			continue;
+		}
+		if (place > json_array_size(entries))
+			place = json_array_size(entries);
+		if (json_array_insert(entries, place, entry) != 0)
+			return -ENOMEM;
+		i++;
+	}
+	return 0;
+}
+
+bool
+app_give_up(const char *method, const char *name)
+{
+	bool found = false;
+	size_t i = json_array_size(config.failed);
+
+	while (i-- > 0) {
+		json_t *entry = json_object_get(json_array_get(config.failed, i), "entry");
+		const char *made_by = json_string_value(json_object_get(entry, "method"));
+		const char *made = made_name(entry);
+
+		if (made == NULL || strcmp(made, name) != 0 || strcmp(made_by, method) != 0)
+			continue;
+		log_notice("state: %s is deleted; its entry that failed is given up", name);
+		json_array_remove(config.failed, i);
+		found = true;
+	}
+	return found;
+}
+
+/* ---- the journal ---- */
+
+struct write_job {
+	const char *text;
+	struct errmsg *err;
+};
+
+static int
+write_blocking(void *arg)
+{
+	struct write_job *job = arg;
+
+	return state_write(&config.file, job->text, strlen(job->text), job->err);
+}
+
+/* A new text, or NULL: no memory. */
+static char *
+compose(void)
+{
+	json_t *document = app_config_json();
+	char *text = NULL;
+
+	if (document != NULL && merge_failed(document) == 0)
+		text = json_dumps(document, JSON_INDENT(2));
+	json_decref(document);
+	return text;
+}
+
+static int
+commit_locked(struct errmsg *err)
+{
+	char *text = compose();
+	struct write_job job = {text, err};
+	int rc;
+
+	if (text == NULL)
+		return err_set(err, -ENOMEM, "state %s: out of memory", config.file.path);
+	if (config.written != NULL && strcmp(config.written, text) == 0) {
+		free(text);
+		return 0;
+	}
+	rc = coroutine_blocking(write_blocking, &job);
+	free(config.written);
+	config.written = rc == 0 ? text : NULL;
+	if (rc == 0)
+		return 0;
+	free(text);
+	if (err->text[0] == '\0')
+		err_set(err, rc, "state %s: %s", config.file.path, strerror(-rc));
+	log_err("%s", err->text);
+	return rc;
+}
+
+int
+config_commit(struct errmsg *err)
+{
+	int rc;
+
+	if (config.file.path == NULL)
+		return 0;
+	coroutine_mutex_lock(&config.lock);
+	rc = commit_locked(err);
+	coroutine_mutex_unlock(&config.lock);
+	return rc;
+}
+
+/* ---- reading and replaying ---- */
+
+static int
+read_blocking(void *arg)
+{
+	const char *config_file = config.opts->config_file;
+	struct errmsg *err = arg;
+	int rc = 0;
+
+	if (config.opts->state_file != NULL) {
+		rc = state_open(&config.file, config.opts->state_file, err);
+		if (rc == 0)
+			rc = state_read(&config.file, &config.document, err);
+	}
+	if (config.document != NULL)
+		config.written = json_dumps(config.document, JSON_INDENT(2));
+	if (rc != 0 || config_file == NULL)
+		return rc;
+	if (config.document == NULL)
+		return document_read(config_file, &config.document, err);
+	log_notice("state %s exists already: %s is not loaded", config.file.path, config_file);
+	return 0;
+}
+
+int
+config_open(const struct app_opts *opts, struct errmsg *err)
+{
+	int rc;
+
+	config.opts = opts;
+	config.failed = json_array();
+	if (config.failed == NULL)
+		return err_set(err, -ENOMEM, "out of memory");
+	rc = coroutine_blocking(read_blocking, err);
+	if (rc != 0)
+		config_close();
+	return rc;
+}
+
+void
+config_close(void)
+{
+	json_decref(config.document);
+	json_decref(config.failed);
+	free(config.written);
+	state_close(&config.file);
+	config.document = NULL;
+	config.failed = NULL;
+	config.written = NULL;
+}
+
+static bool
+replay_entry(json_t *entry)
+{
+	struct errmsg err = {""};
+	json_t *result = NULL;
+	int rc = jsonrpc_call(entry, false, &result, &err);
+
+	json_decref(result);
+	if (rc == 0)
+		return true;
+	log_err("state: %s (%s): %s; the entry is kept and tried again at the next start, until it "
+		"is deleted",
+		display_name(entry), json_string_value(json_object_get(entry, "method")),
+		err.text[0] != '\0' ? err.text : strerror(-rc));
+	return false;
+}
+
+static unsigned int
+replay_subsystem(json_t *subsystem)
+{
+	const char *name = json_string_value(json_object_get(subsystem, "subsystem"));
+	json_t *entry;
+	size_t i;
+
+	json_array_foreach (json_object_get(subsystem, "config"), i, entry) {
+		/* What is not tried any more must not get lost either. */
+		if (app_is_stopping() || !replay_entry(entry))
+			keep(name, i, entry);
+	}
+	return (unsigned int)json_array_size(config.failed);
+}
+
+unsigned int
+config_replay(void)
+{
+	json_t *document = config.document;
+	unsigned int failed = 0;
+	json_t *subsystem;
+	size_t i;
+
+	config.document = NULL;
+	json_array_foreach (json_object_get(document, "subsystems"), i, subsystem)
+		failed = replay_subsystem(subsystem);
+	/*
+	 * The first change makes the journal, not a start without any. Until then --config holds.
+	 */
+	if (document == NULL)
+		config.written = compose();
+	json_decref(document);
+	return failed;
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * config: the configuration as a document, from the subsystems to the journal and back. Private to
+ * the room app. All calls: app thread, in a coroutine [waits].
+ */
+#ifndef VHOSTD_APP_CONFIG_H
+#define VHOSTD_APP_CONFIG_H
+
+#include "app.h"
+#include "errmsg.h"
+
+/*
+ * Opens the journal and reads what config_replay() will replay: the journal, or else
+ * opts->config_file. opts must outlive the configuration. 0, or the errors of state.h: then nothing
+ * is open.
+ */
+int config_open(const struct app_opts *opts, struct errmsg *err);
+
+/*
+ * Calls the methods that were read, in their order. One that fails is named in the log and kept: it
+ * stays in the journal, in its place, and is tried again at the next start, so that a disk that is
+ * missing once is not forgotten. It is given up when something of the same name has been made
+ * meanwhile. Stops early when app_stop() was called. Returns how many failed.
+ */
+unsigned int config_replay(void);
+
+/*
+ * Writes the journal if the configuration is not what was written last. 0 or a negative errno;
+ * without a journal 0.
+ */
+int config_commit(struct errmsg *err);
+
+/* Forgets everything and gives the journal free. Also after a failed config_open(). */
+void config_close(void);
+
+#endif
