@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * vhost: controllers on vhost-user sockets. A controller is made on the app thread and runs on a lightweight thread
+ * of its own; a front-end that connects gets a session, one at a time.
+ */
+#ifndef VHOSTD_VHOST_H
+#define VHOSTD_VHOST_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "cpumask.h"
+#include "errmsg.h"
+
+#define VHOST_NAME_MAX        63  /* bytes of a controller's name */
+#define VHOST_SOCKET_PATH_MAX 107 /* sockaddr_un, without the NUL */
+#define VHOST_MAX_QUEUES      64
+
+/*
+ * App thread, in a coroutine [waits]. Sockets are made in socket_dir (copied; created if its parent exists). Starts the
+ * vhost-events thread of DPDK. 0 or a negative errno.
+ */
+int vhost_lib_init(const char *socket_dir, struct errmsg *err);
+/* App thread, in a coroutine [waits]: deletes every controller (guests see their disks stop). */
+void vhost_lib_fini(void);
+
+struct vhost_blk_opts {
+	const char *name; /* the socket is <socket dir>/<name>; copied */
+	const char *bdev; /* name of the block device */
+	bool read_only;   /* the guest may not write, although the bdev could */
+	bool packed_ring; /* kept for clients and the configuration; offered when the rings know it */
+	const struct cpumask *cpumask; /* where its thread may run; NULL: anywhere */
+};
+/*
+ * App thread, in a coroutine [waits]. A stale socket file is replaced, one that somebody listens on is refused.
+ * 0, -EEXIST (name), -ENODEV (bdev), -EROFS (bdev is read-only and read_only is not set), -EINVAL (name: empty, too long, '/', not
+ * printable UTF-8; no running core in cpumask), -ENAMETOOLONG (socket path over 107 bytes), -EADDRINUSE (a live socket), -ENOENT,
+ * -EACCES, -ENOMEM.
+ */
+int vhost_blk_create(const struct vhost_blk_opts *opts, struct errmsg *err);
+
+/*
+ * App thread, in a coroutine [waits]. Stops the queues, waits for their requests, closes the front-end's connection and
+ * removes the socket. 0, -ENODEV, -EBUSY (being deleted already), -ETIMEDOUT (a device does not finish its requests: the
+ * controller stays, with its queues stopped; delete it again later).
+ */
+int vhost_controller_delete(const char *name, struct errmsg *err);
+
+/*
+ * App thread, in a coroutine [waits]. New array of what vhost_get_controllers answers; name NULL: all of them, else
+ * that one (NULL is returned when there is none).
+ */
+json_t *vhost_controllers_json(const char *name);
+/* Array of {method, params} that makes all controllers again. App thread. */
+json_t *vhost_config_json(void);
+/* The first controller's name in creation order, or the one after name; NULL at the end. App thread. */
+const char *vhost_controller_next(const char *name);
+
+#endif

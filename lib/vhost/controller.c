@@ -1,0 +1,514 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "controller.h"
+
+#include <errno.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_ring.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "env.h"
+#include "log.h"
+#include "session.h"
+
+#define VHOST_USER_F_PROTOCOL_FEATURES 30
+
+/*
+ * What rings and transport can do. Any layout is understood in any case, but it can be negotiated
+ * only by those who know the bit.
+ */
+#define TRANSPORT_FEATURES                                                                         \
+	(1ULL << VIRTIO_F_VERSION_1 | 1ULL << VIRTIO_F_ANY_LAYOUT |                                \
+	 1ULL << VIRTIO_RING_F_INDIRECT_DESC | 1ULL << VHOST_USER_F_PROTOCOL_FEATURES)
+
+/* In creation order. App thread only. */
+static TAILQ_HEAD(, vhost_controller) controllers = TAILQ_HEAD_INITIALIZER(controllers);
+
+static struct vhost_controller *
+find_controller(const char *name)
+{
+	struct vhost_controller *controller;
+
+	TAILQ_FOREACH (controller, &controllers, link) {
+		if (strcmp(controller->name, name) == 0)
+			return controller;
+	}
+	return NULL;
+}
+
+static struct vhost_controller *
+find_ready(const char *name)
+{
+	struct vhost_controller *controller = find_controller(name);
+
+	return controller != NULL && controller->ready ? controller : NULL;
+}
+
+struct vhost_controller *
+vhost_controller_of_device(const void *device)
+{
+	struct vhost_controller *controller;
+
+	TAILQ_FOREACH (controller, &controllers, link) {
+		if (controller->device == device && controller->ready && !controller->deleting)
+			return controller;
+	}
+	return NULL;
+}
+
+const char *
+vhost_controller_next(const char *name)
+{
+	struct vhost_controller *controller;
+
+	controller = name != NULL ? find_controller(name) : NULL;
+	controller = controller != NULL ? TAILQ_NEXT(controller, link) : TAILQ_FIRST(&controllers);
+	while (controller != NULL && !controller->ready)
+		controller = TAILQ_NEXT(controller, link);
+	return controller != NULL ? controller->name : NULL;
+}
+
+/* ---- controller's thread ---- */
+
+void
+vhost_controller_attach(struct vhost_controller *controller, struct vhost_session *session)
+{
+	TAILQ_INSERT_TAIL(&controller->sessions, session, link);
+}
+
+bool
+vhost_controller_must_wait(const struct vhost_controller *controller,
+			   const struct vhost_session *session)
+{
+	const struct vhost_session *other;
+
+	TAILQ_FOREACH (other, &controller->sessions, link) {
+		if (other != session && other->released)
+			return true;
+	}
+	return false;
+}
+
+void
+vhost_controller_detach(struct vhost_controller *controller, struct vhost_session *session)
+{
+	struct vhost_session *other;
+
+	TAILQ_REMOVE(&controller->sessions, session, link);
+	vhost_session_free(session);
+	if (vhost_controller_must_wait(controller, NULL))
+		return;
+	TAILQ_FOREACH (other, &controller->sessions, link)
+		vhost_session_start_waiting(other);
+}
+
+static int
+start_on_thread(void *arg)
+{
+	struct vhost_controller *controller = arg;
+	int rc = controller->ops->thread_start(controller->device);
+
+	if (rc != 0)
+		thread_exit(thread_current());
+	return rc;
+}
+
+/* Returns how many queues still have requests. */
+static int
+close_on_thread(void *arg)
+{
+	struct vhost_controller *controller = arg;
+	struct vhost_session *session;
+	uint32_t count = 0;
+
+	controller->closing = true;
+	TAILQ_FOREACH (session, &controller->sessions, link)
+		count += vhost_session_stop_all(session);
+	return (int)count;
+}
+
+/* Sessions are gone: they were released before, and their requests are done. */
+static int
+end_on_thread(void *arg)
+{
+	struct vhost_controller *controller = arg;
+
+	controller->ops->thread_stop(controller->device);
+	thread_exit(thread_current());
+	return 0;
+}
+
+/* ---- creating ---- */
+
+static bool
+is_printable_utf8(const char *text)
+{
+	json_t *string;
+
+	for (const char *c = text; *c != '\0'; c++) {
+		if ((unsigned char)*c < 0x20 || *c == 0x7f)
+			return false;
+	}
+	/* jansson takes UTF-8 only. */
+	string = json_string(text);
+	json_decref(string);
+	return string != NULL;
+}
+
+int
+vhost_controller_check_name(const char *name, struct errmsg *err)
+{
+	char path[VHOST_SOCKET_PATH_MAX + 1];
+	size_t length = strlen(name);
+
+	if (length == 0 || length > VHOST_NAME_MAX)
+		return err_set(err, -EINVAL, "vhost controller: a name has 1 to %d bytes, not %zu",
+			       VHOST_NAME_MAX, length);
+	if (!is_printable_utf8(name))
+		return err_set(err, -EINVAL, "vhost controller: the name is not printable UTF-8");
+	if (strchr(name, '/') != NULL || name[0] == '.')
+		return err_set(
+			err, -EINVAL,
+			"vhost controller %s: the name is that of a file: no '/', no '.' in front",
+			name);
+	if (find_controller(name) != NULL)
+		return err_set(err, -EEXIST, "vhost controller %s: exists already", name);
+	return vhost_user_path(name, path, err);
+}
+
+/* What thread_create() wants; -EINVAL when no core that runs may run it. */
+static int
+check_cpumask(const char *name, const struct cpumask *cpumask, struct errmsg *err)
+{
+	char text[CPUMASK_TEXT_MAX];
+
+	if (cpumask == NULL)
+		return 0;
+	for (uint32_t core = env_core_first(); core != ENV_NO_CORE; core = env_core_next(core)) {
+		if (cpumask_test(cpumask, core))
+			return 0;
+	}
+	return err_set(err, -EINVAL, "vhost controller %s: no running core is in cpumask %s", name,
+		       cpumask_format(cpumask, text));
+}
+
+/* [waits] thread_exit() was called on it, or will be: here only messages get lost. */
+static void
+end_thread(struct vhost_controller *controller)
+{
+	thread_call(controller->thread, end_on_thread, controller);
+}
+
+static int
+start_thread(struct vhost_controller *controller, struct errmsg *err)
+{
+	char name[sizeof("vhost.") + VHOST_NAME_MAX];
+	int rc;
+
+	snprintf(name, sizeof(name), "vhost.%s", controller->name);
+	controller->thread =
+		thread_create(name, controller->has_cpumask ? &controller->cpumask : NULL);
+	if (controller->thread == NULL)
+		return err_set(err, -errno, "vhost controller %s: no thread: %s", controller->name,
+			       strerror(errno));
+	rc = thread_call(controller->thread, start_on_thread, controller);
+	if (rc != 0)
+		err_set(err, rc, "vhost controller %s: the block device gives no channel: %s",
+			controller->name, strerror(-rc));
+	return rc;
+}
+
+struct endpoint_call {
+	struct vhost_endpoint *endpoint;
+	struct errmsg *err;
+};
+
+static int
+listen_on_worker(void *arg)
+{
+	struct endpoint_call *call = arg;
+
+	return vhost_user_listen(call->endpoint, call->err);
+}
+
+static int
+unlisten_on_worker(void *arg)
+{
+	vhost_user_unlisten(arg);
+	return 0;
+}
+
+static int
+start_controller(struct vhost_controller *controller, struct errmsg *err)
+{
+	struct endpoint_call call = {.endpoint = &controller->endpoint, .err = err};
+	int rc;
+
+	rc = start_thread(controller, err);
+	if (rc != 0)
+		return rc;
+	rc = coroutine_blocking(listen_on_worker, &call);
+	if (rc != 0)
+		end_thread(controller);
+	return rc;
+}
+
+int
+vhost_controller_create(const struct vhost_controller_opts *opts, struct errmsg *err)
+{
+	struct vhost_controller *controller;
+	int rc;
+
+	rc = vhost_controller_check_name(opts->name, err);
+	if (rc == 0)
+		rc = check_cpumask(opts->name, opts->cpumask, err);
+	if (rc != 0)
+		return rc;
+	controller = calloc(1, sizeof(*controller));
+	if (controller == NULL)
+		return err_set(err, -ENOMEM, "vhost controller %s: no memory", opts->name);
+	snprintf(controller->name, sizeof(controller->name), "%s", opts->name);
+	vhost_user_path(opts->name, controller->endpoint.path, NULL);
+	controller->ops = opts->ops;
+	controller->device = opts->device;
+	controller->queue_count = VHOST_MAX_QUEUES;
+	controller->features = TRANSPORT_FEATURES | opts->ops->features(opts->device);
+	controller->has_cpumask = opts->cpumask != NULL;
+	if (opts->cpumask != NULL)
+		controller->cpumask = *opts->cpumask;
+	controller->endpoint.controller = controller;
+	TAILQ_INIT(&controller->sessions);
+	/* The name is taken from now on. */
+	TAILQ_INSERT_TAIL(&controllers, controller, link);
+
+	rc = start_controller(controller, err);
+	if (rc != 0) {
+		TAILQ_REMOVE(&controllers, controller, link);
+		free(controller);
+		return rc;
+	}
+	controller->ready = true;
+	log_notice("vhost %s: %s controller listens on %s", controller->name, controller->ops->name,
+		   controller->endpoint.path);
+	return 0;
+}
+
+void
+vhost_controller_config_changed(struct vhost_controller *controller)
+{
+	vhost_user_config_changed(&controller->endpoint);
+}
+
+/* ---- deleting ---- */
+
+/* [waits] until no queue has a request. 0 or -ETIMEDOUT. */
+static int
+stop_queues(struct vhost_controller *controller)
+{
+	uint64_t waited = 0, step = 500;
+
+	while (thread_call(controller->thread, close_on_thread, controller) > 0) {
+		if (waited >= VHOST_DRAIN_US)
+			return -ETIMEDOUT;
+		coroutine_sleep(step);
+		waited += step;
+	}
+	return 0;
+}
+
+static int
+delete_controller(struct vhost_controller *controller, struct errmsg *err)
+{
+	int rc;
+
+	if (controller->deleting)
+		return err_set(err, -EBUSY, "vhost controller %s: is being deleted",
+			       controller->name);
+	controller->deleting = true;
+	rc = stop_queues(controller);
+	if (rc != 0) {
+		controller->deleting = false;
+		return err_set(
+			err, rc,
+			"vhost controller %s: its block device does not finish its requests; "
+			"its queues are stopped, delete it again later",
+			controller->name);
+	}
+	coroutine_blocking(unlisten_on_worker, &controller->endpoint);
+	end_thread(controller);
+	TAILQ_REMOVE(&controllers, controller, link);
+	controller->ops->destroy(controller->device);
+	log_notice("vhost %s: deleted", controller->name);
+	free(controller);
+	return 0;
+}
+
+int
+vhost_controller_delete(const char *name, struct errmsg *err)
+{
+	struct vhost_controller *controller = find_ready(name);
+
+	if (controller == NULL)
+		return err_set(err, -ENODEV, "vhost controller %s: No such device", name);
+	return delete_controller(controller, err);
+}
+
+/* ---- what there is ---- */
+
+static json_t *
+session_json(const struct vhost_session *session)
+{
+	char name[VHOST_NAME_MAX + 16];
+
+	snprintf(name, sizeof(name), "%ss%u", session->controller->name, session->id);
+	return json_pack("{s:i, s:I, s:s, s:b, s:I, s:I}", "vid", session->vid, "id",
+			 (json_int_t)session->id, "name", name, "started", session->busy != 0,
+			 "max_queues", (json_int_t)session->controller->queue_count,
+			 "inflight_task_cnt", (json_int_t)vhost_session_in_flight(session));
+}
+
+struct sessions_call {
+	struct vhost_controller *controller;
+	json_t *array;
+};
+
+static int
+sessions_on_thread(void *arg)
+{
+	struct sessions_call *call = arg;
+	struct vhost_session *session;
+
+	TAILQ_FOREACH (session, &call->controller->sessions, link)
+		json_array_append_new(call->array, session_json(session));
+	return 0;
+}
+
+static const char *
+format_cpumask(const struct vhost_controller *controller, char text[CPUMASK_TEXT_MAX])
+{
+	struct cpumask all = {{0}};
+
+	if (controller->has_cpumask)
+		return cpumask_format(&controller->cpumask, text);
+	for (uint32_t core = env_core_first(); core != ENV_NO_CORE; core = env_core_next(core))
+		cpumask_set(&all, core);
+	return cpumask_format(&all, text);
+}
+
+/* [waits]; the controller may be gone afterwards. */
+static json_t *
+controller_json(struct vhost_controller *controller)
+{
+	struct sessions_call call = {.controller = controller, .array = json_array()};
+	char cpumask[CPUMASK_TEXT_MAX];
+	json_t *object;
+
+	object = json_pack("{s:s, s:s, s:i, s:i, s:s, s:O, s:o}", "ctrlr", controller->name,
+			   "cpumask", format_cpumask(controller, cpumask), "delay_base_us", 0,
+			   "iops_threshold", 60000, "socket", controller->endpoint.path, "sessions",
+			   call.array, "backend_specific",
+			   controller->ops->describe(controller->device));
+	if (object != NULL && !controller->deleting)
+		thread_call(controller->thread, sessions_on_thread, &call);
+	json_decref(call.array);
+	return object;
+}
+
+json_t *
+vhost_controllers_json(const char *name)
+{
+	char last[VHOST_NAME_MAX + 1] = "";
+	json_t *array;
+	const char *next;
+
+	if (name != NULL && find_ready(name) == NULL)
+		return NULL;
+	array = json_array();
+	if (name != NULL) {
+		json_array_append_new(array, controller_json(find_ready(name)));
+		return array;
+	}
+	/* By name, because they may come and go while one waits. */
+	for (next = vhost_controller_next(NULL); next != NULL;) {
+		snprintf(last, sizeof(last), "%s", next);
+		json_array_append_new(array, controller_json(find_ready(last)));
+		next = find_controller(last) != NULL ? vhost_controller_next(last) : NULL;
+	}
+	return array;
+}
+
+json_t *
+vhost_config_json(void)
+{
+	struct vhost_controller *controller;
+	json_t *array = json_array();
+
+	TAILQ_FOREACH (controller, &controllers, link) {
+		json_t *object =
+			controller->ready ? controller->ops->config(controller->device) : NULL;
+		json_t *params = json_object_get(object, "params");
+		char text[CPUMASK_TEXT_MAX];
+
+		if (params == NULL) {
+			json_decref(object);
+			continue;
+		}
+		json_object_set_new(params, "ctrlr", json_string(controller->name));
+		if (controller->has_cpumask)
+			json_object_set_new(
+				params, "cpumask",
+				json_string(cpumask_format(&controller->cpumask, text)));
+		json_array_append_new(array, object);
+	}
+	return array;
+}
+
+/* ---- the library ---- */
+
+struct init_call {
+	const char *socket_dir;
+	struct errmsg *err;
+};
+
+static int
+init_on_worker(void *arg)
+{
+	struct init_call *call = arg;
+
+	return vhost_user_init(call->socket_dir, call->err);
+}
+
+int
+vhost_lib_init(const char *socket_dir, struct errmsg *err)
+{
+	struct init_call call = {.socket_dir = socket_dir, .err = err};
+	int rc;
+
+	rc = vhost_mem_guard_install();
+	if (rc != 0)
+		return err_set(err, rc, "vhost: no handler for SIGBUS: %s", strerror(-rc));
+	return coroutine_blocking(init_on_worker, &call);
+}
+
+static int
+fini_on_worker(void *arg)
+{
+	(void)arg;
+	vhost_user_fini();
+	return 0;
+}
+
+void
+vhost_lib_fini(void)
+{
+	struct vhost_controller *controller, *next;
+	struct errmsg err;
+
+	for (controller = TAILQ_FIRST(&controllers); controller != NULL; controller = next) {
+		next = TAILQ_NEXT(controller, link);
+		if (delete_controller(controller, &err) != 0)
+			log_err("%s", err.text);
+	}
+	coroutine_blocking(fini_on_worker, NULL);
+}

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * controller: what a socket serves, and the lightweight thread it is served on. Private to lib/vhost.
+ */
+#ifndef VHOSTD_VHOST_CONTROLLER_H
+#define VHOSTD_VHOST_CONTROLLER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+
+#include "coroutine.h"
+#include "cpumask.h"
+#include "device.h"
+#include "errmsg.h"
+#include "thread.h"
+#include "vhost.h"
+#include "vhost_user.h"
+
+struct vhost_session;
+
+/* Longest time that stopping queues waits for their requests. */
+#define VHOST_DRAIN_US (5 * 1000 * 1000ULL)
+
+struct vhost_controller {
+	/* set once */
+	char name[VHOST_NAME_MAX + 1];
+	const struct vhost_device_ops *ops;
+	void *device;
+	struct thread *thread;
+	uint32_t queue_count;
+	uint64_t features; /* all that a front-end may negotiate */
+	bool has_cpumask;
+	struct cpumask cpumask;
+	struct vhost_endpoint endpoint; /* set once, with parts of vhost_user.c's */
+
+	/* app thread only */
+	bool ready; /* listed; else it is being made or deleted */
+	bool deleting;
+	TAILQ_ENTRY(vhost_controller) link;
+
+	/* controller's thread only */
+	bool closing; /* starts no queue any more */
+	TAILQ_HEAD(vhost_session_list, vhost_session) sessions;
+};
+
+/* What kinds of controllers have in common. cpumask NULL: anywhere. */
+struct vhost_controller_opts {
+	const char *name;
+	const struct cpumask *cpumask;
+	const struct vhost_device_ops *ops;
+	void *device;
+};
+
+/*
+ * App thread, in a coroutine [waits]. Starts the thread and listens. device becomes the controller's on success
+ * (ops->destroy frees it) and stays the caller's otherwise. Errors as vhost_blk_create().
+ */
+int vhost_controller_create(const struct vhost_controller_opts *opts, struct errmsg *err);
+
+/* App thread. Whether the name may be used: 0, -EINVAL, -EEXIST, -ENAMETOOLONG, with the reason in err. */
+int vhost_controller_check_name(const char *name, struct errmsg *err);
+
+/* Any OS thread: the device's configuration space has changed, the driver should know. */
+void vhost_controller_config_changed(struct vhost_controller *controller);
+
+/* App thread. The one that has this device; NULL while it is being made. */
+struct vhost_controller *vhost_controller_of_device(const void *device);
+
+/* ---- controller's thread, for lib/vhost/session.c ---- */
+
+void vhost_controller_attach(struct vhost_controller *controller, struct vhost_session *session);
+/* A session is gone with all its requests: others that waited for it may run. */
+void vhost_controller_detach(struct vhost_controller *controller, struct vhost_session *session);
+/* Whether requests of another session than this one are still running. */
+bool vhost_controller_must_wait(const struct vhost_controller *controller,
+				const struct vhost_session *session);
+
+#endif

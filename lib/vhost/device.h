@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * device: what a kind of controller (vhost-user-blk, …) implements. Private to lib/vhost.
+ */
+#ifndef VHOSTD_VHOST_DEVICE_H
+#define VHOSTD_VHOST_DEVICE_H
+
+#include <jansson.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "virtq.h"
+
+struct vhost_queue;
+
+/* device is the controller's, as given to vhost_controller_create(). */
+struct vhost_device_ops {
+	const char *name;      /* of the kind, for messages */
+	uint32_t config_size;  /* bytes of its configuration space */
+	uint32_t max_segments; /* longest descriptor chain that its limits allow */
+
+	/* Any OS thread: the device's own feature bits (not those of rings and transport), constant. */
+	uint64_t (*features)(void *device);
+
+	/* ---- vhost-events thread ---- */
+
+	/* A front-end takes over, or has negotiated features. */
+	void (*set_features)(void *device, uint64_t features);
+	/* Fills config_size bytes. */
+	void (*get_config)(void *device, uint8_t *config);
+	/* 0, or -EINVAL for what the driver may not write. */
+	int (*set_config)(void *device, uint32_t offset, uint32_t size, const uint8_t *data);
+	/* Bytes that a request needs in its slot, and how to prepare them once. */
+	size_t (*request_size)(void *device);
+	void (*request_init)(struct vhost_queue *queue, struct virtq_slot *slot);
+
+	/* ---- controller's thread ---- */
+
+	/* Before any queue runs. 0 or a negative errno. */
+	int (*thread_start)(void *device);
+	/* After the last queue stopped. */
+	void (*thread_stop)(void *device);
+	/* Each chain ends, now or later, with vhost_queue_complete(). At most VHOST_QUEUE_BATCH of them. */
+	void (*handle)(struct vhost_queue *queue, struct virtq_slot **slots, uint32_t count);
+
+	/* ---- app thread ---- */
+
+	/* [waits] After the thread is gone: closes and frees device. */
+	void (*destroy)(void *device);
+	/* The value of backend_specific; a new object or NULL. */
+	json_t *(*describe)(void *device);
+	/* {method, params} that makes the controller again, without ctrlr and cpumask. New object or NULL. */
+	json_t *(*config)(void *device);
+};
+
+#endif

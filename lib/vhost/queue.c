@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "queue.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "device.h"
+#include "log.h"
+#include "session.h"
+
+#define likely(condition)   __builtin_expect(!!(condition), 1)
+#define unlikely(condition) __builtin_expect(!!(condition), 0)
+
+/* An eventfd that does not block; nothing can be done about one that is full or gone. */
+static void
+signal_eventfd(int fd)
+{
+	static const uint64_t one = 1;
+
+	if (fd >= 0 && write(fd, &one, sizeof(one)) != sizeof(one))
+		return;
+}
+
+/* Shows the driver what was pushed since the last time. */
+static void
+publish(struct vhost_queue *queue)
+{
+	if (likely(!queue->abandoned) && virtq_publish(queue->setup.vq))
+		signal_eventfd(queue->setup.call_fd);
+}
+
+static void
+report_broken(struct vhost_queue *queue)
+{
+	queue->broken = true;
+	log_warn("vhost %s: queue %u: broken: %s; it takes no more requests until it is reset",
+		 vhost_session_name(queue->session), queue->index, virtq_broken(queue->setup.vq));
+	signal_eventfd(queue->setup.err_fd);
+}
+
+static void
+finish_stop(struct vhost_queue *queue)
+{
+	poller_unregister(&queue->poller);
+	queue->state = VHOST_QUEUE_STOPPED;
+	vhost_session_queue_stopped(queue->session, queue->index);
+}
+
+static void
+poll_stopping(struct vhost_queue *queue)
+{
+	publish(queue);
+	if (virtq_in_flight(queue->setup.vq) == 0)
+		finish_stop(queue);
+}
+
+static int
+queue_poll(void *arg)
+{
+	struct vhost_queue *queue = arg;
+	struct virtq_slot *slots[VHOST_QUEUE_BATCH];
+	struct virtq *vq = queue->setup.vq;
+	uint32_t count;
+
+	if (unlikely(queue->state != VHOST_QUEUE_RUNNING)) {
+		poll_stopping(queue);
+		return POLLER_IDLE;
+	}
+	if (unlikely(atomic_load_explicit(&queue->setup.memory->lost, memory_order_relaxed)) &&
+	    virtq_broken(vq) == NULL)
+		virtq_break(vq, "the front-end truncated its memory");
+
+	count = virtq_pop(vq, slots, VHOST_QUEUE_BATCH);
+	if (count > 0)
+		queue->ops->handle(queue, slots, count);
+	if (unlikely(!queue->broken && virtq_broken(vq) != NULL))
+		report_broken(queue);
+	/* Also what completed since the last poll. */
+	publish(queue);
+	return count > 0 ? POLLER_BUSY : POLLER_IDLE;
+}
+
+static bool
+queue_arm(void *arg)
+{
+	struct vhost_queue *queue = arg;
+
+	/* A completion may have come after this iteration's poll. */
+	publish(queue);
+	if (queue->state != VHOST_QUEUE_RUNNING)
+		return virtq_in_flight(queue->setup.vq) > 0;
+	/* A driver without a kick fd asked us to poll (vhost-user: bit 8 of SET_VRING_KICK). */
+	return queue->setup.kick_fd >= 0 && virtq_enable_kicks(queue->setup.vq);
+}
+
+static void
+queue_disarm(void *arg)
+{
+	struct vhost_queue *queue = arg;
+
+	virtq_disable_kicks(queue->setup.vq);
+}
+
+static const struct poller_sleep_ops sleep_ops = {.arm = queue_arm, .disarm = queue_disarm};
+
+int
+vhost_queue_start(struct vhost_queue *queue, const struct vhost_queue_setup *setup)
+{
+	int rc;
+
+	queue->setup = *setup;
+	queue->broken = false;
+	queue->poller = poller_register(queue_poll, queue, 0, "vhost_queue");
+	if (queue->poller == NULL)
+		return -ENOMEM;
+	poller_set_sleep_ops(queue->poller, &sleep_ops);
+	if (setup->kick_fd >= 0) {
+		rc = poller_add_fd(queue->poller, setup->kick_fd);
+		if (rc != 0) {
+			poller_unregister(&queue->poller);
+			return rc;
+		}
+	}
+	queue->state = VHOST_QUEUE_RUNNING;
+	virtq_disable_kicks(setup->vq);
+	/* The driver may wait for a call that went to an earlier eventfd. */
+	signal_eventfd(setup->call_fd);
+	return 0;
+}
+
+void
+vhost_queue_wait(struct vhost_queue *queue, const struct vhost_queue_setup *setup)
+{
+	queue->setup = *setup;
+	queue->state = VHOST_QUEUE_WAITING;
+}
+
+void
+vhost_queue_stop(struct vhost_queue *queue)
+{
+	switch (queue->state) {
+	case VHOST_QUEUE_RUNNING:
+		queue->state = VHOST_QUEUE_STOPPING;
+		poll_stopping(queue);
+		return;
+	case VHOST_QUEUE_WAITING:
+		finish_stop(queue);
+		return;
+	case VHOST_QUEUE_STOPPING:
+	case VHOST_QUEUE_STOPPED:
+		return;
+	}
+}
+
+void
+vhost_queue_abandon(struct vhost_queue *queue)
+{
+	queue->abandoned = true;
+	vhost_queue_stop(queue);
+}
+
+void
+vhost_queue_set_fds(struct vhost_queue *queue, int call_fd, int err_fd)
+{
+	queue->setup.call_fd = call_fd;
+	queue->setup.err_fd = err_fd;
+	signal_eventfd(call_fd);
+	if (queue->broken)
+		signal_eventfd(err_fd);
+}

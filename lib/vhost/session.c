@@ -1,0 +1,599 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "session.h"
+
+#include <errno.h>
+#include <linux/virtio_ring.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "controller.h"
+#include "coroutine.h"
+#include "log.h"
+
+#define VHOST_USER_F_PROTOCOL_FEATURES 30
+
+/* Somebody who waits for queues to stop. Freed by the controller's thread. */
+struct vhost_drain {
+	uint64_t mask; /* queues still running */
+	struct completion *completion;
+	struct vhost_drain *next;
+};
+
+const char *
+vhost_session_name(const struct vhost_session *session)
+{
+	return session->controller->name;
+}
+
+static bool
+has_feature(const struct vhost_session *session, unsigned int bit)
+{
+	return session->features >> bit & 1;
+}
+
+static void
+replace_fd(int *fd, int new_fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = new_fd;
+}
+
+/* ---- controller's thread ---- */
+
+void
+vhost_session_queue_stopped(struct vhost_session *session, uint32_t index)
+{
+	struct vhost_drain **link = &session->drains, *drain;
+
+	session->busy &= ~(1ULL << index);
+	while ((drain = *link) != NULL) {
+		drain->mask &= ~(1ULL << index);
+		if (drain->mask != 0) {
+			link = &drain->next;
+			continue;
+		}
+		*link = drain->next;
+		completion_signal(drain->completion, 0);
+		free(drain);
+	}
+	if (session->released && session->busy == 0)
+		vhost_controller_detach(session->controller, session);
+}
+
+uint32_t
+vhost_session_stop_all(struct vhost_session *session)
+{
+	uint64_t mask = session->busy;
+
+	for (; mask != 0; mask &= mask - 1)
+		vhost_queue_stop(&session->queues[__builtin_ctzll(mask)]);
+	return (uint32_t)__builtin_popcountll(session->busy);
+}
+
+void
+vhost_session_start_waiting(struct vhost_session *session)
+{
+	uint64_t mask = session->busy;
+
+	for (; mask != 0; mask &= mask - 1) {
+		struct vhost_queue *queue = &session->queues[__builtin_ctzll(mask)];
+		struct vhost_queue_setup setup = queue->setup;
+		int rc;
+
+		if (queue->state != VHOST_QUEUE_WAITING)
+			continue;
+		rc = vhost_queue_start(queue, &setup);
+		if (rc != 0) {
+			log_err("vhost %s: queue %u: cannot be started: %s",
+				vhost_session_name(session), queue->index, strerror(-rc));
+			vhost_queue_stop(queue);
+		}
+	}
+}
+
+uint32_t
+vhost_session_in_flight(const struct vhost_session *session)
+{
+	uint64_t mask = session->busy;
+	uint32_t in_flight = 0;
+
+	for (; mask != 0; mask &= mask - 1)
+		in_flight += virtq_in_flight(session->queues[__builtin_ctzll(mask)].setup.vq);
+	return in_flight;
+}
+
+static int
+attach_on_thread(void *arg)
+{
+	struct vhost_session *session = arg;
+
+	if (session->controller->closing)
+		return -ESHUTDOWN;
+	vhost_controller_attach(session->controller, session);
+	return 0;
+}
+
+struct start_call {
+	struct vhost_queue *queue;
+	struct vhost_queue_setup setup;
+};
+
+static int
+start_on_thread(void *arg)
+{
+	struct start_call *call = arg;
+	struct vhost_queue *queue = call->queue;
+	struct vhost_session *session = queue->session;
+	int rc = 0;
+
+	if (session->controller->closing)
+		return -ESHUTDOWN;
+	if (vhost_controller_must_wait(session->controller, session))
+		vhost_queue_wait(queue, &call->setup);
+	else
+		rc = vhost_queue_start(queue, &call->setup);
+	if (rc == 0)
+		session->busy |= 1ULL << queue->index;
+	return rc;
+}
+
+struct stop_call {
+	struct vhost_session *session;
+	struct vhost_drain *drain;
+};
+
+static int
+stop_on_thread(void *arg)
+{
+	struct stop_call *call = arg;
+	struct vhost_session *session = call->session;
+	struct vhost_drain *drain = call->drain;
+	uint64_t mask = drain->mask & session->busy;
+
+	drain->mask = mask;
+	if (mask == 0) {
+		completion_signal(drain->completion, 0);
+		free(drain);
+		return 0;
+	}
+	drain->next = session->drains;
+	session->drains = drain;
+	for (; mask != 0; mask &= mask - 1)
+		vhost_queue_stop(&session->queues[__builtin_ctzll(mask)]);
+	return 0;
+}
+
+static int
+set_fds_on_thread(void *arg)
+{
+	struct start_call *call = arg;
+
+	vhost_queue_set_fds(call->queue, call->setup.call_fd, call->setup.err_fd);
+	return 0;
+}
+
+/* ---- vhost-events thread: starting and stopping queues ---- */
+
+/* Where a ring's three parts are in memory; -EFAULT or -EINVAL when they cannot be used. */
+static int
+translate(const struct vhost_mem *memory, const struct vhost_vring *vring, struct virtq_opts *opts)
+{
+	/* virtio 1.2 §2.7: without the event index fields, which are not negotiated. */
+	uint64_t desc = 16ull * vring->size, avail = 4 + 2ull * vring->size;
+	uint64_t used = 4 + 8ull * vring->size;
+
+	opts->desc = vhost_mem_from_user(memory, vring->addr.desc, desc);
+	opts->avail = vhost_mem_from_user(memory, vring->addr.avail, avail);
+	opts->used = vhost_mem_from_user(memory, vring->addr.used, used);
+	if (opts->desc == NULL || opts->avail == NULL || opts->used == NULL)
+		return -EFAULT;
+	if ((uintptr_t)opts->desc % VRING_DESC_ALIGN_SIZE != 0 ||
+	    (uintptr_t)opts->avail % VRING_AVAIL_ALIGN_SIZE != 0 ||
+	    (uintptr_t)opts->used % VRING_USED_ALIGN_SIZE != 0)
+		return -EINVAL;
+	return 0;
+}
+
+static int
+create_virtq(struct vhost_session *session, uint32_t index, struct virtq **vq)
+{
+	const struct vhost_vring *vring = &session->vrings[index];
+	const struct vhost_device_ops *ops = session->controller->ops;
+	struct virtq_opts opts = {
+		.size = (uint16_t)vring->size,
+		.mem = session->memory->map,
+		.last_avail = vring->base,
+		.max_segments = ops->max_segments,
+		.ctx_size = ops->request_size(session->controller->device),
+		.indirect = has_feature(session, VIRTIO_RING_F_INDIRECT_DESC),
+	};
+	int rc;
+
+	rc = translate(session->memory, vring, &opts);
+	if (rc == 0)
+		rc = virtq_create(&opts, vq);
+	if (rc != 0)
+		return rc;
+	for (uint32_t i = 0; i < vring->size; i++)
+		ops->request_init(&session->queues[index], virtq_slot_at(*vq, i));
+	return 0;
+}
+
+static int
+start_queue(struct vhost_session *session, uint32_t index)
+{
+	struct vhost_vring *vring = &session->vrings[index];
+	struct start_call call = {
+		.queue = &session->queues[index],
+		.setup = {.memory = session->memory,
+			  .kick_fd = vring->kick_fd,
+			  .call_fd = vring->call_fd,
+			  .err_fd = vring->err_fd},
+	};
+	int rc;
+
+	rc = create_virtq(session, index, &call.setup.vq);
+	if (rc == 0) {
+		rc = thread_call(session->controller->thread, start_on_thread, &call);
+		if (rc != 0)
+			virtq_destroy(call.setup.vq);
+	}
+	if (rc != 0) {
+		log_warn("vhost %s: queue %u: cannot be started: %s", vhost_session_name(session),
+			 index, strerror(-rc));
+		return rc;
+	}
+	vring->running = true;
+	return 0;
+}
+
+/* Which of the queues in mask the controller's thread has. */
+static uint64_t
+running_queues(const struct vhost_session *session, uint64_t mask)
+{
+	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++) {
+		if (!session->vrings[i].running)
+			mask &= ~(1ULL << i);
+	}
+	return mask;
+}
+
+static int
+wait_until_drained(struct vhost_session *session, uint64_t mask)
+{
+	struct vhost_drain *drain = calloc(1, sizeof(*drain));
+	struct completion *completion = completion_create();
+	struct stop_call call = {.session = session, .drain = drain};
+	int rc;
+
+	if (drain == NULL || completion == NULL) {
+		free(drain);
+		if (completion != NULL) {
+			completion_signal(completion, 0);
+			completion_put(completion);
+		}
+		return -ENOMEM;
+	}
+	drain->mask = mask;
+	drain->completion = completion;
+	thread_call(session->controller->thread, stop_on_thread, &call);
+	rc = completion_wait(completion, VHOST_DRAIN_US);
+	completion_put(completion);
+	return rc;
+}
+
+/* Stops those of mask that run, and takes their virtqs back. */
+static int
+stop_queues(struct vhost_session *session, uint64_t mask)
+{
+	int rc;
+
+	mask = running_queues(session, mask);
+	if (mask == 0)
+		return 0;
+	rc = wait_until_drained(session, mask);
+	if (rc != 0) {
+		log_err("vhost %s: requests of a queue do not end within %llu s",
+			vhost_session_name(session), VHOST_DRAIN_US / 1000000);
+		return rc;
+	}
+	for (; mask != 0; mask &= mask - 1) {
+		uint32_t index = (uint32_t)__builtin_ctzll(mask);
+		struct vhost_vring *vring = &session->vrings[index];
+
+		vring->base = virtq_last_avail(session->queues[index].setup.vq);
+		virtq_destroy(session->queues[index].setup.vq);
+		vring->running = false;
+	}
+	return 0;
+}
+
+static bool
+can_run(const struct vhost_session *session, const struct vhost_vring *vring)
+{
+	return vring->kicked && vring->size != 0 && vring->has_addr && session->memory != NULL &&
+	       (vring->enabled || !has_feature(session, VHOST_USER_F_PROTOCOL_FEATURES));
+}
+
+/* Starts or stops it, as the front-end's words now are. */
+static int
+update_queue(struct vhost_session *session, uint32_t index)
+{
+	const struct vhost_vring *vring = &session->vrings[index];
+	bool run = can_run(session, vring);
+
+	if (run == vring->running)
+		return 0;
+	return run ? start_queue(session, index) : stop_queues(session, 1ULL << index);
+}
+
+/* Every queue; the first error counts. */
+static int
+update_queues(struct vhost_session *session)
+{
+	int first = 0;
+
+	for (uint32_t i = 0; i < session->controller->queue_count; i++) {
+		int rc = update_queue(session, i);
+
+		if (first == 0)
+			first = rc;
+	}
+	return first;
+}
+
+/* ---- vhost-events thread: messages ---- */
+
+int
+vhost_session_set_features(struct vhost_session *session, uint64_t features)
+{
+	if (features & ~session->controller->features)
+		return -EINVAL;
+	if (features != session->features && running_queues(session, UINT64_MAX) != 0)
+		return -EBUSY;
+	session->features = features;
+	session->controller->ops->set_features(session->controller->device, features);
+	return update_queues(session);
+}
+
+int
+vhost_session_set_mem_table(struct vhost_session *session, const struct vhost_mem_region *regions,
+			    const int *fds, uint32_t count)
+{
+	struct vhost_mem *old = session->memory, *memory;
+	int rc;
+
+	rc = vhost_mem_create(regions, fds, count, &memory);
+	if (rc != 0)
+		return rc;
+	rc = stop_queues(session, UINT64_MAX);
+	if (rc != 0) {
+		vhost_mem_destroy(memory);
+		return rc;
+	}
+	session->memory = memory;
+	vhost_mem_destroy(old);
+	return update_queues(session);
+}
+
+int
+vhost_session_set_vring_num(struct vhost_session *session, uint32_t index, uint32_t size)
+{
+	struct vhost_vring *vring = &session->vrings[index];
+
+	if (size == 0 || size > VHOST_MAX_RING_SIZE || (size & (size - 1)) != 0)
+		return -EINVAL;
+	if (vring->running)
+		return size == vring->size ? 0 : -EBUSY;
+	vring->size = size;
+	return update_queue(session, index);
+}
+
+int
+vhost_session_set_vring_base(struct vhost_session *session, uint32_t index, uint32_t base)
+{
+	if (base > UINT16_MAX)
+		return -EINVAL;
+	if (session->vrings[index].running)
+		return -EBUSY;
+	session->vrings[index].base = (uint16_t)base;
+	return 0;
+}
+
+int
+vhost_session_set_vring_addr(struct vhost_session *session, uint32_t index,
+			     const struct vhost_ring_addr *addr)
+{
+	struct vhost_vring *vring = &session->vrings[index];
+	struct vhost_vring checked = *vring;
+	struct virtq_opts opts;
+	int rc;
+
+	checked.addr = *addr;
+	if (session->memory != NULL && vring->size != 0) {
+		rc = translate(session->memory, &checked, &opts);
+		if (rc != 0)
+			return rc;
+	}
+	/* QEMU repeats it on running queues when a migration begins. */
+	rc = stop_queues(session, 1ULL << index);
+	if (rc != 0)
+		return rc;
+	vring->addr = *addr;
+	vring->has_addr = true;
+	return update_queue(session, index);
+}
+
+int
+vhost_session_set_vring_kick(struct vhost_session *session, uint32_t index, int fd)
+{
+	struct vhost_vring *vring = &session->vrings[index];
+	int rc;
+
+	rc = stop_queues(session, 1ULL << index);
+	if (rc != 0) {
+		replace_fd(&fd, -1);
+		return rc;
+	}
+	replace_fd(&vring->kick_fd, fd);
+	vring->kicked = true;
+	return update_queue(session, index);
+}
+
+/* The data path gets the new eventfds before the old one is closed. */
+static int
+swap_fd(struct vhost_session *session, uint32_t index, int *where, int fd)
+{
+	struct vhost_vring *vring = &session->vrings[index];
+	int old = *where;
+
+	*where = fd;
+	if (vring->running) {
+		struct start_call call = {
+			.queue = &session->queues[index],
+			.setup = {.call_fd = vring->call_fd, .err_fd = vring->err_fd},
+		};
+
+		thread_call(session->controller->thread, set_fds_on_thread, &call);
+	}
+	replace_fd(&old, -1);
+	return 0;
+}
+
+int
+vhost_session_set_vring_call(struct vhost_session *session, uint32_t index, int fd)
+{
+	return swap_fd(session, index, &session->vrings[index].call_fd, fd);
+}
+
+int
+vhost_session_set_vring_err(struct vhost_session *session, uint32_t index, int fd)
+{
+	return swap_fd(session, index, &session->vrings[index].err_fd, fd);
+}
+
+int
+vhost_session_set_vring_enable(struct vhost_session *session, uint32_t index, bool enable)
+{
+	session->vrings[index].enabled = enable;
+	return update_queue(session, index);
+}
+
+int
+vhost_session_get_vring_base(struct vhost_session *session, uint32_t index, uint16_t *base)
+{
+	struct vhost_vring *vring = &session->vrings[index];
+	int rc;
+
+	rc = stop_queues(session, 1ULL << index);
+	if (rc != 0)
+		return rc;
+	vring->kicked = false;
+	replace_fd(&vring->kick_fd, -1);
+	*base = vring->base;
+	return 0;
+}
+
+static void
+init_vring(struct vhost_vring *vring)
+{
+	*vring = (struct vhost_vring){.kick_fd = -1, .call_fd = -1, .err_fd = -1};
+}
+
+static void
+clear_vring(struct vhost_vring *vring)
+{
+	replace_fd(&vring->kick_fd, -1);
+	replace_fd(&vring->call_fd, -1);
+	replace_fd(&vring->err_fd, -1);
+	init_vring(vring);
+}
+
+int
+vhost_session_reset(struct vhost_session *session)
+{
+	int rc = stop_queues(session, UINT64_MAX);
+
+	if (rc != 0)
+		return rc;
+	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++)
+		clear_vring(&session->vrings[i]);
+	return 0;
+}
+
+/* ---- beginning and end ---- */
+
+int
+vhost_session_create(struct vhost_controller *controller, int vid,
+		     struct vhost_session **session_out)
+{
+	static atomic_uint next_id;
+	struct vhost_session *session = calloc(1, sizeof(*session));
+	int rc;
+
+	if (session == NULL)
+		return -ENOMEM;
+	session->controller = controller;
+	session->vid = vid;
+	session->id = atomic_fetch_add(&next_id, 1);
+	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++) {
+		init_vring(&session->vrings[i]);
+		session->queues[i].session = session;
+		session->queues[i].ops = controller->ops;
+		session->queues[i].device = controller->device;
+		session->queues[i].index = i;
+	}
+	rc = thread_call(controller->thread, attach_on_thread, session);
+	if (rc != 0) {
+		free(session);
+		return rc;
+	}
+	controller->ops->set_features(controller->device, 0);
+	*session_out = session;
+	return 0;
+}
+
+/* On a worker: unmapping much memory takes time. */
+static void
+free_session(struct work *work)
+{
+	struct vhost_session *session =
+		(struct vhost_session *)((char *)work - offsetof(struct vhost_session, free_work));
+
+	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++) {
+		if (session->vrings[i].running)
+			virtq_destroy(session->queues[i].setup.vq);
+		clear_vring(&session->vrings[i]);
+	}
+	vhost_mem_destroy(session->memory);
+	free(session);
+}
+
+static int
+release_on_thread(void *arg)
+{
+	struct vhost_session *session = arg;
+
+	for (uint64_t mask = session->busy; mask != 0; mask &= mask - 1)
+		vhost_queue_abandon(&session->queues[__builtin_ctzll(mask)]);
+	session->released = session->busy != 0;
+	if (!session->released)
+		vhost_controller_detach(session->controller, session);
+	return 0;
+}
+
+void
+vhost_session_release(struct vhost_session *session)
+{
+	thread_call(session->controller->thread, release_on_thread, session);
+}
+
+void
+vhost_session_free(struct vhost_session *session)
+{
+	if (work_submit(&session->free_work, free_session) != 0)
+		free_session(&session->free_work);
+}

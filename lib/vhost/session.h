@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * session: what a front-end has set up, and the queues that run from it. Private to lib/vhost.
+ *
+ * The vhost-events thread keeps the set-up and prepares virtqs and memory maps; the controller's thread
+ * adopts them by message, polls them, and says when a stopped queue has no request left. Each wait for it has a deadline.
+ */
+#ifndef VHOSTD_VHOST_SESSION_H
+#define VHOSTD_VHOST_SESSION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+
+#include "memory.h"
+#include "queue.h"
+#include "thread.h"
+#include "vhost.h"
+#include "work.h"
+
+/*
+ * Ring entries. Drivers have 128 to 256, QEMU's limit is 1024; each entry costs us a slot of
+ * half a KiB.
+ */
+#define VHOST_MAX_RING_SIZE 1024
+
+struct vhost_controller;
+struct vhost_drain;
+
+/* User addresses, see vhost_mem_from_user(). */
+struct vhost_ring_addr {
+	uint64_t desc;
+	uint64_t used;
+	uint64_t avail;
+};
+
+/* What the front-end has said about a queue. */
+struct vhost_vring {
+	uint32_t size; /* 0: not known yet */
+	uint16_t base; /* of a queue that does not run: where to go on in the avail ring */
+	bool has_addr;
+	bool kicked; /* from SET_VRING_KICK to GET_VRING_BASE */
+	bool enabled;
+	bool running; /* the controller's thread has it */
+	struct vhost_ring_addr addr;
+	int kick_fd; /* eventfds of ours, or -1 */
+	int call_fd;
+	int err_fd;
+};
+
+struct vhost_session {
+	/* set once */
+	struct vhost_controller *controller;
+	uint32_t id;
+	int vid; /* of DPDK, for people */
+
+	/* vhost-events thread only, until the session is released */
+	uint64_t features;
+	struct vhost_mem *memory;
+	struct vhost_vring vrings[VHOST_MAX_QUEUES];
+
+	/* controller's thread only */
+	struct vhost_queue queues[VHOST_MAX_QUEUES];
+	uint64_t busy;              /* bit per queue that is not stopped */
+	struct vhost_drain *drains; /* who waits for queues to stop */
+	bool released;
+	TAILQ_ENTRY(vhost_session) link;
+	struct work free_work;
+};
+
+_Static_assert(VHOST_MAX_QUEUES <= 64, "masks of queues are 64 bits wide");
+
+/*
+ * ---- vhost-events thread ----
+ * Each returns 0 or a negative errno. -ETIMEDOUT: requests do not end; the connection is to be closed
+ * and the session released, which waits for them without holding up anybody.
+ * index is below the controller's queue_count. fds become the session's, whatever is returned.
+ */
+
+int vhost_session_create(struct vhost_controller *controller, int vid,
+			 struct vhost_session **session);
+/*
+ * Also on another OS thread after the socket is unregistered. The rings are not touched any more when it
+ * returns; the session frees itself when its requests are done.
+ */
+void vhost_session_release(struct vhost_session *session);
+
+int vhost_session_set_features(struct vhost_session *session, uint64_t features);
+/* The queues go on in the new memory. fds stay the caller's. A table that is refused changes nothing. */
+int vhost_session_set_mem_table(struct vhost_session *session,
+				const struct vhost_mem_region *regions, const int *fds,
+				uint32_t count);
+int vhost_session_set_vring_num(struct vhost_session *session, uint32_t index, uint32_t size);
+int vhost_session_set_vring_base(struct vhost_session *session, uint32_t index, uint32_t base);
+int vhost_session_set_vring_addr(struct vhost_session *session, uint32_t index,
+				 const struct vhost_ring_addr *addr);
+int vhost_session_set_vring_kick(struct vhost_session *session, uint32_t index, int fd);
+int vhost_session_set_vring_call(struct vhost_session *session, uint32_t index, int fd);
+int vhost_session_set_vring_err(struct vhost_session *session, uint32_t index, int fd);
+int vhost_session_set_vring_enable(struct vhost_session *session, uint32_t index, bool enable);
+/* Stops the queue; returns its avail index in *base when its requests are done. */
+int vhost_session_get_vring_base(struct vhost_session *session, uint32_t index, uint16_t *base);
+/* Stops all queues and forgets about them. */
+int vhost_session_reset(struct vhost_session *session);
+
+/* ---- controller's thread ---- */
+
+/* From queue.c. */
+void vhost_session_queue_stopped(struct vhost_session *session, uint32_t index);
+/* Takes nothing new in any queue. Returns how many still have requests. */
+uint32_t vhost_session_stop_all(struct vhost_session *session);
+/* Starts the queues that had to wait for another session. */
+void vhost_session_start_waiting(struct vhost_session *session);
+uint32_t vhost_session_in_flight(const struct vhost_session *session);
+/* From vhost_controller_detach(): a worker frees it. */
+void vhost_session_free(struct vhost_session *session);
+
+/* Any thread. */
+const char *vhost_session_name(const struct vhost_session *session);
+
+#endif

@@ -1,0 +1,484 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The only file that calls DPDK's vhost library. */
+#include "vhost_user.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <rte_vhost.h>
+
+#include "connection.h"
+#include "controller.h"
+#include "log.h"
+#include "message.h"
+#include "session.h"
+
+_Static_assert(VHOST_SOCKET_PATH_MAX + 1 == sizeof(((struct sockaddr_un *)0)->sun_path),
+	       "DPDK cuts longer paths silently");
+
+/*
+ * How long a front-end may take between a message's header and its payload (all that are known send
+ * both in one call), and to make room for an answer. vhost-events serves nobody else meanwhile.
+ */
+#define SOCKET_TIMEOUT_MS 100
+/* Accepted connections of one socket; those that say nothing count too. */
+#define MAX_CONNECTIONS 8
+
+static char socket_folder[VHOST_SOCKET_PATH_MAX + 1];
+
+/* A lock, because DPDK calls back on a thread of its own that takes no messages. */
+static pthread_mutex_t endpoints_lock = PTHREAD_MUTEX_INITIALIZER;
+static LIST_HEAD(, vhost_endpoint) endpoints = LIST_HEAD_INITIALIZER(endpoints);
+
+/* By vid. Written by vhost-events, and by a worker after unregistering. */
+static _Atomic(struct vhost_connection *) connections[RTE_MAX_VHOST_DEVICE];
+
+/* ---- sockets ---- */
+
+static void
+set_address(struct sockaddr_un *address, const char *path)
+{
+	memset(address, 0, sizeof(*address));
+	address->sun_family = AF_UNIX;
+	snprintf(address->sun_path, sizeof(address->sun_path), "%s", path);
+}
+
+static bool
+is_bound_to(int fd, const char *path)
+{
+	struct sockaddr_un address = {0};
+	socklen_t length = sizeof(address);
+
+	return getsockname(fd, (struct sockaddr *)&address, &length) == 0 &&
+	       address.sun_family == AF_UNIX &&
+	       strncmp(address.sun_path, path, sizeof(address.sun_path)) == 0;
+}
+
+static bool
+is_listening(int fd)
+{
+	int value = 0;
+	socklen_t length = sizeof(value);
+
+	return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &value, &length) == 0 && value != 0;
+}
+
+static bool
+is_known(const struct vhost_endpoint *endpoint, int fd)
+{
+	const struct vhost_connection *connection;
+
+	LIST_FOREACH (connection, &endpoint->connections, link) {
+		if (connection->fd == fd)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * DPDK does not tell its descriptors, so they are looked for: the socket that listens on the
+ * endpoint's path, or the one accepted there that belongs to no connection yet. -1: not found.
+ */
+static int
+find_socket(const struct vhost_endpoint *endpoint, bool listening)
+{
+	DIR *folder = opendir("/proc/self/fd");
+	struct dirent *entry;
+	int found = -1;
+
+	if (folder == NULL)
+		return -1;
+	while (found < 0 && (entry = readdir(folder)) != NULL) {
+		int fd = atoi(entry->d_name);
+
+		if (entry->d_name[0] != '.' && is_bound_to(fd, endpoint->path) &&
+		    is_listening(fd) == listening && !is_known(endpoint, fd))
+			found = fd;
+	}
+	closedir(folder);
+	return found;
+}
+
+/* ---- callbacks; vhost-events thread ---- */
+
+static struct vhost_endpoint *
+find_endpoint(int vid)
+{
+	char path[VHOST_SOCKET_PATH_MAX + 1];
+	struct vhost_endpoint *endpoint;
+
+	if (rte_vhost_get_ifname(vid, path, sizeof(path)) != 0)
+		return NULL;
+	pthread_mutex_lock(&endpoints_lock);
+	LIST_FOREACH (endpoint, &endpoints, link) {
+		if (strcmp(endpoint->path, path) == 0)
+			break;
+	}
+	pthread_mutex_unlock(&endpoints_lock);
+	return endpoint;
+}
+
+static enum rte_vhost_msg_result
+on_message(int vid, void *context)
+{
+	struct vhost_connection *connection = atomic_load(&connections[vid]);
+	struct vhost_message *message = context;
+	bool close_it = false;
+	int rc;
+
+	rc = vhost_msg_handle(connection, message, &close_it);
+	if (rc == VHOST_REPLY)
+		return RTE_VHOST_MSG_RESULT_REPLY;
+	if (rc == VHOST_HANDLED)
+		return RTE_VHOST_MSG_RESULT_OK;
+	if (close_it) {
+		/* Before the front-end sees the end: the used indices that it sees then are final. */
+		vhost_user_retire(connection);
+		/* DPDK closes the connection of a failure that nobody wants to be told. */
+		message->header.flags &= ~VHOST_MSG_NEED_REPLY;
+	}
+	return RTE_VHOST_MSG_RESULT_ERR;
+}
+
+static const struct rte_vhost_user_extern_ops message_ops = {.pre_msg_handle = on_message};
+
+static void
+prepare_socket(int fd)
+{
+	struct timeval timeout = {.tv_usec = SOCKET_TIMEOUT_MS * 1000};
+
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
+	fcntl(fd, F_SETFD, FD_CLOEXEC);
+}
+
+static int
+on_new_connection(int vid)
+{
+	struct vhost_endpoint *endpoint = find_endpoint(vid);
+	struct vhost_connection *connection;
+	unsigned int count = 0;
+
+	/* The poke has none. */
+	if (endpoint == NULL)
+		return 0;
+	LIST_FOREACH (connection, &endpoint->connections, link)
+		count++;
+	connection = count < MAX_CONNECTIONS ? calloc(1, sizeof(*connection)) : NULL;
+	if (connection == NULL ||
+	    rte_vhost_extern_callback_register(vid, &message_ops, NULL) != 0) {
+		log_warn("vhost %s: a connection is refused: %s", endpoint->controller->name,
+			 count < MAX_CONNECTIONS ? "no memory" : "there are too many");
+		free(connection);
+		return -1;
+	}
+	connection->endpoint = endpoint;
+	connection->vid = vid;
+	connection->fd = find_socket(endpoint, false);
+	if (connection->fd >= 0)
+		prepare_socket(connection->fd);
+	LIST_INSERT_HEAD(&endpoint->connections, connection, link);
+	atomic_store(&connections[vid], connection);
+	return 0;
+}
+
+void
+vhost_user_retire(struct vhost_connection *connection)
+{
+	struct vhost_endpoint *endpoint = connection->endpoint;
+
+	if (connection->session == NULL)
+		return;
+	vhost_session_release(connection->session);
+	connection->session = NULL;
+	connection->refused = true;
+	vhost_user_set_backend_fd(endpoint, -1);
+	endpoint->active = NULL;
+}
+
+static void
+end_connection(struct vhost_connection *connection)
+{
+	vhost_user_retire(connection);
+	LIST_REMOVE(connection, link);
+	free(connection);
+}
+
+static void
+on_destroy_connection(int vid)
+{
+	struct vhost_connection *connection = atomic_exchange(&connections[vid], NULL);
+
+	if (connection != NULL)
+		end_connection(connection);
+}
+
+static const struct rte_vhost_device_ops device_ops = {
+	.new_connection = on_new_connection,
+	.destroy_connection = on_destroy_connection,
+};
+
+/* ---- the poke ---- */
+
+/*
+ * vhost-events sleeps in poll() for up to a second and does not see a socket that begins to
+ * listen meanwhile. It wakes up for a connection that DPDK makes as a client: one to ourselves.
+ */
+static pthread_mutex_t poke_lock =
+	PTHREAD_MUTEX_INITIALIZER; /* workers may poke at the same time */
+static char poke_path[VHOST_SOCKET_PATH_MAX + 1];
+static int poke_fd = -1;
+
+static int
+poke(void)
+{
+	int rc, fd;
+
+	pthread_mutex_lock(&poke_lock);
+	rc = rte_vhost_driver_register(poke_path,
+				       RTE_VHOST_USER_CLIENT | RTE_VHOST_USER_NO_RECONNECT);
+	if (rc == 0) {
+		rc = rte_vhost_driver_callback_register(poke_path, &device_ops);
+		if (rc == 0)
+			rc = rte_vhost_driver_start(poke_path);
+		fd = rc == 0 ? accept4(poke_fd, NULL, NULL, SOCK_CLOEXEC) : -1;
+		if (fd >= 0)
+			close(fd);
+		rte_vhost_driver_unregister(poke_path);
+	}
+	pthread_mutex_unlock(&poke_lock);
+	return rc == 0 ? 0 : -EIO;
+}
+
+static int
+open_poke(void)
+{
+	struct sockaddr_un address;
+
+	poke_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (poke_fd < 0)
+		return -errno;
+	set_address(&address, poke_path);
+	unlink(poke_path);
+	if (bind(poke_fd, (struct sockaddr *)&address, sizeof(address)) != 0 ||
+	    listen(poke_fd, 1) != 0)
+		return -errno;
+	return 0;
+}
+
+/* ---- beginning and end ---- */
+
+int
+vhost_user_path(const char *name, char path[VHOST_SOCKET_PATH_MAX + 1], struct errmsg *err)
+{
+	int length = snprintf(path, VHOST_SOCKET_PATH_MAX + 1, "%s/%s", socket_folder, name);
+
+	if (length > VHOST_SOCKET_PATH_MAX)
+		return err_set(err, -ENAMETOOLONG,
+			       "socket path %s/%s has %d bytes, at most %d are possible: choose a "
+			       "shorter name or socket folder",
+			       socket_folder, name, length, VHOST_SOCKET_PATH_MAX);
+	return 0;
+}
+
+static int
+check_folder(struct errmsg *err)
+{
+	struct stat st;
+
+	if (stat(socket_folder, &st) != 0)
+		return err_set(err, -errno, "socket folder %s: %s", socket_folder, strerror(errno));
+	if (!S_ISDIR(st.st_mode))
+		return err_set(err, -ENOTDIR, "socket folder %s: is not a folder", socket_folder);
+	if (access(socket_folder, W_OK | X_OK) != 0)
+		return err_set(err, -errno, "socket folder %s: %s", socket_folder, strerror(errno));
+	return 0;
+}
+
+int
+vhost_user_init(const char *socket_dir, struct errmsg *err)
+{
+	size_t length = strlen(socket_dir);
+	int rc;
+
+	while (length > 1 && socket_dir[length - 1] == '/')
+		length--;
+	if (length >= sizeof(socket_folder))
+		return err_set(err, -ENAMETOOLONG, "socket folder %s: the path is too long",
+			       socket_dir);
+	memcpy(socket_folder, socket_dir, length);
+	socket_folder[length] = '\0';
+	if (mkdir(socket_folder, 0755) != 0 && errno != EEXIST)
+		return err_set(err, -errno, "socket folder %s: cannot be made: %s", socket_folder,
+			       strerror(errno));
+	rc = check_folder(err);
+	if (rc == 0) {
+		char name[32];
+
+		snprintf(name, sizeof(name), ".vhostd-%d", (int)getpid());
+		rc = vhost_user_path(name, poke_path, err);
+	}
+	if (rc != 0)
+		return rc;
+	rc = open_poke();
+	/* The first poke starts vhost-events. */
+	if (rc == 0)
+		rc = poke();
+	if (rc != 0) {
+		vhost_user_fini();
+		return err_set(err, rc, "socket folder %s: DPDK's vhost library does not start: %s",
+			       socket_folder, strerror(-rc));
+	}
+	return 0;
+}
+
+void
+vhost_user_fini(void)
+{
+	if (poke_fd >= 0)
+		close(poke_fd);
+	poke_fd = -1;
+	unlink(poke_path);
+}
+
+/* Makes way for our socket: removes a stale one, and leaves alone what somebody uses. */
+static int
+clear_path(const char *path, struct errmsg *err)
+{
+	struct sockaddr_un address;
+	struct stat st;
+	int fd, rc;
+
+	if (lstat(path, &st) != 0)
+		return errno == ENOENT ? 0 : err_set(err, -errno, "%s: %s", path, strerror(errno));
+	if (!S_ISSOCK(st.st_mode))
+		return err_set(err, -EADDRINUSE, "%s: exists and is not a socket", path);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return err_set(err, -errno, "%s: %s", path, strerror(errno));
+	set_address(&address, path);
+	rc = connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0 ? 0 : -errno;
+	close(fd);
+	if (rc != -ECONNREFUSED)
+		return err_set(err, -EADDRINUSE, "%s: another process listens on it", path);
+	if (unlink(path) != 0 && errno != ENOENT)
+		return err_set(err, -errno, "%s: a stale socket that cannot be removed: %s", path,
+			       strerror(errno));
+	return 0;
+}
+
+static int
+start_driver(struct vhost_endpoint *endpoint)
+{
+	const char *path = endpoint->path;
+	int fd;
+
+	/* Features are answered by us; DPDK learns by them that this is no network device. */
+	if (rte_vhost_driver_set_features(path, endpoint->controller->features) != 0 ||
+	    rte_vhost_driver_callback_register(path, &device_ops) != 0 ||
+	    rte_vhost_driver_start(path) != 0)
+		return -EIO;
+	/* DPDK may call accept() although nobody connects (a stale result of its poll()). */
+	fd = find_socket(endpoint, true);
+	if (fd >= 0) {
+		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+		fcntl(fd, F_SETFD, FD_CLOEXEC);
+	}
+	return poke();
+}
+
+static void
+forget(struct vhost_endpoint *endpoint)
+{
+	pthread_mutex_lock(&endpoints_lock);
+	LIST_REMOVE(endpoint, link);
+	pthread_mutex_unlock(&endpoints_lock);
+	pthread_mutex_destroy(&endpoint->backend_lock);
+}
+
+int
+vhost_user_listen(struct vhost_endpoint *endpoint, struct errmsg *err)
+{
+	int rc;
+
+	rc = check_folder(err);
+	if (rc == 0)
+		rc = clear_path(endpoint->path, err);
+	if (rc != 0)
+		return rc;
+	if (rte_vhost_driver_register(endpoint->path, 0) != 0)
+		return err_set(err, -ENOMEM, "%s: DPDK takes no more sockets", endpoint->path);
+	LIST_INIT(&endpoint->connections);
+	pthread_mutex_init(&endpoint->backend_lock, NULL);
+	endpoint->backend_fd = -1;
+	pthread_mutex_lock(&endpoints_lock);
+	LIST_INSERT_HEAD(&endpoints, endpoint, link);
+	pthread_mutex_unlock(&endpoints_lock);
+
+	rc = start_driver(endpoint);
+	if (rc != 0) {
+		rte_vhost_driver_unregister(endpoint->path);
+		forget(endpoint);
+		return err_set(err, rc, "%s: cannot listen there; DPDK's reason is in the log",
+			       endpoint->path);
+	}
+	return 0;
+}
+
+void
+vhost_user_unlisten(struct vhost_endpoint *endpoint)
+{
+	struct vhost_connection *connection;
+
+	rte_vhost_driver_unregister(endpoint->path);
+	/* The kernel closes what vhost-events waits for only when that wait ends. */
+	poke();
+	/* DPDK has ended these without a word; a vid may be somebody else's by now. */
+	while ((connection = LIST_FIRST(&endpoint->connections)) != NULL) {
+		struct vhost_connection *expected = connection;
+
+		atomic_compare_exchange_strong(&connections[connection->vid], &expected, NULL);
+		end_connection(connection);
+	}
+	forget(endpoint);
+}
+
+/* ---- requests of ours ---- */
+
+void
+vhost_user_set_backend_fd(struct vhost_endpoint *endpoint, int fd)
+{
+	pthread_mutex_lock(&endpoint->backend_lock);
+	if (endpoint->backend_fd >= 0)
+		close(endpoint->backend_fd);
+	endpoint->backend_fd = fd;
+	pthread_mutex_unlock(&endpoint->backend_lock);
+}
+
+/* rte_vhost_slave_config_change() would block where the front-end does not read. */
+void
+vhost_user_config_changed(struct vhost_endpoint *endpoint)
+{
+	const struct vhost_msg_header header = {.request = VHOST_BACKEND_CONFIG_CHANGE,
+						.flags = 1 /* protocol version */};
+	ssize_t sent = sizeof(header);
+
+	pthread_mutex_lock(&endpoint->backend_lock);
+	if (endpoint->backend_fd >= 0)
+		sent = send(endpoint->backend_fd, &header, sizeof(header),
+			    MSG_DONTWAIT | MSG_NOSIGNAL);
+	pthread_mutex_unlock(&endpoint->backend_lock);
+	if (sent != (ssize_t)sizeof(header))
+		log_warn("vhost %s: the front-end cannot be told of a new configuration",
+			 endpoint->controller->name);
+}

@@ -1,0 +1,789 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Sessions without sockets: the test is the vhost-events thread, another OS thread polls the
+ * controller's, and the device keeps requests for as long as the test wants.
+ */
+/* links: vhost virtio bdev testlib thread env */
+#include <errno.h>
+#include <linux/virtio_ring.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "env.h"
+#include "vhost/controller.h"
+#include "vhost/session.h"
+
+#define PROTOCOL_FEATURES (1ULL << 30)
+#define FEATURES          (PROTOCOL_FEATURES | 1ULL << VIRTIO_RING_F_INDIRECT_DESC)
+#define DEADLINE_MS       10000
+#define RING_SIZE         16
+#define GPA               0x100000000ULL
+#define USER              0x7e0000000000ULL
+#define MEMORY_SIZE       (1u << 20)
+/* Offsets in memory. */
+#define DESC   0
+#define AVAIL  4096
+#define USED   8192
+#define BUFFER 16384
+
+/* ---- a device that completes when it is told to ---- */
+
+static struct {
+	atomic_bool hold;
+	atomic_uint handled;
+	struct virtq_slot *held[RING_SIZE]; /* controller's thread */
+	unsigned int held_count;
+	struct vhost_queue *held_queue;
+} device;
+
+static void
+device_handle(struct vhost_queue *queue, struct virtq_slot **slots, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		if (device.hold) {
+			device.held_queue = queue;
+			device.held[device.held_count++] = slots[i];
+		} else {
+			vhost_queue_complete(queue, slots[i], 7);
+		}
+	}
+	atomic_fetch_add(&device.handled, count);
+}
+
+/* On the controller's thread. */
+static int
+device_let_go(void *arg)
+{
+	(void)arg;
+	device.hold = false;
+	for (unsigned int i = 0; i < device.held_count; i++)
+		vhost_queue_complete(device.held_queue, device.held[i], 7);
+	device.held_count = 0;
+	return 0;
+}
+
+static uint64_t
+device_features(void *ctx)
+{
+	(void)ctx;
+	return 0;
+}
+
+static void
+device_set_features(void *ctx, uint64_t features)
+{
+	(void)ctx;
+	(void)features;
+}
+
+static size_t
+device_request_size(void *ctx)
+{
+	(void)ctx;
+	return 16;
+}
+
+static void
+device_request_init(struct vhost_queue *queue, struct virtq_slot *slot)
+{
+	(void)queue;
+	(void)slot;
+}
+
+static const struct vhost_device_ops device_ops = {
+	.name = "test",
+	.max_segments = 16,
+	.features = device_features,
+	.set_features = device_set_features,
+	.request_size = device_request_size,
+	.request_init = device_request_init,
+	.handle = device_handle,
+};
+
+/* ---- the rig ---- */
+
+static struct vhost_controller *controller;
+static struct vhost_session *session;
+static atomic_bool poller_stops;
+static pthread_t poller_thread;
+static int memory_fd;
+static uint8_t *memory; /* the driver's view */
+static int kick_fd, call_fd, err_fd;
+static uint16_t avail_index;
+
+static void *
+poll_thread(void *arg)
+{
+	struct thread *thread = arg;
+
+	while (!poller_stops || !thread_is_exited(thread)) {
+		thread_poll(thread, 0, env_ticks());
+		sched_yield();
+	}
+	thread_destroy(thread);
+	return NULL;
+}
+
+static int
+setup(void **state)
+{
+	static const struct thread_lib_ops ops;
+
+	(void)state;
+	assert_int_equal(thread_lib_init(&ops), 0);
+	assert_int_equal(work_pool_start(NULL), 0);
+	memset(&device, 0, sizeof(device));
+	controller = calloc(1, sizeof(*controller));
+	assert_non_null(controller);
+	strcpy(controller->name, "test");
+	controller->ops = &device_ops;
+	controller->queue_count = 4;
+	controller->features = FEATURES;
+	TAILQ_INIT(&controller->sessions);
+	controller->thread = thread_create("controller", NULL);
+	poller_stops = false;
+	assert_int_equal(pthread_create(&poller_thread, NULL, poll_thread, controller->thread), 0);
+	memory_fd = memfd_create("guest", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(memory_fd, MEMORY_SIZE), 0);
+	memory = mmap(NULL, MEMORY_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, memory_fd, 0);
+	assert_ptr_not_equal(memory, MAP_FAILED);
+	avail_index = 0;
+	assert_int_equal(vhost_session_create(controller, 0, &session), 0);
+	return 0;
+}
+
+static int
+exit_thread(void *arg)
+{
+	(void)arg;
+	thread_exit(thread_current());
+	return 0;
+}
+
+static int
+teardown(void **state)
+{
+	(void)state;
+	if (session != NULL)
+		vhost_session_release(session);
+	session = NULL;
+	thread_call(controller->thread, device_let_go, NULL);
+	thread_call(controller->thread, exit_thread, NULL);
+	poller_stops = true;
+	pthread_join(poller_thread, NULL);
+	assert_true(TAILQ_EMPTY(&controller->sessions));
+	work_pool_stop();
+	thread_lib_fini();
+	munmap(memory, MEMORY_SIZE);
+	close(memory_fd);
+	free(controller);
+	return 0;
+}
+
+static uint64_t
+now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* ---- messages ---- */
+
+static int
+send_mem_table(void)
+{
+	struct vhost_mem_region region = {.gpa = GPA, .size = MEMORY_SIZE, .user_addr = USER};
+
+	return vhost_session_set_mem_table(session, &region, &memory_fd, 1);
+}
+
+static int
+send_num(void)
+{
+	return vhost_session_set_vring_num(session, 0, RING_SIZE);
+}
+
+static int
+send_addr(void)
+{
+	struct vhost_ring_addr addr = {
+		.desc = USER + DESC, .avail = USER + AVAIL, .used = USER + USED};
+
+	return vhost_session_set_vring_addr(session, 0, &addr);
+}
+
+static int
+send_kick(void)
+{
+	kick_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	return vhost_session_set_vring_kick(session, 0, kick_fd);
+}
+
+static int
+send_enable(void)
+{
+	return vhost_session_set_vring_enable(session, 0, true);
+}
+
+static int
+send_features(void)
+{
+	return vhost_session_set_features(session, FEATURES);
+}
+
+typedef int (*send_fn)(void);
+static const send_fn start_messages[] = {send_mem_table, send_num, send_addr, send_kick,
+					 send_enable};
+#define START_MESSAGES (sizeof(start_messages) / sizeof(start_messages[0]))
+
+static void
+send_call(void)
+{
+	call_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	assert_int_equal(vhost_session_set_vring_call(session, 0, dup(call_fd)), 0);
+}
+
+static void
+start(void)
+{
+	assert_int_equal(send_features(), 0);
+	for (size_t i = 0; i < START_MESSAGES; i++)
+		assert_int_equal(start_messages[i](), 0);
+	assert_true(session->vrings[0].running);
+}
+
+static uint16_t
+get_base(void)
+{
+	uint16_t base = 0xdead;
+
+	assert_int_equal(vhost_session_get_vring_base(session, 0, &base), 0);
+	assert_false(session->vrings[0].running);
+	return base;
+}
+
+/* ---- the driver ---- */
+
+static void
+offer(void)
+{
+	struct vring_desc *desc = (struct vring_desc *)(memory + DESC);
+	struct vring_avail *avail = (struct vring_avail *)(memory + AVAIL);
+	uint16_t slot = avail_index % RING_SIZE;
+
+	desc[slot] =
+		(struct vring_desc){.addr = GPA + BUFFER, .len = 16, .flags = VRING_DESC_F_WRITE};
+	avail->ring[slot] = slot;
+	__atomic_store_n(&avail->idx, ++avail_index, __ATOMIC_RELEASE);
+}
+
+static uint16_t
+used_index(void)
+{
+	return __atomic_load_n(&((struct vring_used *)(memory + USED))->idx, __ATOMIC_ACQUIRE);
+}
+
+static bool
+wait_for_used(uint16_t index, uint64_t timeout_ms)
+{
+	uint64_t end = now_ms() + timeout_ms;
+
+	while (used_index() != index) {
+		if (now_ms() > end)
+			return false;
+		sched_yield();
+	}
+	return true;
+}
+
+static void
+wait_for_handled(unsigned int count)
+{
+	uint64_t end = now_ms() + DEADLINE_MS;
+
+	while (device.handled != count) {
+		assert_true(now_ms() < end);
+		sched_yield();
+	}
+}
+
+static void
+do_one(void)
+{
+	offer();
+	assert_true(wait_for_used(avail_index, DEADLINE_MS));
+}
+
+static uint64_t
+read_eventfd(int fd)
+{
+	struct pollfd pollfd = {.fd = fd, .events = POLLIN};
+	uint64_t value = 0;
+
+	if (poll(&pollfd, 1, DEADLINE_MS) == 1)
+		assert_int_equal(read(fd, &value, sizeof(value)), sizeof(value));
+	return value;
+}
+
+/* ---- starting ---- */
+
+static void
+reset_rings(void)
+{
+	memset(memory, 0, BUFFER);
+	avail_index = 0;
+}
+
+/* The k-th order of n things. */
+static void
+nth_order(unsigned int k, unsigned int order[START_MESSAGES])
+{
+	bool taken[START_MESSAGES] = {false};
+
+	for (unsigned int i = 0; i < START_MESSAGES; i++) {
+		unsigned int left = START_MESSAGES - i, skip = k % left, candidate = 0;
+
+		k /= left;
+		while (taken[candidate] || skip > 0) {
+			if (!taken[candidate])
+				skip--;
+			candidate++;
+		}
+		taken[candidate] = true;
+		order[i] = candidate;
+	}
+}
+
+/* A queue runs as soon as everything is known, in whatever order it came. */
+static void
+test_any_order(void **state)
+{
+	(void)state;
+	for (unsigned int k = 0; k < 120; k++) {
+		unsigned int order[START_MESSAGES];
+
+		reset_rings();
+		assert_int_equal(send_features(), 0);
+		nth_order(k, order);
+		for (unsigned int i = 0; i < START_MESSAGES; i++) {
+			assert_false(session->vrings[0].running);
+			assert_int_equal(start_messages[order[i]](), 0);
+		}
+		assert_true(session->vrings[0].running);
+		do_one();
+		assert_int_equal(get_base(), 1);
+		assert_int_equal(vhost_session_reset(session), 0);
+		vhost_session_release(session);
+		assert_int_equal(vhost_session_create(controller, 0, &session), 0);
+	}
+}
+
+/* Without protocol features there is no SET_VRING_ENABLE. */
+static void
+test_no_protocol_features(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < START_MESSAGES - 1; i++)
+		assert_int_equal(start_messages[i](), 0);
+	assert_true(session->vrings[0].running);
+	do_one();
+}
+
+static void
+test_stop_and_go_on(void **state)
+{
+	(void)state;
+	start();
+	for (int i = 0; i < 40; i++)
+		do_one();
+	assert_int_equal(get_base(), 40);
+	/* Offered while it does not run: it is there when it runs again. */
+	offer();
+	assert_false(wait_for_used(41, 20));
+	assert_int_equal(send_kick(), 0);
+	assert_true(wait_for_used(41, DEADLINE_MS));
+	/* Disabled and enabled. */
+	assert_int_equal(vhost_session_set_vring_enable(session, 0, false), 0);
+	assert_false(session->vrings[0].running);
+	offer();
+	assert_false(wait_for_used(42, 20));
+	assert_int_equal(send_enable(), 0);
+	assert_true(wait_for_used(42, DEADLINE_MS));
+	assert_int_equal(get_base(), 42);
+	/* An index of the front-end's choice, near the wrap of 16 bits. */
+	memset(memory, 0, BUFFER);
+	((struct vring_used *)(memory + USED))->idx = 65530;
+	((struct vring_avail *)(memory + AVAIL))->idx = 65530;
+	avail_index = 65530;
+	assert_int_equal(vhost_session_set_vring_base(session, 0, 65530), 0);
+	assert_int_equal(send_kick(), 0);
+	for (int i = 0; i < 20; i++)
+		do_one();
+	assert_int_equal(get_base(), (uint16_t)(65530 + 20));
+}
+
+static void
+test_reset(void **state)
+{
+	(void)state;
+	start();
+	do_one();
+	assert_int_equal(vhost_session_reset(session), 0);
+	assert_false(session->vrings[0].running);
+	assert_int_equal(session->vrings[0].size, 0);
+	assert_int_equal(session->vrings[0].kick_fd, -1);
+}
+
+/* ---- what is refused ---- */
+
+static void
+test_bad_values(void **state)
+{
+	static const uint32_t sizes[] = {0, 3, 100, 2 * VHOST_MAX_RING_SIZE, 65536, UINT32_MAX};
+
+	(void)state;
+	assert_int_equal(vhost_session_set_features(session, 1ULL << 34), -EINVAL);
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
+		assert_int_equal(vhost_session_set_vring_num(session, 0, sizes[i]), -EINVAL);
+	assert_int_equal(vhost_session_set_vring_num(session, 0, VHOST_MAX_RING_SIZE), 0);
+	assert_int_equal(vhost_session_set_vring_base(session, 0, 65536), -EINVAL);
+	start();
+	do_one();
+	assert_int_equal(vhost_session_set_vring_num(session, 0, 2 * RING_SIZE), -EBUSY);
+	assert_int_equal(vhost_session_set_vring_num(session, 0, RING_SIZE), 0);
+	assert_int_equal(vhost_session_set_vring_base(session, 0, 5), -EBUSY);
+	assert_int_equal(vhost_session_set_features(session, PROTOCOL_FEATURES), -EBUSY);
+	assert_int_equal(vhost_session_set_features(session, FEATURES), 0);
+	do_one();
+}
+
+static int
+try_addr(uint64_t desc, uint64_t avail, uint64_t used)
+{
+	struct vhost_ring_addr addr = {.desc = desc, .avail = avail, .used = used};
+
+	return vhost_session_set_vring_addr(session, 0, &addr);
+}
+
+/* Each part must be inside memory to its last byte, and aligned; a queue that runs is not disturbed. */
+static void
+test_ring_addresses(void **state)
+{
+	const uint64_t end = USER + MEMORY_SIZE;
+
+	(void)state;
+	start();
+	do_one();
+	assert_int_equal(try_addr(end - 16 * RING_SIZE + 16, USER + AVAIL, USER + USED), -EFAULT);
+	assert_int_equal(try_addr(USER + DESC, end - 2 * RING_SIZE - 2, USER + USED), -EFAULT);
+	assert_int_equal(try_addr(USER + DESC, USER + AVAIL, end - 8 * RING_SIZE), -EFAULT);
+	assert_int_equal(try_addr(0, USER + AVAIL, USER + USED), -EFAULT);
+	assert_int_equal(try_addr(USER + DESC, UINT64_MAX - 1, USER + USED), -EFAULT);
+	assert_int_equal(try_addr(USER + DESC, USER + AVAIL, USER - 4), -EFAULT);
+	assert_int_equal(try_addr(USER + DESC + 8, USER + AVAIL, USER + USED), -EINVAL);
+	assert_int_equal(try_addr(USER + DESC, USER + AVAIL + 1, USER + USED), -EINVAL);
+	assert_int_equal(try_addr(USER + DESC, USER + AVAIL, USER + USED + 2), -EINVAL);
+	do_one();
+	/* The same again, as QEMU sends it when a migration begins. */
+	assert_int_equal(send_addr(), 0);
+	do_one();
+	assert_int_equal(get_base(), 3);
+	/* Up to the very end is fine. */
+	assert_int_equal(try_addr(USER + DESC, USER + AVAIL, end - 4 - 8 * RING_SIZE), 0);
+}
+
+/* ADDR before MEM_TABLE cannot be checked; the start says it. */
+static void
+test_bad_address_first(void **state)
+{
+	(void)state;
+	assert_int_equal(send_features(), 0);
+	assert_int_equal(send_num(), 0);
+	assert_int_equal(try_addr(USER + MEMORY_SIZE, USER, USER), 0);
+	assert_int_equal(send_enable(), 0);
+	assert_int_equal(send_mem_table(), 0);
+	assert_int_equal(send_kick(), -EFAULT);
+	assert_false(session->vrings[0].running);
+	assert_int_equal(send_addr(), 0);
+	assert_true(session->vrings[0].running);
+	do_one();
+}
+
+/* ---- memory ---- */
+
+static void
+test_mem_table_while_idle(void **state)
+{
+	(void)state;
+	start();
+	for (int i = 0; i < 50; i++) {
+		do_one();
+		assert_int_equal(send_mem_table(), 0);
+		assert_true(session->vrings[0].running);
+	}
+	assert_int_equal(get_base(), 50);
+}
+
+static void *
+let_go_later(void *arg)
+{
+	(void)arg;
+	usleep(50000);
+	thread_call(controller->thread, device_let_go, NULL);
+	return NULL;
+}
+
+/* Requests finish in the old memory before it goes. */
+static void
+test_mem_table_waits(void **state)
+{
+	pthread_t thread;
+
+	(void)state;
+	start();
+	device.hold = true;
+	offer();
+	offer();
+	wait_for_handled(2);
+	assert_int_equal(pthread_create(&thread, NULL, let_go_later, NULL), 0);
+	assert_int_equal(send_mem_table(), 0);
+	assert_int_equal(used_index(), 2);
+	pthread_join(thread, NULL);
+	do_one();
+	assert_int_equal(get_base(), 3);
+}
+
+static void
+test_bad_mem_table(void **state)
+{
+	struct vhost_mem_region regions[2] = {
+		{.gpa = GPA, .size = 2 * MEMORY_SIZE, .user_addr = USER},
+		{.gpa = GPA, .size = MEMORY_SIZE, .user_addr = USER + (1 << 30)},
+	};
+	int fds[2] = {memory_fd, memory_fd};
+
+	(void)state;
+	start();
+	do_one();
+	/* Larger than its file: nothing changes. */
+	assert_int_equal(vhost_session_set_mem_table(session, regions, fds, 1), -ERANGE);
+	do_one();
+	/* Without the rings: taken, but the queue stops until there is a better one. */
+	assert_int_equal(vhost_session_set_mem_table(session, regions + 1, fds, 1), -EFAULT);
+	assert_false(session->vrings[0].running);
+	offer();
+	assert_false(wait_for_used(3, 20));
+	assert_int_equal(send_mem_table(), 0);
+	assert_true(wait_for_used(3, DEADLINE_MS));
+	assert_int_equal(get_base(), 3);
+}
+
+/* ---- eventfds ---- */
+
+static void
+test_call_swap(void **state)
+{
+	int old;
+
+	(void)state;
+	send_call();
+	start();
+	/* Told once at the start: something may have happened before. */
+	assert_int_equal(read_eventfd(call_fd), 1);
+	do_one();
+	assert_int_equal(read_eventfd(call_fd), 1);
+	old = call_fd;
+	send_call();
+	assert_int_equal(read_eventfd(call_fd), 1);
+	do_one();
+	assert_int_equal(read_eventfd(call_fd), 1);
+	assert_int_equal(close(old), 0);
+	close(call_fd);
+	/* None at all: nobody is told, and it works. */
+	assert_int_equal(vhost_session_set_vring_call(session, 0, -1), 0);
+	do_one();
+}
+
+static void
+test_error_eventfd(void **state)
+{
+	struct vring_avail *avail = (struct vring_avail *)(memory + AVAIL);
+
+	(void)state;
+	err_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	assert_int_equal(vhost_session_set_vring_err(session, 0, dup(err_fd)), 0);
+	start();
+	do_one();
+	avail->ring[avail_index % RING_SIZE] = RING_SIZE;
+	__atomic_store_n(&avail->idx, ++avail_index, __ATOMIC_RELEASE);
+	assert_int_equal(read_eventfd(err_fd), 1);
+	assert_int_equal(used_index(), 1);
+	/* It is reset by a stop. */
+	get_base();
+	reset_rings();
+	assert_int_equal(vhost_session_set_vring_base(session, 0, 0), 0);
+	assert_int_equal(send_kick(), 0);
+	do_one();
+	close(err_fd);
+}
+
+static void
+test_truncated_memory(void **state)
+{
+	(void)state;
+	assert_int_equal(vhost_mem_guard_install(), 0);
+	err_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	assert_int_equal(vhost_session_set_vring_err(session, 0, dup(err_fd)), 0);
+	start();
+	do_one();
+	assert_int_equal(ftruncate(memory_fd, 0), 0);
+	assert_int_equal(read_eventfd(err_fd), 1);
+	get_base();
+	assert_int_equal(send_kick(), 0);
+	assert_int_equal(read_eventfd(err_fd), 1);
+	close(err_fd);
+}
+
+/* ---- requests that do not end ---- */
+
+/*
+ * GET_VRING_BASE gives up; the session lives until its request is done, and the next one's queue
+ * does not run before that: a late write must not overtake newer ones. The request is served again, since the used
+ * index that the next session begins with does not count it, and must not be counted twice.
+ */
+static void
+test_stuck_request(void **state)
+{
+	uint64_t begin = now_ms();
+	uint16_t base;
+
+	(void)state;
+	start();
+	device.hold = true;
+	offer();
+	wait_for_handled(1);
+	assert_int_equal(vhost_session_get_vring_base(session, 0, &base), -ETIMEDOUT);
+	assert_true(now_ms() - begin < 4 * VHOST_DRAIN_US / 1000);
+	vhost_session_release(session);
+
+	assert_int_equal(vhost_session_create(controller, 1, &session), 0);
+	device.hold = false;
+	assert_int_equal(vhost_session_set_vring_base(session, 0, used_index()), 0);
+	start();
+	offer();
+	assert_false(wait_for_used(1, 50));
+	assert_int_equal(device.handled, 1);
+	thread_call(controller->thread, device_let_go, NULL);
+	assert_true(wait_for_used(2, DEADLINE_MS));
+	assert_int_equal(device.handled, 3);
+	assert_int_equal(get_base(), 2);
+	assert_int_equal(used_index(), 2);
+}
+
+/* A queue that waits for another session can be stopped, and so can its session. */
+static void
+test_waiting_queue_stops(void **state)
+{
+	(void)state;
+	start();
+	device.hold = true;
+	offer();
+	wait_for_handled(1);
+	vhost_session_release(session);
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(vhost_session_create(controller, i, &session), 0);
+		assert_int_equal(vhost_session_set_vring_base(session, 0, 1), 0);
+		start();
+		if (i == 1)
+			assert_int_equal(get_base(), 1);
+		vhost_session_release(session);
+	}
+	session = NULL;
+}
+
+/* The front-end goes after each message, with and without requests under way. */
+static void
+test_release_anywhere(void **state)
+{
+	(void)state;
+	for (int held = 0; held < 2; held++) {
+		for (unsigned int messages = 0; messages <= START_MESSAGES; messages++) {
+			unsigned int handled = device.handled;
+
+			reset_rings();
+			assert_int_equal(send_features(), 0);
+			device.hold = held;
+			for (unsigned int i = 0; i < messages; i++)
+				assert_int_equal(start_messages[i](), 0);
+			if (messages == START_MESSAGES) {
+				offer();
+				wait_for_handled(handled + 1);
+			}
+			vhost_session_release(session);
+			thread_call(controller->thread, device_let_go, NULL);
+			assert_int_equal(vhost_session_create(controller, 0, &session), 0);
+		}
+	}
+}
+
+/* Nothing starts when the controller is being deleted, and what runs can be stopped. */
+static int
+close_controller(void *arg)
+{
+	(void)arg;
+	controller->closing = true;
+	return (int)vhost_session_stop_all(session);
+}
+
+static void
+test_closing(void **state)
+{
+	(void)state;
+	start();
+	do_one();
+	thread_call(controller->thread, close_controller, NULL);
+	assert_int_equal(get_base(), 1);
+	assert_int_equal(send_kick(), -ESHUTDOWN);
+}
+
+int
+main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		TEST(test_any_order),
+		TEST(test_no_protocol_features),
+		TEST(test_stop_and_go_on),
+		TEST(test_reset),
+		TEST(test_bad_values),
+		TEST(test_ring_addresses),
+		TEST(test_bad_address_first),
+		TEST(test_mem_table_while_idle),
+		TEST(test_mem_table_waits),
+		TEST(test_bad_mem_table),
+		TEST(test_call_swap),
+		TEST(test_error_eventfd),
+		TEST(test_truncated_memory),
+		TEST(test_stuck_request),
+		TEST(test_waiting_queue_stops),
+		TEST(test_release_anywhere),
+		TEST(test_closing),
+	};
+
+	return cmocka_run_group_tests_name("vhost_session", tests, NULL, NULL);
+}
