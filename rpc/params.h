@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * params: what connects the schemas (schema_*.c) with the handlers (rpc_*.c): the index of each method in
+ * its table, and the struct that its parameters are decoded into. Private to rpc/.
+ */
+#ifndef VHOSTD_RPC_PARAMS_H
+#define VHOSTD_RPC_PARAMS_H
+
+#include "jsonrpc.h"
+
+#define RPC_COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+/*
+ * What rpc_schema.columns says to vhostctl: [MEMBER:]COLUMN,COLUMN,… The rows are the answer, or that member of it. A COLUMN is
+ * [HEADING=]PATH, and a PATH is members' names joined by dots, of which arrays on the way are walked.
+ */
+
+/* ---- general ---- */
+
+enum rpc_app_index {
+	RPC_GET_METHODS,
+	RPC_SPDK_GET_VERSION,
+	RPC_SPDK_KILL_INSTANCE,
+	RPC_FRAMEWORK_START_INIT,
+	RPC_FRAMEWORK_WAIT_INIT,
+	RPC_FRAMEWORK_GET_SUBSYSTEMS,
+	RPC_FRAMEWORK_GET_CONFIG,
+	RPC_APP_METHODS,
+};
+extern const struct rpc_schema rpc_app_schemas[RPC_APP_METHODS + 1];
+extern const struct rpc_method rpc_app_methods[RPC_APP_METHODS + 1];
+
+struct rpc_get_methods {
+	bool current;
+	bool include_aliases;
+};
+
+struct rpc_kill_instance {
+	const char *sig_name;
+};
+
+/* For the many methods that take a name and nothing else. */
+struct rpc_name {
+	const char *name;
+};
+
+/* ---- threads ---- */
+
+enum rpc_thread_index {
+	RPC_FRAMEWORK_GET_REACTORS,
+	RPC_THREAD_GET_STATS,
+	RPC_THREAD_GET_POLLERS,
+	RPC_THREAD_GET_IO_CHANNELS,
+	RPC_THREAD_METHODS,
+};
+extern const struct rpc_schema rpc_thread_schemas[RPC_THREAD_METHODS + 1];
+extern const struct rpc_method rpc_thread_methods[RPC_THREAD_METHODS + 1];
+
+/* ---- log ---- */
+
+enum rpc_log_index {
+	RPC_LOG_SET_LEVEL,
+	RPC_LOG_GET_LEVEL,
+	RPC_LOG_SET_PRINT_LEVEL,
+	RPC_LOG_GET_PRINT_LEVEL,
+	RPC_LOG_SET_FLAG,
+	RPC_LOG_CLEAR_FLAG,
+	RPC_LOG_GET_FLAGS,
+	RPC_LOG_METHODS,
+};
+extern const struct rpc_schema rpc_log_schemas[RPC_LOG_METHODS + 1];
+extern const struct rpc_method rpc_log_methods[RPC_LOG_METHODS + 1];
+
+struct rpc_log_level {
+	const char *level;
+};
+
+struct rpc_log_flag {
+	const char *flag;
+};
+
+/* ---- block devices ---- */
+
+enum rpc_bdev_index {
+	RPC_BDEV_GET_BDEVS,
+	RPC_BDEV_GET_IOSTAT,
+	RPC_BDEV_MALLOC_CREATE,
+	RPC_BDEV_MALLOC_DELETE,
+	RPC_BDEV_NULL_CREATE,
+	RPC_BDEV_NULL_DELETE,
+	RPC_BDEV_AIO_CREATE,
+	RPC_BDEV_AIO_RESCAN,
+	RPC_BDEV_AIO_DELETE,
+	RPC_BDEV_URING_CREATE,
+	RPC_BDEV_URING_RESCAN,
+	RPC_BDEV_URING_DELETE,
+	RPC_BDEV_METHODS,
+};
+extern const struct rpc_schema rpc_bdev_schemas[RPC_BDEV_METHODS + 1];
+extern const struct rpc_method rpc_bdev_methods[RPC_BDEV_METHODS + 1];
+
+struct rpc_bdev_get_bdevs {
+	const char *name;
+	int64_t timeout_ms;
+};
+
+struct rpc_bdev_get_iostat {
+	const char *name;
+	struct rpc_strings names;
+	bool per_channel;
+	const char *reset_mode;
+};
+
+/* Malloc and null. */
+struct rpc_bdev_memory_create {
+	const char *name;
+	const char *uuid;
+	int64_t num_blocks;
+	int64_t block_size;
+};
+
+/* aio and uring. */
+struct rpc_bdev_file_create {
+	const char *name;
+	const char *filename;
+	const char *uuid;
+	int64_t block_size;
+	bool readonly;
+	bool fallocate;
+};
+
+/* ---- vhost ---- */
+
+enum rpc_vhost_index {
+	RPC_VHOST_CREATE_BLK_CONTROLLER,
+	RPC_VHOST_GET_CONTROLLERS,
+	RPC_VHOST_DELETE_CONTROLLER,
+	RPC_VHOST_METHODS,
+};
+extern const struct rpc_schema rpc_vhost_schemas[RPC_VHOST_METHODS + 1];
+extern const struct rpc_method rpc_vhost_methods[RPC_VHOST_METHODS + 1];
+
+struct rpc_vhost_create_blk_controller {
+	const char *ctrlr;
+	const char *dev_name;
+	const char *transport;
+	struct cpumask cpumask;
+	bool readonly;
+	bool packed_ring;
+};
+
+struct rpc_vhost_delete_controller {
+	const char *ctrlr;
+};
+
+#endif

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "params.h"
+#include "rpc.h"
+
+#define ROOM      "Block devices"
+#define NAME_HELP "1 to 127 bytes, no '/' and no control characters"
+#define UUID_HELP "default: a random one"
+
+static const struct rpc_param get_bdevs_params[] = {
+	{.name = "name",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct rpc_bdev_get_bdevs, name),
+	 .help = "of one block device (or its UUID); default: all of them"},
+	{.name = "timeout",
+	 .type = RPC_INT,
+	 .offset = offsetof(struct rpc_bdev_get_bdevs, timeout_ms),
+	 .min = 0,
+	 .max = 3600000,
+	 .help = "milliseconds to wait for that block device to appear"},
+};
+
+static const struct rpc_param get_iostat_params[] = {
+	{.name = "name",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct rpc_bdev_get_iostat, name),
+	 .help = "of one block device; default: all of them"},
+	{.name = "names",
+	 .type = RPC_STRINGS,
+	 .offset = offsetof(struct rpc_bdev_get_iostat, names),
+	 .help = "of several block devices"},
+	{.name = "per_channel",
+	 .type = RPC_BOOL,
+	 .offset = offsetof(struct rpc_bdev_get_iostat, per_channel),
+	 .help = "one entry for each thread that uses the block device, of which there must be "
+		 "one"},
+	{.name = "reset_mode",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct rpc_bdev_get_iostat, reset_mode),
+	 .help = "\"all\": the counters start again from 0; \"none\" (default)"},
+};
+
+#define MEMORY(member) offsetof(struct rpc_bdev_memory_create, member)
+#define NUM_BLOCKS                                                                                 \
+	{                                                                                          \
+		.name = "num_blocks", .type = RPC_INT, .required = true,                           \
+		.offset = MEMORY(num_blocks), .min = 1, .max = INT64_MAX, .help = "size in blocks" \
+	}
+#define BLOCK_SIZE                                                                                 \
+	{                                                                                          \
+		.name = "block_size", .type = RPC_INT, .required = true,                           \
+		.offset = MEMORY(block_size), .min = 512, .max = 65536,                            \
+		.help = "bytes, a power of two"                                                    \
+	}
+
+static const struct rpc_param malloc_create_params[] = {
+	NUM_BLOCKS,
+	BLOCK_SIZE,
+	{.name = "name",
+	 .type = RPC_STRING,
+	 .offset = MEMORY(name),
+	 .help = NAME_HELP "; default: the first free Malloc<n>"},
+	{.name = "uuid", .type = RPC_STRING, .offset = MEMORY(uuid), .help = UUID_HELP},
+};
+
+static const struct rpc_param null_create_params[] = {
+	{.name = "name",
+	 .type = RPC_STRING,
+	 .required = true,
+	 .offset = MEMORY(name),
+	 .help = NAME_HELP},
+	NUM_BLOCKS,
+	BLOCK_SIZE,
+	{.name = "uuid", .type = RPC_STRING, .offset = MEMORY(uuid), .help = UUID_HELP},
+};
+
+#define FILE_CREATE(member) offsetof(struct rpc_bdev_file_create, member)
+#define FILE_PARAMS                                                                                \
+	{.name = "name",                                                                           \
+	 .type = RPC_STRING,                                                                       \
+	 .required = true,                                                                         \
+	 .offset = FILE_CREATE(name),                                                              \
+	 .help = NAME_HELP},                                                                       \
+		{.name = "filename",                                                               \
+		 .type = RPC_STRING,                                                               \
+		 .required = true,                                                                 \
+		 .offset = FILE_CREATE(filename),                                                  \
+		 .help = "of a regular file or block device"},                                     \
+		{.name = "block_size",                                                             \
+		 .type = RPC_INT,                                                                  \
+		 .offset = FILE_CREATE(block_size),                                                \
+		 .min = 0,                                                                         \
+		 .max = 65536,                                                                     \
+		 .help = "bytes, a power of two; 0: 512 for files, the logical block size of a "   \
+			 "device"},                                                                \
+	{                                                                                          \
+		.name = "uuid", .type = RPC_STRING, .offset = FILE_CREATE(uuid), .help = UUID_HELP \
+	}
+
+static const struct rpc_param aio_create_params[] = {
+	FILE_PARAMS,
+	{.name = "readonly",
+	 .type = RPC_BOOL,
+	 .offset = FILE_CREATE(readonly),
+	 .help = "open it for reading only"},
+	{.name = "fallocate",
+	 .type = RPC_BOOL,
+	 .offset = FILE_CREATE(fallocate),
+	 .help = "accepted for clients that send it: discard and write zeroes always use "
+		 "fallocate() where it works"},
+};
+
+static const struct rpc_param uring_create_params[] = {FILE_PARAMS};
+
+static const struct rpc_param name_params[] = {
+	{.name = "name",
+	 .type = RPC_STRING,
+	 .required = true,
+	 .offset = offsetof(struct rpc_name, name),
+	 .help = "of the block device"},
+};
+
+#define TAKES(table, type)                                                                         \
+	.params = table, .param_count = RPC_COUNT(table), .params_size = sizeof(type)
+#define DELETES(method, old_name, what)                                                            \
+	{                                                                                          \
+		.name = method, .alias = old_name, .room = ROOM,                                   \
+		.flags = RPC_RUNTIME | RPC_CHANGES, TAKES(name_params, struct rpc_name),           \
+		.help = "Deletes " what                                                            \
+			" that nobody uses, or gives up one that the state names and that could "  \
+			"not be made. Answers true.\n"                                             \
+			"Errors: -19 (No such device), -16 (a controller uses it)."                \
+	}
+#define RESCANS(method)                                                                            \
+	{                                                                                          \
+		.name = method, .room = ROOM, .flags = RPC_RUNTIME,                                \
+		TAKES(name_params, struct rpc_name),                                               \
+		.help = "Looks at the size of the file again; running guests see the new size. "   \
+			"Answers true.\n"                                                          \
+			"Errors: -19 (No such device)."                                            \
+	}
+#define CREATE_ERRORS                                                                              \
+	"Errors: -17 (File exists: the name or UUID is taken), -22 (a bad name or size)"
+#define FILE_ERRORS                                                                                \
+	CREATE_ERRORS ", -2 (no such file), -13 (no permission), -21 (a folder), -11 (another "    \
+		      "process has locked it)."
+
+const struct rpc_schema rpc_bdev_schemas[RPC_BDEV_METHODS + 1] = {
+	[RPC_BDEV_GET_BDEVS] =
+		{
+			.name = "bdev_get_bdevs",
+			.alias = "get_bdevs",
+			.room = ROOM,
+			.flags = RPC_RUNTIME,
+			TAKES(get_bdevs_params, struct rpc_bdev_get_bdevs),
+			.help = "Answers an array of block devices.\n"
+				"Errors: -19 (No such device: none of that name, or not in time).",
+			.columns = "name,product_name,block_size,num_blocks,uuid,claimed",
+		},
+	[RPC_BDEV_GET_IOSTAT] =
+		{
+			.name = "bdev_get_iostat",
+			.alias = "get_bdevs_iostat",
+			.room = ROOM,
+			.flags = RPC_RUNTIME,
+			TAKES(get_iostat_params, struct rpc_bdev_get_iostat),
+			.help = "Answers {tick_rate, ticks, bdevs}: what each block device has "
+				"done since it was made; with per_channel {tick_rate, ticks, name, "
+				"channels}.\n"
+				"Errors: -19 (No such device), -22 (per_channel without one name).",
+			.columns = "bdevs:name,reads=num_read_ops,bytes_read,writes=num_write_ops,"
+				   "bytes_written,"
+				   "unmaps=num_unmap_ops,bytes_unmapped",
+		},
+	[RPC_BDEV_MALLOC_CREATE] =
+		{
+			.name = "bdev_malloc_create",
+			.alias = "construct_malloc_bdev",
+			.room = ROOM,
+			.flags = RPC_RUNTIME | RPC_CHANGES,
+			TAKES(malloc_create_params, struct rpc_bdev_memory_create),
+			.help = "Makes a block device in the daemon's memory, filled with zeroes. "
+				"Answers its name.\n" CREATE_ERRORS ", -12 (no memory).",
+		},
+	[RPC_BDEV_MALLOC_DELETE] =
+		DELETES("bdev_malloc_delete", "delete_malloc_bdev", "a block device in memory"),
+	[RPC_BDEV_NULL_CREATE] =
+		{
+			.name = "bdev_null_create",
+			.alias = "construct_null_bdev",
+			.room = ROOM,
+			.flags = RPC_RUNTIME | RPC_CHANGES,
+			TAKES(null_create_params, struct rpc_bdev_memory_create),
+			.help = "Makes a block device that forgets what is written and reads "
+				"nothing. Answers its name.\n" CREATE_ERRORS ".",
+		},
+	[RPC_BDEV_NULL_DELETE] =
+		DELETES("bdev_null_delete", "delete_null_bdev", "a null block device"),
+	[RPC_BDEV_AIO_CREATE] =
+		{
+			.name = "bdev_aio_create",
+			.alias = "construct_aio_bdev",
+			.room = ROOM,
+			.flags = RPC_RUNTIME | RPC_CHANGES,
+			TAKES(aio_create_params, struct rpc_bdev_file_create),
+			.help = "Makes a block device of a file or a kernel block device, through "
+				"io_uring. Answers its name.\n" FILE_ERRORS,
+		},
+	[RPC_BDEV_AIO_RESCAN] = RESCANS("bdev_aio_rescan"),
+	[RPC_BDEV_AIO_DELETE] = DELETES("bdev_aio_delete", "delete_aio_bdev",
+					"a file's block device (the file stays)"),
+	[RPC_BDEV_URING_CREATE] =
+		{
+			.name = "bdev_uring_create",
+			.room = ROOM,
+			.flags = RPC_RUNTIME | RPC_CHANGES,
+			TAKES(uring_create_params, struct rpc_bdev_file_create),
+			.help = "The same as bdev_aio_create, under the name of the other client "
+				"command. Answers its name.\n" FILE_ERRORS,
+		},
+	[RPC_BDEV_URING_RESCAN] = RESCANS("bdev_uring_rescan"),
+	[RPC_BDEV_URING_DELETE] =
+		DELETES("bdev_uring_delete", NULL, "a file's block device (the file stays)"),
+};

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Configuration: saved, loaded, brought back after a restart or a crash."""
+
+import json
+import stat
+
+import pytest
+
+FAILED = 1
+
+
+def build(daemon):
+    """Something of every kind."""
+    image, other = daemon.image("a.img"), daemon.image("b.img")
+    daemon.rpc("bdev_malloc_create", num_blocks=2048, block_size=512)
+    daemon.rpc("bdev_malloc_create", num_blocks=256, block_size=4096, name="m")
+    daemon.rpc("bdev_null_create", name="n", num_blocks=1 << 30, block_size=512)
+    daemon.rpc("bdev_aio_create", name="a", filename=str(image), block_size=4096, readonly=True)
+    daemon.rpc("bdev_uring_create", name="u", filename=str(other))
+    daemon.rpc("vhost_create_blk_controller", ctrlr="c0", dev_name="Malloc0")
+    daemon.rpc("vhost_create_blk_controller", ctrlr="c1", dev_name="a", readonly=True,
+               cpumask="0x1")
+    daemon.rpc("vhost_create_blk_controller", ctrlr="c2", dev_name="u", packed_ring=True)
+
+
+def clear(daemon):
+    for name in ("c0", "c1", "c2"):
+        daemon.rpc("vhost_delete_controller", ctrlr=name)
+    for kind, name in (("malloc", "Malloc0"), ("malloc", "m"), ("null", "n"), ("aio", "a"),
+                       ("uring", "u")):
+        daemon.rpc(f"bdev_{kind}_delete", name=name)
+
+
+def view(daemon):
+    """All that clients see of the configuration."""
+    return daemon.rpc("bdev_get_bdevs"), daemon.rpc("vhost_get_controllers")
+
+
+def save(daemon):
+    return daemon.ctl("save-config").stdout
+
+
+def as_spdk_saves(daemon):
+    """What rpc.py save_config makes of the daemon."""
+    with daemon.connect() as connection:
+        return {"subsystems": [
+            {"subsystem": entry["subsystem"],
+             "config": connection.call("framework_get_config", name=entry["subsystem"])}
+            for entry in connection.call("framework_get_subsystems")]}
+
+
+def test_save_load_save(vhostd):
+    build(vhostd)
+    saved, before = save(vhostd), view(vhostd)
+    assert json.loads(saved) == as_spdk_saves(vhostd)
+    clear(vhostd)
+    empty = save(vhostd)
+    assert empty != saved
+    file = vhostd.folder / "saved.json"
+    file.write_text(saved)
+    vhostd.ctl("load-config", str(file))
+    assert save(vhostd) == saved
+    assert view(vhostd) == before
+    clear(vhostd)
+    vhostd.ctl("load-config", "-", stdin=saved)
+    assert save(vhostd) == saved
+
+
+def test_save_to_a_file(vhostd):
+    build(vhostd)
+    file = vhostd.folder / "saved.json"
+    assert vhostd.ctl("save-config", "-o", str(file)).stdout == ""
+    assert file.read_text() == save(vhostd)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    before = set(vhostd.folder.iterdir())
+    done = vhostd.ctl("save-config", "-o", str(vhostd.folder / "none" / "saved.json"),
+                      status=FAILED)
+    assert "none/saved.json" in done.stderr
+    assert set(vhostd.folder.iterdir()) == before
+
+
+def test_load_stops_at_the_first_error(vhostd):
+    null = {"num_blocks": 8, "block_size": 512}
+    document = {"subsystems": [
+        {"subsystem": "log", "config": None},
+        {"subsystem": "bdev", "config": [
+            {"method": "bdev_null_create", "params": {"name": "a"} | null},
+            {"method": "bdev_null_create", "params": {"name": "a"} | null},
+            {"method": "bdev_null_create", "params": {"name": "b"} | null}]}]}
+    done = vhostd.ctl("load-config", "-", stdin=json.dumps(document), status=FAILED)
+    assert "subsystem bdev, entry 2" in done.stderr and "File exists (-17)" in done.stderr
+    assert [bdev["name"] for bdev in vhostd.rpc("bdev_get_bdevs")] == ["a"]
+
+
+@pytest.mark.parametrize("text", [
+    "", "{", "[]", "{}", '{"subsystems":{}}', '{"subsystems":[1]}',
+    '{"subsystems":[{"subsystem":"bdev"}]}', '{"subsystems":[{"subsystem":"bdev","config":[1]}]}',
+    '{"subsystems":[{"subsystem":"bdev","config":[{"method":1}]}]}',
+    '{"subsystems":[{"subsystem":"bdev","config":[{"method":"bdev_null_create","params":[]}]}]}',
+    '{"subsystems":[{"subsystem":"bdev","config":[{"method":"no_such_method"}]}]}'])
+def test_load_bad_documents(shared, text):
+    file = shared.folder / "bad.json"
+    file.write_text(text)
+    done = shared.ctl("load-config", str(file), status=FAILED)
+    assert str(file) in done.stderr
+    shared.ctl("load-config", str(shared.folder / "none.json"), status=FAILED)
+
+
+def test_a_later_entry_is_checked_before_the_first_is_made(shared):
+    document = {"subsystems": [{"subsystem": "bdev", "config": [
+        {"method": "bdev_null_create", "params": {"name": "a", "num_blocks": 8, "block_size": 512}},
+        {"params": {}}]}]}
+    shared.ctl("load-config", "-", stdin=json.dumps(document), status=FAILED)
+    assert shared.rpc("bdev_get_bdevs") == []
+
+
+# ---- across restarts ----
+
+def test_restart_and_crash(vhostd):
+    build(vhostd)
+    saved, before = save(vhostd), view(vhostd)
+    vhostd.kill()
+    vhostd.start()
+    assert save(vhostd) == saved and view(vhostd) == before
+    vhostd.stop()
+    vhostd.start()
+    assert save(vhostd) == saved and view(vhostd) == before
+    clear(vhostd)
+    vhostd.kill()
+    vhostd.start()
+    assert view(vhostd) == ([], [])
+
+
+def test_each_answer_is_durable(vhostd):
+    """Killed right after an answer, the daemon still knows what it said."""
+    for i in range(5):
+        vhostd.rpc("bdev_null_create", name=f"n{i}", num_blocks=8, block_size=512)
+        vhostd.kill()
+        vhostd.start()
+        assert len(vhostd.rpc("bdev_get_bdevs")) == i + 1
+
+
+def test_config_file(idle_vhostd):
+    idle_vhostd.start()
+    build(idle_vhostd)
+    file = idle_vhostd.folder / "config.json"
+    idle_vhostd.ctl("save-config", "-o", str(file))
+    saved = save(idle_vhostd)
+    idle_vhostd.stop()
+    idle_vhostd.state.unlink()
+    idle_vhostd.start("-c", str(file))
+    assert save(idle_vhostd) == saved
+
+
+def test_wait_for_rpc(idle_vhostd):
+    idle_vhostd.start("--wait-for-rpc")
+    methods = idle_vhostd.rpc("rpc_get_methods", current=True)
+    assert "framework_start_init" in methods and "bdev_get_bdevs" not in methods
+    error = idle_vhostd.error("bdev_get_bdevs")
+    assert error.code == -1 and "after framework_start_init" in error.message
+    document = {"subsystems": [{"subsystem": "bdev", "config": [
+        {"method": "bdev_null_create", "params": {"name": "a", "num_blocks": 8, "block_size": 512}},
+        {"method": "log_set_level", "params": {"level": "INFO"}}]}]}
+    with idle_vhostd.connect() as waiting:
+        waiting.send(b'{"id":1,"method":"framework_wait_init"}')
+        idle_vhostd.ctl("load-config", "-", stdin=json.dumps(document))
+        assert waiting.next()["result"] is True
+    assert idle_vhostd.rpc("bdev_get_bdevs")[0]["name"] == "a"
+    assert idle_vhostd.rpc("log_get_level") == "INFO"
+    assert idle_vhostd.error("framework_start_init").code == -1
+
+
+def test_stop_before_the_start(idle_vhostd):
+    idle_vhostd.start("--wait-for-rpc")
+    with idle_vhostd.connect() as waiting:
+        waiting.send(b'{"id":1,"method":"framework_wait_init"}')
+        idle_vhostd.rpc("spdk_get_version")
+        idle_vhostd.stop()
+        assert waiting.next()["error"]["code"] == -125

@@ -1,0 +1,480 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Each method over the socket, as clients of such daemons call them, and what is wrong with a call."""
+
+import fcntl
+import json
+import os
+import signal
+import struct
+import threading
+import time
+import uuid
+
+import pytest
+from harness import vhostctl
+
+PARSE_ERROR, INVALID_REQUEST, NO_METHOD, INVALID_PARAMS = -32700, -32600, -32601, -32602
+ENOENT, EAGAIN, EBUSY, EEXIST, ENODEV, EISDIR, EINVAL = -2, -11, -16, -17, -19, -21, -22
+EROFS, ENAMETOOLONG = -30, -36
+MIB = 1 << 20
+
+
+def names(daemon):
+    return [bdev["name"] for bdev in daemon.rpc("bdev_get_bdevs")]
+
+
+# ---- general ----
+
+def test_version(shared):
+    version = shared.rpc("spdk_get_version")
+    fields = version["fields"]
+    assert set(fields) == {"major", "minor", "patch", "suffix"}
+    text = f"{fields['major']}.{fields['minor']}.{fields['patch']}{fields['suffix']}"
+    assert version["version"] == f"vhostd v{text}"
+
+
+def test_methods_are_those_of_the_tables(shared):
+    methods = shared.rpc("rpc_get_methods")
+    documented = [line[4:] for line in vhostctl("--markdown").stdout.splitlines()
+                  if line.startswith("### ")]
+    assert sorted(documented) == methods
+    assert "framework_start_init" in methods
+    current = shared.rpc("rpc_get_methods", current=True)
+    assert set(methods) - set(current) == {"framework_start_init"}
+    assert "get_bdevs" in shared.rpc("rpc_get_methods", include_aliases=True)
+
+
+def test_old_names(shared):
+    name = shared.rpc("construct_malloc_bdev", num_blocks=8, block_size=512)
+    assert [bdev["name"] for bdev in shared.rpc("get_bdevs")] == [name]
+    assert shared.rpc("delete_malloc_bdev", name=name) is True
+
+
+def test_subsystems_and_config(shared):
+    subsystems = shared.rpc("framework_get_subsystems")
+    listed = [entry["subsystem"] for entry in subsystems]
+    assert {"bdev", "vhost"} <= set(listed)
+    for entry in subsystems:
+        assert set(entry["depends_on"]) <= set(listed[:listed.index(entry["subsystem"])])
+        config = shared.rpc("framework_get_config", name=entry["subsystem"])
+        assert config is None or all(set(call) == {"method", "params"} for call in config)
+    assert "'none'" in shared.error("framework_get_config", name="none").message
+
+
+def test_state_methods(shared):
+    assert shared.rpc("framework_wait_init") is True
+    error = shared.error("framework_start_init")
+    assert error.code == -1 and "framework_start_init" in error.message
+
+
+def test_reactors_and_threads(shared):
+    reactors = shared.rpc("framework_get_reactors")
+    assert reactors["tick_rate"] > 0 and reactors["pid"] == shared.process.pid
+    reactor, = reactors["reactors"]
+    assert reactor["lcore"] == 0 and reactor["in_interrupt"] is False
+    assert reactor["mode"] in ("adaptive", "poll")
+    placed = {thread["id"]: thread for thread in reactor["lw_threads"]}
+    stats = shared.rpc("thread_get_stats")["threads"]
+    assert {thread["id"]: thread["name"] for thread in stats} == \
+        {key: thread["name"] for key, thread in placed.items()}
+    for thread in stats:
+        assert thread["cpumask"] == "0x1"
+        assert thread["busy"] >= 0 and thread["idle"] >= 0
+        assert thread["paused_pollers_count"] == 0
+    for thread, counted in zip(shared.rpc("thread_get_pollers")["threads"], stats):
+        assert thread["id"] == counted["id"]
+        assert len(thread["active_pollers"]) == counted["active_pollers_count"]
+        for poller in thread["active_pollers"] + thread["timed_pollers"]:
+            assert poller["run_count"] >= poller["busy_count"] >= 0
+
+
+def test_io_channels(shared):
+    for thread in shared.rpc("thread_get_io_channels")["threads"]:
+        assert all(channel["ref"] > 0 for channel in thread["io_channels"])
+
+
+def test_log(shared):
+    for setter, getter in (("log_set_level", "log_get_level"),
+                           ("log_set_print_level", "log_get_print_level")):
+        before = shared.rpc(getter)
+        assert shared.rpc(setter, level="error") is True
+        assert shared.rpc(getter) == "ERROR"
+        assert shared.error(setter, level="LOUD").code == INVALID_PARAMS
+        shared.rpc(setter, level=before)
+        assert shared.rpc(getter) == before
+    flags = shared.rpc("log_get_flags")
+    assert isinstance(flags, dict)
+    shared.rpc("log_set_flag", flag="all")
+    assert all(shared.rpc("log_get_flags").values())
+    shared.rpc("log_clear_flag", flag="all")
+    assert not any(shared.rpc("log_get_flags").values())
+    assert "'none'" in shared.error("log_set_flag", flag="none").message
+
+
+# ---- block devices ----
+
+def test_malloc(shared):
+    assert shared.rpc("bdev_malloc_create", num_blocks=2048, block_size=512) == "Malloc0"
+    known = str(uuid.uuid4())
+    assert shared.rpc("bdev_malloc_create", num_blocks=256, block_size=4096, name="m",
+                      uuid=known) == "m"
+    assert names(shared) == ["Malloc0", "m"]
+    bdev, = shared.rpc("bdev_get_bdevs", name="m")
+    assert bdev["aliases"] == [known] and bdev["uuid"] == known
+    assert (bdev["block_size"], bdev["num_blocks"]) == (4096, 256)
+    assert bdev["claimed"] is False and bdev["zoned"] is False
+    assert bdev["assigned_rate_limits"] == {"rw_ios_per_sec": 0, "rw_mbytes_per_sec": 0,
+                                            "r_mbytes_per_sec": 0, "w_mbytes_per_sec": 0}
+    types = bdev["supported_io_types"]
+    assert types["read"] and types["write"] and types["flush"] and not types["nvme_admin"]
+    assert isinstance(bdev["driver_specific"], dict)
+    assert shared.rpc("bdev_get_bdevs", name=known) == [bdev]
+    assert shared.rpc("bdev_malloc_delete", name="m") is True
+    assert names(shared) == ["Malloc0"]
+
+
+def test_null(shared):
+    big = 1 << 40
+    assert shared.rpc("bdev_null_create", name="n", num_blocks=big, block_size=512) == "n"
+    assert shared.rpc("bdev_get_bdevs", name="n")[0]["num_blocks"] == big
+    assert shared.error("bdev_malloc_delete", name="n").code == ENODEV
+    assert shared.rpc("bdev_null_delete", name="n") is True
+
+
+@pytest.mark.parametrize("kind", ["aio", "uring"])
+def test_file(shared, kind):
+    image = shared.image(f"{kind}.img", 1 * MIB)
+    create, rescan, delete = (f"bdev_{kind}_{verb}" for verb in ("create", "rescan", "delete"))
+    assert shared.rpc(create, name="f", filename=str(image), block_size=4096) == "f"
+    bdev, = shared.rpc("bdev_get_bdevs", name="f")
+    assert (bdev["block_size"], bdev["num_blocks"]) == (4096, 256)
+    os.truncate(image, 2 * MIB)
+    assert shared.rpc(rescan, name="f") is True
+    assert shared.rpc("bdev_get_bdevs", name="f")[0]["num_blocks"] == 512
+    config = shared.rpc("framework_get_config", name="bdev")
+    assert [call["method"] for call in config] == [create]
+    assert config[0]["params"]["filename"] == str(image)
+    assert shared.rpc(delete, name="f") is True
+    assert shared.error(rescan, name="f").code == ENODEV
+    assert shared.rpc(create, name="f", filename=str(image)) == "f"
+    assert shared.rpc("bdev_get_bdevs", name="f")[0]["block_size"] == 512
+
+
+def test_read_only_file(shared):
+    image = shared.image("ro.img")
+    image.chmod(0o444)
+    shared.rpc("bdev_aio_create", name="ro", filename=str(image), readonly=True, fallocate=False)
+    error = shared.error("vhost_create_blk_controller", ctrlr="ro", dev_name="ro")
+    assert error.code == EROFS
+    shared.rpc("vhost_create_blk_controller", ctrlr="ro", dev_name="ro", readonly=True)
+    controller, = shared.rpc("vhost_get_controllers", name="ro")
+    assert controller["backend_specific"]["block"]["readonly"] is True
+
+
+def test_get_bdevs_waits(shared):
+    def create():
+        time.sleep(0.1)
+        shared.rpc("bdev_null_create", name="late", num_blocks=1, block_size=512)
+
+    thread = threading.Thread(target=create)
+    thread.start()
+    bdev, = shared.rpc("bdev_get_bdevs", name="late", timeout=20000)
+    thread.join()
+    assert bdev["name"] == "late"
+    assert shared.error("bdev_get_bdevs", name="never", timeout=30).code == ENODEV
+    assert shared.error("bdev_get_bdevs", timeout=30).code == INVALID_PARAMS
+
+
+def test_iostat(shared):
+    shared.rpc("bdev_null_create", name="a", num_blocks=1, block_size=512)
+    shared.rpc("bdev_null_create", name="b", num_blocks=1, block_size=512)
+    stat = shared.rpc("bdev_get_iostat")
+    assert stat["tick_rate"] > 0 and stat["ticks"] > 0
+    assert [bdev["name"] for bdev in stat["bdevs"]] == ["a", "b"]
+    for key in ("bytes_read", "num_read_ops", "bytes_written", "num_write_ops", "bytes_unmapped",
+                "num_unmap_ops", "read_latency_ticks", "write_latency_ticks",
+                "unmap_latency_ticks", "max_read_latency_ticks", "min_write_latency_ticks"):
+        assert stat["bdevs"][0][key] == 0
+    one = shared.rpc("bdev_get_iostat", name="b", reset_mode="all")["bdevs"]
+    assert [bdev["name"] for bdev in one] == ["b"]
+    both = shared.rpc("bdev_get_iostat", names=["b", "a"], reset_mode="none")["bdevs"]
+    assert [bdev["name"] for bdev in both] == ["b", "a"]
+    for params in ({"name": "a"}, {"names": ["a"]}):
+        stat = shared.rpc("bdev_get_iostat", per_channel=True, **params)
+        assert set(stat) == {"tick_rate", "ticks", "name", "channels"}
+        assert (stat["name"], stat["channels"]) == ("a", [])
+    for params in ({}, {"names": ["a", "b"]}, {"names": []}):
+        assert shared.error("bdev_get_iostat", per_channel=True, **params).code == EINVAL
+    assert shared.error("bdev_get_iostat", per_channel=True, name="none").code == ENODEV
+    assert shared.error("bdev_get_iostat", name="none").code == ENODEV
+    assert shared.error("bdev_get_iostat", names=["a", "none"]).code == ENODEV
+    assert shared.error("bdev_get_iostat", reset_mode="some").code == INVALID_PARAMS
+
+
+BAD_NAMES = ["", "a/b", "/", "a\nb", "\x1b[31m", "n" * 128, "n" * 5000]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_bad_bdev_names(shared, name):
+    error = shared.error("bdev_null_create", name=name, num_blocks=1, block_size=512)
+    assert error.code in (EINVAL, INVALID_PARAMS)
+    assert shared.error("bdev_null_delete", name=name).code in (ENODEV, INVALID_PARAMS)
+    assert shared.error("bdev_get_bdevs", name=name).code in (ENODEV, INVALID_PARAMS)
+    assert names(shared) == []
+
+
+@pytest.mark.parametrize("params", [
+    {"num_blocks": 0}, {"num_blocks": -1}, {"num_blocks": 1.0}, {"num_blocks": "8"},
+    {"num_blocks": None}, {"num_blocks": True}, {"num_blocks": (1 << 63) - 1},
+    {"num_blocks": 1 << 55, "block_size": 65536}, {"block_size": 0}, {"block_size": 256},
+    {"block_size": 513}, {"block_size": 3 * 512}, {"block_size": 131072}, {"block_size": -512},
+    {"uuid": "no uuid"}, {"uuid": 5}, {"name": 5}, {"name": ["n"]}, {"size": 1}])
+def test_bad_bdev_params(shared, params):
+    given = {"name": "n", "num_blocks": 8, "block_size": 512} | params
+    for method in ("bdev_null_create", "bdev_malloc_create"):
+        assert shared.error(method, **given).code in (EINVAL, INVALID_PARAMS)
+    assert names(shared) == []
+
+
+def test_malloc_without_memory(shared):
+    error = shared.error("bdev_malloc_create", num_blocks=1 << 50, block_size=512)
+    assert error.code in (-12, EINVAL)
+
+
+def test_duplicates(shared):
+    known = str(uuid.uuid4())
+    shared.rpc("bdev_null_create", name="n", num_blocks=8, block_size=512, uuid=known)
+    for method, params in (("bdev_null_create", {"name": "n"}),
+                           ("bdev_malloc_create", {"name": "n"}),
+                           ("bdev_malloc_create", {"name": "m", "uuid": known})):
+        error = shared.error(method, num_blocks=8, block_size=512, **params)
+        assert error.code == EEXIST and "File exists" in error.message
+    assert names(shared) == ["n"]
+
+
+def test_missing_bdevs(shared):
+    for method in ("bdev_malloc_delete", "bdev_null_delete", "bdev_aio_delete",
+                   "bdev_uring_delete", "bdev_aio_rescan", "bdev_get_bdevs", "bdev_get_iostat"):
+        error = shared.error(method, name="none")
+        assert error.code == ENODEV and "No such device" in error.message
+        assert "none" in error.message
+
+
+def make_fifo(path):
+    os.mkfifo(path)
+
+
+def make_locked(path):
+    path.write_bytes(bytes(MIB))
+    file = open(path, "r+b")
+    # struct flock: an OFD write lock on the whole file
+    fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi", fcntl.F_WRLCK, 0, 0, 0, 0))
+    return file
+
+
+@pytest.mark.parametrize("make, code", [
+    (lambda path: None, ENOENT),
+    (lambda path: path.mkdir(), EISDIR),
+    (make_fifo, EINVAL),
+    (lambda path: path.write_bytes(b""), EINVAL),
+    (lambda path: path.write_bytes(bytes(1000)), EINVAL),
+    (make_locked, EAGAIN),
+    (lambda path: path.symlink_to(path), -40),
+], ids=["missing", "folder", "fifo", "empty", "odd size", "locked", "loop"])
+def test_bad_files(vhostd, make, code):
+    path = vhostd.folder / "bad"
+    holder = make(path)
+    for method in ("bdev_aio_create", "bdev_uring_create"):
+        error = vhostd.error(method, name="f", filename=str(path))
+        assert error.code == code
+        assert str(path) in error.message
+    assert names(vhostd) == []
+    if hasattr(holder, "close"):
+        holder.close()
+        assert vhostd.rpc("bdev_aio_create", name="f", filename=str(path)) == "f"
+
+
+def test_file_names(shared):
+    assert shared.error("bdev_aio_create", name="f", filename="").code in (ENOENT, EINVAL)
+    assert shared.error("bdev_aio_create", name="f", filename="/" + "x" * 300).code == ENAMETOOLONG
+    assert shared.error("bdev_aio_create", name="f", filename="x" * 5000).code == INVALID_PARAMS
+
+
+# ---- vhost ----
+
+def test_controller(shared):
+    shared.rpc("bdev_malloc_create", name="m", num_blocks=2048, block_size=512)
+    assert shared.rpc("vhost_get_controllers") == []
+    assert shared.rpc("vhost_create_blk_controller", ctrlr="vhost.0", dev_name="m",
+                      cpumask="0x1", packed_ring=True, transport="vhost_user_blk") is True
+    controller, = shared.rpc("vhost_get_controllers", name="vhost.0")
+    assert shared.rpc("vhost_get_controllers") == [controller]
+    assert controller["ctrlr"] == "vhost.0"
+    assert int(controller["cpumask"], 16) == 1
+    assert controller["delay_base_us"] == 0 and controller["iops_threshold"] >= 0
+    assert controller["socket"] == str(shared.folder / "vhost.0")
+    assert controller["sessions"] == []
+    block = controller["backend_specific"]["block"]
+    assert block["bdev"] == "m" and block["readonly"] is False
+    assert (shared.folder / "vhost.0").is_socket()
+    assert shared.rpc("bdev_get_bdevs", name="m")[0]["claimed"] is True
+    error = shared.error("bdev_malloc_delete", name="m")
+    assert error.code == EBUSY and "vhost.0" in error.message
+    assert shared.rpc("vhost_delete_controller", ctrlr="vhost.0") is True
+    assert not (shared.folder / "vhost.0").exists()
+    assert shared.rpc("vhost_get_controllers") == []
+    shared.rpc("bdev_malloc_delete", name="m")
+
+
+def test_controller_errors(shared):
+    shared.rpc("bdev_null_create", name="n", num_blocks=8, block_size=512)
+    create = "vhost_create_blk_controller"
+    error = shared.error(create, ctrlr="c", dev_name="none")
+    assert error.code == ENODEV and "No such device" in error.message and "none" in error.message
+    shared.rpc(create, ctrlr="c", dev_name="n")
+    error = shared.error(create, ctrlr="c", dev_name="n")
+    assert error.code == EEXIST and "File exists" in error.message
+    for method, params in (("vhost_get_controllers", {"name": "d"}),
+                           ("vhost_delete_controller", {"ctrlr": "d"})):
+        error = shared.error(method, **params)
+        assert error.code == ENODEV and "No such device" in error.message
+    for params in ({"cpumask": "0x8000000000"}, {"cpumask": "0x0"}, {"cpumask": "[0"},
+                   {"cpumask": ""}, {"transport": "vfio_user"}, {"readonly": "yes"},
+                   {"delay": 3}):
+        assert shared.error(create, ctrlr="e", dev_name="n", **params).code in \
+            (EINVAL, INVALID_PARAMS)
+    assert [entry["ctrlr"] for entry in shared.rpc("vhost_get_controllers")] == ["c"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES + [".", "..", "c" * 64])
+def test_bad_controller_names(shared, name):
+    shared.rpc("bdev_null_create", name="n", num_blocks=8, block_size=512)
+    before = set(shared.folder.iterdir())
+    error = shared.error("vhost_create_blk_controller", ctrlr=name, dev_name="n")
+    assert error.code in (EINVAL, ENAMETOOLONG, INVALID_PARAMS)
+    assert shared.error("vhost_delete_controller", ctrlr=name).code in (ENODEV, INVALID_PARAMS)
+    assert shared.rpc("vhost_get_controllers") == []
+    assert set(shared.folder.iterdir()) == before
+
+
+def test_controller_socket_files(vhostd):
+    vhostd.rpc("bdev_null_create", name="n", num_blocks=8, block_size=512)
+    (vhostd.folder / "file").write_text("precious")
+    assert vhostd.error("vhost_create_blk_controller", ctrlr="file", dev_name="n").code < 0
+    assert (vhostd.folder / "file").read_text() == "precious"
+    error = vhostd.error("vhost_create_blk_controller", ctrlr="rpc.sock", dev_name="n")
+    assert error.code == -98
+    vhostd.rpc("spdk_get_version")
+
+
+# ---- the protocol, on the whole daemon; more of it in tests/unit/test_jsonrpc_*.c ----
+
+def test_split_and_joined(shared):
+    texts = [json.dumps({"jsonrpc": "2.0", "id": i, "method": "log_get_level"}) for i in range(50)]
+    with shared.connect() as connection:
+        for byte in texts[0].encode():
+            connection.send(bytes([byte]))
+        assert connection.next()["id"] == 0
+        connection.send("".join(texts).encode())
+        assert [connection.next()["id"] for _ in texts] == list(range(50))
+        connection.send(("[" + ",".join(texts) + "]").encode())
+        assert [answer["id"] for answer in connection.next()] == list(range(50))
+
+
+@pytest.mark.parametrize("data", [
+    b"\xff\xfe\xfd", b"{\"id\":1,\"method\":\"bdev_get_bdevs\",\"params\":{\"name\":\"\xff\"}}",
+    b"not json at all", b"[" * 33, b"{\"a\":" * 40, b"\0" * 100, b"{\"a\":}",
+    b"{\"method\":\"" + b"x" * (5 * MIB)],
+    ids=["bytes", "name not UTF-8", "text", "deep", "deep objects", "zeroes", "no value", "large"])
+def test_malformed(shared, data):
+    shared.rpc("bdev_null_create", name="n", num_blocks=8, block_size=512)
+    shared.rpc("vhost_create_blk_controller", ctrlr="c", dev_name="n")
+    with shared.connect() as connection:
+        connection.send(data)
+        answer = connection.next()
+        assert answer["error"]["code"] == PARSE_ERROR and answer["id"] is None
+        assert connection.next() is None
+    assert "connection closed" in shared.log_text()
+    assert [entry["ctrlr"] for entry in shared.rpc("vhost_get_controllers")] == ["c"]
+
+
+def test_unknown_method_and_params(shared):
+    error = shared.error("bdev_format_everything")
+    assert (error.code, error.message) == (NO_METHOD, "Method not found")
+    error = shared.error("spdk_get_version", verbose=True)
+    assert error.code == INVALID_PARAMS and "'verbose'" in error.message
+    with shared.connect() as connection:
+        connection.send(b'{"id":1,"method":"bdev_get_bdevs","params":["n"]}')
+        assert connection.next()["error"]["code"] == INVALID_PARAMS
+        connection.send(b'{"id":"x","method":7}')
+        assert connection.next()["error"]["code"] == INVALID_REQUEST
+
+
+def test_many_clients_at_once(shared):
+    """Each makes, finds and deletes devices of its own."""
+    failures = []
+
+    def client(number):
+        try:
+            with shared.connect() as connection:
+                for _ in range(10):
+                    name = connection.call("bdev_null_create", name=f"n{number}", num_blocks=8,
+                                           block_size=512)
+                    connection.call("vhost_create_blk_controller", ctrlr=f"c{number}",
+                                    dev_name=name)
+                    connection.call("vhost_get_controllers", name=f"c{number}")
+                    connection.call("vhost_delete_controller", ctrlr=f"c{number}")
+                    connection.call("bdev_null_delete", name=name)
+        except Exception as problem:      # a thread's exception would be lost
+            failures.append(problem)
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert names(shared) == []
+
+
+def test_client_gone_during_call(shared):
+    for _ in range(5):
+        with shared.connect() as connection:
+            connection.send(b'{"id":1,"method":"bdev_get_bdevs",'
+                            b'"params":{"name":"never","timeout":100}}')
+    shared.rpc("spdk_get_version")
+
+
+# ---- the process ----
+
+def test_kill_instance(vhostd):
+    assert vhostd.error("spdk_kill_instance", sig_name="SIGSTOP").code == INVALID_PARAMS
+    assert vhostd.rpc("spdk_kill_instance", sig_name="SIGTERM") is True
+    assert vhostd.wait() == 0
+    assert not vhostd.socket.exists()
+    vhostd.start()
+    with vhostd.connect() as connection:
+        connection.send(b'{"id":1,"method":"spdk_kill_instance","params":{"sig_name":"SIGKILL"}}')
+        assert vhostd.wait() == -signal.SIGKILL
+
+
+def test_stop_does_not_wait_for_a_waiting_client(vhostd):
+    with vhostd.connect() as connection:
+        connection.send(b'{"id":1,"method":"bdev_get_bdevs",'
+                        b'"params":{"name":"never","timeout":3600000}}')
+        vhostd.rpc("spdk_get_version")
+        vhostd.stop()
+        assert connection.next()["error"]["code"] == ENODEV
+
+
+def test_rpc_socket(vhostd):
+    assert vhostd.socket.stat().st_mode & 0o777 == 0o600
+    second = vhostd.spawn("--state", str(vhostd.folder / "other.json"))
+    assert second.wait(30) != 0
+    assert str(vhostd.socket) in vhostd.log_text()
+    vhostd.rpc("spdk_get_version")
+    vhostd.kill()
+    assert vhostd.socket.exists()
+    vhostd.start()
+    vhostd.stop()
+    assert not vhostd.socket.exists()

@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * vhost_rig: what the tests of vhost-user share: a daemon for the group with a disk for each test, and one whose
+ * guest runs all the time and must not notice anything.
+ */
+#ifndef VHOSTD_VHOST_RIG_H
+#define VHOSTD_VHOST_RIG_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <linux/virtio_config.h>
+
+#include "client.h"
+#include "daemon.h"
+
+#define RIG_WAIT_MS 15000
+#define RIG_SECTORS 65536u
+#define RIG_BOUNCE  (128u * 1024)
+#define RIG_BIT(n)  (1ULL << (n))
+
+/* A guest with one driver per queue. */
+struct guest {
+	struct client_device device;
+	struct client_blk blk[CLIENT_MAX_QUEUES];
+};
+
+static struct daemon rig_daemon;
+static struct guest rig_bystander;
+static unsigned int rig_round;
+
+static inline uint64_t
+rig_now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static inline const char *
+rig_socket(const char *name)
+{
+	static char path[DAEMON_PATH];
+
+	daemon_path(&rig_daemon, name, path);
+	return path;
+}
+
+/* ---- guests ---- */
+
+/* Plugs and starts; the number of queues and the rest as in options, which may be NULL. */
+static inline int
+guest_try_start(struct guest *guest, const char *name, const struct client_options *options)
+{
+	struct client_options filled = {0};
+	int rc;
+
+	memset(guest->blk, 0, sizeof(guest->blk));
+	if (options != NULL)
+		filled = *options;
+	if (filled.timeout_ms == 0)
+		filled.timeout_ms = RIG_WAIT_MS;
+	rc = client_device_open(&guest->device, rig_socket(name), &filled);
+	if (rc != 0)
+		return rc;
+	for (unsigned int i = 0; i < guest->device.options.queues && rc == 0; i++) {
+		rc = client_blk_create(&guest->blk[i], &guest->device.rings[i], RIG_BOUNCE, 4096,
+				       guest->device.features &
+					       RIG_BIT(VIRTIO_RING_F_INDIRECT_DESC));
+		guest->blk[i].timeout_ms = RIG_WAIT_MS;
+	}
+	return rc == 0 ? client_device_start(&guest->device) : rc;
+}
+
+static inline void
+guest_start(struct guest *guest, const char *name, const struct client_options *options)
+{
+	assert_int_equal(guest_try_start(guest, name, options), 0);
+}
+
+/* Dies without a word. */
+static inline void
+guest_end(struct guest *guest)
+{
+	for (unsigned int i = 0; i < CLIENT_MAX_QUEUES; i++)
+		client_blk_destroy(&guest->blk[i]);
+	client_device_close(&guest->device);
+}
+
+static inline void
+rig_fill(uint8_t *data, size_t size, unsigned int seed)
+{
+	for (size_t i = 0; i < size; i++) {
+		seed = seed * 1103515245 + 12345;
+		data[i] = (uint8_t)(seed >> 16);
+	}
+}
+
+/* Writes and reads back; the seed says what. */
+static inline void
+guest_round_trip(struct guest *guest, unsigned int queue, uint64_t sector, uint32_t size,
+		 unsigned int seed)
+{
+	static uint8_t out[RIG_BOUNCE], in[RIG_BOUNCE];
+
+	rig_fill(out, size, seed);
+	memset(in, 0, size);
+	assert_int_equal(client_blk_write(&guest->blk[queue], sector, out, size), VIRTIO_BLK_S_OK);
+	assert_int_equal(client_blk_read(&guest->blk[queue], sector, in, size), VIRTIO_BLK_S_OK);
+	assert_memory_equal(in, out, size);
+}
+
+/* ---- disks ---- */
+
+/* A malloc disk and its controller, both of that name. */
+static inline void
+rig_create_disk(const char *name)
+{
+	assert_int_equal(daemon_create_malloc(&rig_daemon, name, RIG_SECTORS, 512), 0);
+	assert_int_equal(daemon_create_blk(&rig_daemon, name, name, false), 0);
+}
+
+static inline int
+rig_delete_controller(const char *name)
+{
+	return daemon_call(&rig_daemon, "vhost_delete_controller",
+			   json_pack("{s:s}", "ctrlr", name));
+}
+
+static inline void
+rig_delete_disk(const char *name)
+{
+	assert_int_equal(rig_delete_controller(name), 0);
+	assert_int_equal(
+		daemon_call(&rig_daemon, "bdev_malloc_delete", json_pack("{s:s}", "name", name)),
+		0);
+}
+
+/* The daemon lives, and the guest that has nothing to do with it is served. */
+static inline void
+rig_check(void)
+{
+	assert_true(daemon_is_alive(&rig_daemon));
+	rig_round++;
+	guest_round_trip(&rig_bystander, 0, rig_round % 1000 * 8, 4096, rig_round);
+}
+
+/* Waits until the daemon's log has text more than `before` times. */
+static inline void
+rig_wait_for_log(const char *text, unsigned int before)
+{
+	uint64_t end = rig_now_ms() + RIG_WAIT_MS;
+
+	while (daemon_log_count(&rig_daemon, text) <= before) {
+		assert_true(rig_now_ms() < end);
+		usleep(2000);
+	}
+}
+
+/* ---- sessions of a controller, as RPC tells ---- */
+
+static inline json_t *
+rig_controller(const char *name)
+{
+	json_t *array, *controller;
+
+	array = daemon_rpc(&rig_daemon, "vhost_get_controllers", json_pack("{s:s}", "name", name),
+			   NULL);
+	controller = json_incref(json_array_get(array, 0));
+	json_decref(array);
+	return controller;
+}
+
+static inline size_t
+rig_sessions(const char *name)
+{
+	json_t *controller = rig_controller(name);
+	size_t count = json_array_size(json_object_get(controller, "sessions"));
+
+	json_decref(controller);
+	return count;
+}
+
+static inline void
+rig_wait_for_sessions(const char *name, size_t count)
+{
+	uint64_t end = rig_now_ms() + RIG_WAIT_MS;
+
+	while (rig_sessions(name) != count) {
+		assert_true(rig_now_ms() < end);
+		usleep(2000);
+	}
+}
+
+/* ---- group and test fixtures ---- */
+
+static inline int
+rig_group_setup(void **state)
+{
+	(void)state;
+	if (daemon_start(&rig_daemon, NULL) != 0)
+		return -1;
+	rig_create_disk("bystander");
+	guest_start(&rig_bystander, "bystander", NULL);
+	return 0;
+}
+
+/* The last test of a group: the daemon has nothing to complain about at its end (a sanitizer's findings, for one). */
+static inline void
+rig_test_end(void **state)
+{
+	(void)state;
+	rig_check();
+	guest_end(&rig_bystander);
+	assert_int_equal(daemon_stop(&rig_daemon), 0);
+}
+
+static inline int
+rig_group_teardown(void **state)
+{
+	(void)state;
+	return daemon_end(&rig_daemon);
+}
+
+/* Each test has the disk "disk". */
+static inline int
+rig_setup(void **state)
+{
+	(void)state;
+	rig_create_disk("disk");
+	return 0;
+}
+
+static inline int
+rig_teardown(void **state)
+{
+	(void)state;
+	rig_check();
+	rig_delete_disk("disk");
+	rig_check();
+	return 0;
+}
+
+#define RIG_TEST(name) cmocka_unit_test_setup_teardown(name, rig_setup, rig_teardown)
+
+#endif
