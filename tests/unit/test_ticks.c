@@ -33,7 +33,10 @@ test_go_forward(void **state)
 	}
 }
 
-/* However long the scheduler leaves us out, the time between the inner readings is within that of the outer ones. */
+/*
+ * However long the scheduler leaves us out, the time between the inner readings is within that of
+ * the outer ones.
+ */
 static void
 test_rate_is_that_of_the_clock(void **state)
 {

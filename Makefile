@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: BSD-3-Clause
+#
+#   make             build everything into build/
+#   make run         install what is missing, build, serve a disk in the foreground
+#   make test        install what is missing, build, run every suite
+#   make check       build, run unit and integration tests
+#   make bench       build, measure next to qemu-storage-daemon
+#   make install     install into $(DESTDIR)$(PREFIX)
+#   make SANITIZE=address,undefined ...   the same in build-asan/
+#   make SANITIZE=thread ...              the same in build-tsan/
+
+VERSION := 0.1.0
+MAKEFLAGS += --jobs=$(shell nproc) --output-sync=target
+
+ifeq ($(SANITIZE),)
+BUILD ?= build
+else ifeq ($(SANITIZE),thread)
+BUILD ?= build-tsan
+else
+BUILD ?= build-asan
+endif
+
+PREFIX  ?= /usr
+DESTDIR ?=
+RUN_DIR ?= run
+CC      := gcc
+PYTHON  ?= /usr/bin/python3
+
+CSTD     := -std=gnu11
+WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Werror
+OPTIMISE ?= -O2
+# SSE4.2 is what DPDK's inline functions need.
+CFLAGS   := $(CSTD) $(WARNINGS) $(OPTIMISE) -g -march=x86-64-v2 -fno-strict-aliasing -fstack-protector-strong -pthread
+CPPFLAGS := -D_GNU_SOURCE -DVHOSTD_VERSION='"$(VERSION)"' -Iinclude -MMD -MP
+LDFLAGS  := -pthread -Wl,--as-needed
+ifneq ($(SANITIZE),)
+CFLAGS   += -fsanitize=$(SANITIZE) -fno-omit-frame-pointer
+LDFLAGS  += -fsanitize=$(SANITIZE)
+endif
+
+# DPDK: the few static archives the daemon needs. The shared EAL would load every driver plug-in.
+DPDK_CPPFLAGS := -isystem /usr/include/dpdk -isystem /usr/include/$(shell $(CC) -print-multiarch)/dpdk -include rte_config.h
+DPDK_LIBS := $(addprefix -l:librte_,$(addsuffix .a,vhost cryptodev dmadev ethdev meter hash rcu net mbuf mempool pci ring eal kvargs telemetry))
+LIBS := -Wl,--start-group $(DPDK_LIBS) -Wl,--end-group -ljansson -luring -lnuma -lbsd -lsystemd -ldl -lm
+
+# ---- rooms: lib/<room>/*.c is one archive ----
+
+ROOMS := app jsonrpc vhost bdev event thread virtio env
+# Archives besides the rooms: the RPC methods, the test client, what tests share.
+EXTRA := rpc client testlib
+dir_of = $(if $(filter $(1),$(ROOMS)),lib/$(1),$(if $(filter rpc,$(1)),rpc,tests/$(1)))
+archive = $(BUILD)/lib$(1).a
+
+define archive_rules
+$(1)_SRCS := $$(filter-out rpc/vhostctl%.c,$$(wildcard $$(call dir_of,$(1))/*.c))
+$(1)_OBJS := $$($(1)_SRCS:%.c=$$(BUILD)/obj/%.o)
+$$(call archive,$(1)): $$($(1)_OBJS)
+	@rm -f $$@
+	$$(Q)ar rcs $$@ $$^
+endef
+$(foreach room,$(ROOMS) $(EXTRA),$(eval $(call archive_rules,$(room))))
+
+Q := @
+
+ROOM_ARCHIVES := $(foreach room,$(ROOMS),$(call archive,$(room)))
+
+# ---- programs ----
+
+BENCH_SRCS := $(wildcard bench/*.c)
+BENCH_BINS := $(BENCH_SRCS:bench/%.c=$(BUILD)/bin/%)
+UNIT_BINS  := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/test_*.c))
+INTEGRATION_BINS := $(patsubst tests/integration/%.c,$(BUILD)/integration/%,$(wildcard tests/integration/test_*.c))
+PROGRAMS   := $(BUILD)/bin/vhostd $(BUILD)/bin/vhostctl
+
+# The archives are rules already: without this the first of them would be what `make` builds.
+.DEFAULT_GOAL := all
+.PHONY: all run test check bench install deps clean check-format tests docs unit integration qemu
+all: $(PROGRAMS) $(BENCH_BINS)
+tests: $(UNIT_BINS) $(INTEGRATION_BINS)
+
+$(BUILD)/obj/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	@printf '  %-5s %s\n' CC $<
+	$(Q)$(CC) $(CPPFLAGS) $(EXTRA_CPPFLAGS) $(CFLAGS) -c $< -o $@
+
+# Only these see DPDK.
+$(BUILD)/obj/lib/env/%.o: EXTRA_CPPFLAGS += $(DPDK_CPPFLAGS)
+$(BUILD)/obj/lib/vhost/vhost_user.o: EXTRA_CPPFLAGS += $(DPDK_CPPFLAGS)
+$(BUILD)/obj/tests/%.o $(BUILD)/obj/bench/%.o: EXTRA_CPPFLAGS += -Itests/client -Itests/testlib -Ilib
+
+define link
+@printf '  %-5s %s\n' LINK $@
+@mkdir -p $(@D)
+$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(1)
+endef
+
+VHOSTD_OBJS := $(BUILD)/obj/vhostd/main.o
+$(BUILD)/bin/vhostd: $(VHOSTD_OBJS) $(call archive,rpc) $(ROOM_ARCHIVES)
+	$(call link,$(LIBS))
+
+# vhostctl shares the methods' tables with the daemon and nothing else.
+VHOSTCTL_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard rpc/vhostctl*.c rpc/schema*.c)) $(BUILD)/obj/lib/jsonrpc/params.o $(BUILD)/obj/lib/env/cpumask.o $(BUILD)/obj/lib/env/errmsg.o
+$(BUILD)/bin/vhostctl: $(VHOSTCTL_OBJS)
+	$(call link,-ljansson)
+
+# A test or a benchmark names the archives it links in a comment: /* links: virtio env */
+links_of = $(foreach room,$(shell sed -n 's,^/\* links: \(.*\) \*/$$,\1,p' $(1)),$(call archive,$(room)))
+# ... and a test the linker's flags that it needs: /* ldflags: -Wl,--wrap=calloc */
+ldflags_of = $(shell sed -n 's,^/\* ldflags: \(.*\) \*/$$,\1,p' $(1))
+.SECONDEXPANSION:
+$(BENCH_BINS): $(BUILD)/bin/%: $(BUILD)/obj/bench/%.o $$(call links_of,bench/$$*.c)
+	$(call link,$(LIBS))
+$(UNIT_BINS): $(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $$(call links_of,tests/unit/$$*.c)
+	$(call link,$(call ldflags_of,tests/unit/$*.c) -lcmocka $(LIBS))
+$(INTEGRATION_BINS): $(BUILD)/integration/%: $(BUILD)/obj/tests/integration/%.o $$(call links_of,tests/integration/$$*.c)
+	$(call link,-lcmocka $(LIBS))
+
+# ---- what people call ----
+
+# Packages are installed before make reads what they contain, hence the second make.
+deps:
+	@packaging/install-deps.sh build
+
+# "+": what it prints is not held back until it ends.
+run:
+	@packaging/install-deps.sh build
+	@$(MAKE) --no-print-directory all
+	+@packaging/run.sh $(BUILD) $(RUN_DIR)
+
+RUN_TESTS := $(PYTHON) tests/run.py
+
+unit: tests
+	@$(RUN_TESTS) unit:$(BUILD)
+integration: all tests
+	@$(RUN_TESTS) integration:$(BUILD)
+qemu: all
+	@$(RUN_TESTS) qemu:$(BUILD)
+check: all tests
+	@$(RUN_TESTS) unit:$(BUILD) integration:$(BUILD)
+
+test:
+	@packaging/install-deps.sh build test
+	@$(MAKE) --no-print-directory all tests
+	@$(MAKE) --no-print-directory SANITIZE=address,undefined all tests
+	@$(MAKE) --no-print-directory SANITIZE=thread all tests
+	@$(RUN_TESTS) unit:build integration:build \
+		unit:build-asan integration:build-asan unit:build-tsan integration:build-tsan qemu:build
+
+bench:
+	@packaging/install-deps.sh build bench
+	@$(MAKE) --no-print-directory all
+	@$(PYTHON) bench/run.py --bin $(BUILD)/bin --out $(BUILD)/bench $(BENCH_ARGS)
+
+docs: $(BUILD)/bin/vhostctl
+	$(BUILD)/bin/vhostctl --markdown > docs/rpc.md
+
+install: all
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/sbin $(BUILD)/bin/vhostd
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(BUILD)/bin/vhostctl
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man8 docs/man/vhostd.8
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man1 docs/man/vhostctl.1
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system packaging/vhostd.service
+
+check-format:
+	clang-format --dry-run --Werror $(shell git ls-files '*.c' '*.h')
+
+clean:
+	rm -rf build build-asan build-tsan
+
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
