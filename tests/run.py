@@ -85,6 +85,7 @@ def skip_reasons(output):
 def run_program(suite, build, program):
     result = Result(f"{suite}:{build.name} {program.name}")
     folder = Path(tempfile.mkdtemp(prefix="vt-"))
+    folder.chmod(0o711)  # some tests become another user
     junit = folder / "junit.xml"
     log_path = folder / "output"
     tmp = folder / "t"

@@ -8,6 +8,8 @@
 #include "bdev_core.h"
 #include "log.h"
 
+LOG_FLAG(bdev)
+
 static struct thread *g_app_thread;
 /* In the order of creation. */
 static TAILQ_HEAD(bdev_list, bdev) g_bdevs = TAILQ_HEAD_INITIALIZER(g_bdevs);
@@ -119,6 +121,7 @@ bdev_open(const char *name, bool write, const char *user, bdev_event_fn event, v
 	bdev_get(bdev);
 	TAILQ_INSERT_TAIL(&bdev->descs, desc, link);
 	*result = desc;
+	log_debug(bdev, "bdev %s: opened by %s", name, user);
 	return 0;
 }
 
@@ -132,6 +135,7 @@ bdev_close(struct bdev_desc *desc)
 		abort();
 	}
 	TAILQ_REMOVE(&bdev->descs, desc, link);
+	log_debug(bdev, "bdev %s: closed by %s", bdev->info.name, desc->user);
 	free(desc->user);
 	free(desc);
 	bdev_put(bdev);

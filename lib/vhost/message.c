@@ -14,6 +14,8 @@
 #include "log.h"
 #include "session.h"
 
+LOG_FLAG(vhost)
+
 /* Refused messages after which a connection ends: DPDK leaks a descriptor with some of them. */
 #define MAX_FAILURES 16
 
@@ -444,6 +446,9 @@ vhost_msg_handle(struct vhost_connection *connection, struct vhost_message *mess
 	if (rc == 0)
 		rc = apply_rule(connection, rule, message);
 	close_fds(message);
+	log_debug(vhost, "vhost %s: message %s (%u, %u bytes) of connection %d: %d",
+		  controller_of(connection)->name, rule->name != NULL ? rule->name : "unknown",
+		  request, message->header.size, connection->vid, rc);
 	if (rc >= 0)
 		return rc;
 

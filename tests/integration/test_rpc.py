@@ -111,6 +111,26 @@ def test_log(shared):
     assert "'none'" in shared.error("log_set_flag", flag="none").message
 
 
+def test_log_flag_shows_its_debug_lines(shared):
+    """A flag switches the debug lines of one room on, and nobody else's."""
+    def new_lines(flag, name):
+        before = len(shared.log_text())
+        if flag:
+            shared.rpc("log_set_flag", flag=flag)
+        shared.rpc("bdev_malloc_create", num_blocks=8, block_size=512, name=name)
+        shared.rpc("vhost_create_blk_controller", ctrlr=name, dev_name=name)
+        shared.rpc("vhost_delete_controller", ctrlr=name)
+        shared.rpc("bdev_malloc_delete", name=name)
+        if flag:
+            shared.rpc("log_clear_flag", flag=flag)
+        return [line for line in shared.log_text()[before:].splitlines() if "DEBUG" in line]
+
+    assert {"bdev", "vhost"} <= set(shared.rpc("log_get_flags"))
+    assert any("bdev flagged" in line for line in new_lines("bdev", "flagged"))
+    assert not new_lines("vhost", "other")
+    assert not new_lines(None, "quiet")
+
+
 # ---- block devices ----
 
 def test_malloc(shared):
