@@ -10,7 +10,10 @@
 #   make SANITIZE=thread ...              the same in build-tsan/
 
 VERSION := 0.1.0
+# A make below this one has them already.
+ifeq ($(MAKELEVEL),0)
 MAKEFLAGS += --jobs=$(shell nproc) --output-sync=target
+endif
 
 ifeq ($(SANITIZE),)
 BUILD ?= build

@@ -10,11 +10,11 @@
 #include "perf.h"
 
 struct worker {
+	_Alignas(64) _Atomic uint64_t runs; /* written by the thread, read by anyone */
 	struct thread *thread;
 	struct poller **pollers; /* on the thread */
 	struct perf *perf;
 	sem_t done;
-	_Alignas(64) _Atomic uint64_t runs; /* written by the thread, read by anyone */
 };
 
 static struct worker workers[CPUMASK_CPUS];

@@ -36,14 +36,18 @@ struct app_opts {
 	bool hugepages;
 	enum reactor_mode mode;
 	const char *socket_dir;
-	const char *rpc_socket;   /* NULL: no server */
-	const char *config_file;  /* loaded at start when there is no state yet; NULL: none */
-	const char *state_file;   /* the journal; NULL: none */
-	bool wait_for_rpc;        /* stay in the startup state until framework_start_init */
-	const char *user, *group; /* to become before sockets listen; NULL: stay */
+	const char *rpc_socket;  /* NULL: no server */
+	const char *config_file; /* loaded at start when there is no state yet; NULL: none */
+	const char *state_file;  /* the journal; NULL: none */
+	bool wait_for_rpc;       /* stay in the startup state until framework_start_init */
+	/*
+	 * To become before sockets listen; NULL: stay. The group may connect to the sockets in
+	 * socket_dir, but not to the RPC socket.
+	 */
+	const char *user, *group;
 	const struct app_subsystem *const *subsystems; /* NULL-terminated */
-	const struct rpc_method *const
-		*methods; /* NULL-terminated list of tables, each ended by a NULL schema */
+	/* NULL-terminated list of tables, each ended by a NULL schema */
+	const struct rpc_method *const *methods;
 };
 
 /*

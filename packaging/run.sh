@@ -20,7 +20,11 @@ run=$(cd "$2" && pwd)
 sockets=$run
 if [ "$(printf %s "$run" | wc -c)" -gt 80 ]; then
 	sockets=/tmp/vhostd-run-$(id -u)-$(printf %s "$run" | cksum | tr -d ' ')
-	mkdir -m 0700 "$sockets" 2>/dev/null || [ -O "$sockets" ] && [ ! -L "$sockets" ]
+	mkdir -m 0700 "$sockets" 2>/dev/null || [ -d "$sockets" ]
+	if [ ! -O "$sockets" ] || [ -L "$sockets" ]; then
+		echo "$sockets belongs to somebody else" >&2
+		exit 1
+	fi
 	echo "The path of $run is too long for sockets; they are in $sockets."
 fi
 mkdir -p "$sockets/vhost"

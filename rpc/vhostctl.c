@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "rpc.h"
 
@@ -78,8 +79,6 @@ run_method(const struct vhostctl_opts *opts, const struct rpc_schema *schema, ch
 	json_t *result;
 
 	status = ctl_parse_args(schema, args, &params, err);
-	if (status == STATUS_USAGE)
-		ctl_print_method_usage(stderr, schema);
 	if (status != STATUS_OK)
 		return status;
 	status = ctl_call(opts, schema->name, params, &result, err);
@@ -220,25 +219,58 @@ parse_options(struct vhostctl_opts *opts, char ***args, bool *done, struct errms
 	return STATUS_OK;
 }
 
+/* Where vhostd listens by default: a user's own daemon in $XDG_RUNTIME_DIR, root's in /run. NULL: no memory. */
+static char *
+default_socket(void)
+{
+	const char *given = getenv(SOCKET_ENV);
+	const char *folder = getenv("XDG_RUNTIME_DIR");
+	char *own;
+
+	if (given != NULL)
+		return strdup(given);
+	if (folder == NULL || asprintf(&own, "%s/vhostd/rpc.sock", folder) < 0)
+		return strdup(DEFAULT_SOCKET);
+	if (access(own, F_OK) == 0)
+		return own;
+	free(own);
+	return strdup(DEFAULT_SOCKET);
+}
+
+/* name: a method's, or anything else that the command line has in its place. */
+static void
+print_usage_of(const char *name)
+{
+	const struct rpc_schema *schema = name != NULL ? find_schema(name) : NULL;
+
+	if (schema != NULL)
+		ctl_print_method_usage(stderr, schema);
+	else
+		ctl_print_usage(stderr);
+}
+
 int
 main(int argc, char **argv)
 {
-	struct vhostctl_opts opts = {.socket = getenv(SOCKET_ENV), .timeout_s = DEFAULT_TIMEOUT_S};
+	char *socket = default_socket();
+	struct vhostctl_opts opts = {.socket = socket, .timeout_s = DEFAULT_TIMEOUT_S};
 	enum vhostctl_status status;
 	struct errmsg err = {0};
 	char **args = argv + 1;
 	bool done = false;
 
 	(void)argc;
-	if (opts.socket == NULL)
-		opts.socket = DEFAULT_SOCKET;
-	status = parse_options(&opts, &args, &done, &err);
+	if (socket != NULL)
+		status = parse_options(&opts, &args, &done, &err);
+	else
+		status = err_set(&err, STATUS_FAILED, "%s", strerror(ENOMEM));
 	if (status == STATUS_OK && !done)
 		status = run(&opts, args, &err);
 	if (status != STATUS_OK)
 		fprintf(stderr, "vhostctl: %s\n", err.text);
 	if (status == STATUS_USAGE)
-		ctl_print_usage(stderr);
+		print_usage_of(args[0]);
+	free(socket);
 	if (fflush(stdout) != 0 || ferror(stdout)) {
 		fprintf(stderr, "vhostctl: cannot write the output: %s\n", strerror(errno));
 		return STATUS_FAILED;

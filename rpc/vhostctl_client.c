@@ -195,8 +195,7 @@ ctl_call(const struct vhostctl_opts *opts, const char *method, json_t *params, j
 	 struct errmsg *err)
 {
 	json_t *answer;
-	enum vhostctl_status status =
-		ask(opts, method, make_request(method, params), &answer, err);
+	enum vhostctl_status status = ask(opts, method, make_request(method, params), &answer, err);
 
 	*result = NULL;
 	if (status != STATUS_OK)

@@ -23,8 +23,8 @@ fetch_config(const struct vhostctl_opts *opts, json_t *document, struct errmsg *
 	size_t i;
 
 	json_array_foreach (subsystems, i, entry)
-		json_array_append_new(names, json_pack("{s:O*}", "name",
-						       json_object_get(entry, "subsystem")));
+		json_array_append_new(
+			names, json_pack("{s:O*}", "name", json_object_get(entry, "subsystem")));
 	if (status == STATUS_OK && json_array_size(names) > 0) {
 		status = ctl_call_each(opts, "framework_get_config", names, &configs, err);
 		json_array_foreach (configs, i, entry)

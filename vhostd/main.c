@@ -81,15 +81,14 @@ set_cpus(struct settings *settings, const char *argument)
 static const char *
 set_cpu_mask(struct settings *settings, const char *argument)
 {
-	char mask[CPUMASK_TEXT_MAX] = "0x";
+	char mask[CPUMASK_TEXT_MAX];
 
 	if (strncasecmp(argument, "0x", 2) == 0)
 		argument += 2;
-	if (strlen(argument) > sizeof(mask) - 3)
-		return "is not a mask of CPUs such as 0xd";
-	strcat(mask, argument);
-	return cpumask_parse(&settings->app.cpus, mask) == 0 ? NULL
-							     : "is not a mask of CPUs such as 0xd";
+	if (snprintf(mask, sizeof(mask), "0x%s", argument) < (int)sizeof(mask) &&
+	    cpumask_parse(&settings->app.cpus, mask) == 0)
+		return NULL;
+	return "is not a mask of CPUs such as 0xd";
 }
 
 static const char *
@@ -217,7 +216,7 @@ static const struct option_row options[] = {
 	{"wait-for-rpc", 0, NULL, "start no subsystem before framework_start_init",
 	 set_wait_for_rpc},
 	{"user", 0, "NAME", "user to become", set_user},
-	{"group", 0, "NAME", "group to become, and to let use the RPC socket", set_group},
+	{"group", 0, "NAME", "group to become; its members may attach the disks", set_group},
 	{"memory", 0, "MIB", "heap of the vhost library (default: 256)", set_memory},
 	{"hugepages", 0, NULL, "take it from reserved hugepages", set_hugepages},
 	{"log-level", 0, "LEVEL", "ERROR, WARNING, NOTICE (default), INFO, DEBUG or DISABLED",

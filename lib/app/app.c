@@ -232,7 +232,7 @@ start_server(struct errmsg *err)
 {
 	struct jsonrpc_server_opts server = {
 		.path = app.opts->rpc_socket,
-		.mode = app.opts->group != NULL ? 0660 : 0600,
+		.mode = 0600,
 		.thread = app.thread,
 		.commit = commit,
 	};
@@ -315,10 +315,11 @@ bring_up(struct errmsg *err)
 		return rc;
 	if (app.opts->wait_for_rpc) {
 		rc = start_server(err);
-		if (rc == 0)
-			log_notice("waiting for framework_start_init on %s", app.opts->rpc_socket);
+		if (rc != 0)
+			return rc;
+		log_notice("waiting for framework_start_init on %s", app.opts->rpc_socket);
 		sd_notify(0, "READY=1\nSTATUS=Waiting for framework_start_init");
-		return rc;
+		return 0;
 	}
 	rc = app_start_subsystems(err);
 	if (rc == 0)
@@ -403,6 +404,7 @@ run_with_pool(struct errmsg *err)
 	struct work_pool_opts pool = {.affinity = env_housekeeping_cpus()};
 	int rc;
 
+	limits_raise();
 	rc = identity_assume(app.opts, err);
 	if (rc != 0)
 		return rc;

@@ -114,6 +114,12 @@ identity_assume(const struct app_opts *opts, struct errmsg *err)
 	if (rc != 0)
 		return rc;
 	/*
+	 * DPDK makes controllers' sockets as the umask has it, and who connects must have write
+	 * access.
+	 */
+	if (opts->group != NULL)
+		umask(0007);
+	/*
 	 * Supplementary groups are those of the new user, or none but the new group; only root may
 	 * change them.
 	 */

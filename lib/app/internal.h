@@ -41,4 +41,12 @@ void signals_end(void);
  */
 int identity_assume(const struct app_opts *opts, struct errmsg *err);
 
+/* ---- limits.c ---- */
+
+/*
+ * Raises the soft limit of open files, as far as the hard one allows: each queue of a guest takes
+ * three, and the usual limit is 1024.
+ */
+void limits_raise(void);
+
 #endif

@@ -120,10 +120,11 @@ read_file(int fd, const char *path, char **text, size_t *length, struct errmsg *
 	if (*text == NULL)
 		return err_set(err, -ENOMEM, "%s: out of memory", path);
 	rc = read_all(fd, *text, (size_t)st.st_size, length);
-	if (rc == 0)
-		return 0;
-	free(*text);
-	return err_set(err, rc, "%s: %s", path, strerror(-rc));
+	if (rc != 0) {
+		free(*text);
+		err_set(err, rc, "%s: %s", path, strerror(-rc));
+	}
+	return rc;
 }
 
 int

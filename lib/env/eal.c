@@ -110,7 +110,7 @@ static int
 start_eal(const struct env_opts *opts, const struct cpumask *cpus, struct errmsg *err)
 {
 	unsigned int memory_mb = opts->memory_mb > 0 ? opts->memory_mb : ENV_MEMORY_MB;
-	char name[64], prefix[64], lcores[CPUMASK_CPUS * 4], memory[16];
+	char name[64], prefix[64], lcores[CPUMASK_CPUS * 4], memory[16], pages[16];
 	char *argv[] = {
 		name,
 		(char[]){"--no-shconf"},
@@ -124,11 +124,7 @@ start_eal(const struct env_opts *opts, const struct cpumask *cpus, struct errmsg
 		lcores,
 		(char[]){"-m"},
 		memory,
-		/*
-		 * --in-memory: hugepages without files; DPDK does not take it together with
-		 * --no-huge.
-		 */
-		opts->hugepages ? (char[]){"--in-memory"} : (char[]){"--no-huge"},
+		pages,
 		NULL,
 	};
 	int argc = (int)(sizeof(argv) / sizeof(argv[0])) - 1;
@@ -136,6 +132,8 @@ start_eal(const struct env_opts *opts, const struct cpumask *cpus, struct errmsg
 
 	snprintf(name, sizeof(name), "%s", opts->name);
 	snprintf(prefix, sizeof(prefix), "--file-prefix=vhostd-%d", getpid());
+	/* --in-memory: hugepages without files; DPDK does not take it together with --no-huge. */
+	snprintf(pages, sizeof(pages), "%s", opts->hugepages ? "--in-memory" : "--no-huge");
 	snprintf(memory, sizeof(memory), "%u", memory_mb);
 	format_list(cpus, lcores);
 	rc = rte_eal_init(argc, argv);
@@ -260,9 +258,9 @@ env_core_wait_all(void)
 	uint32_t core;
 
 	rte_eal_mp_wait_lcore();
-	RTE_LCORE_FOREACH_WORKER(core)
-	while (atomic_load_explicit(&jobs[core].running, memory_order_acquire))
-		sched_yield();
+	RTE_LCORE_FOREACH_WORKER (core)
+		while (atomic_load_explicit(&jobs[core].running, memory_order_acquire))
+			sched_yield();
 }
 
 int

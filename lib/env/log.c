@@ -56,8 +56,8 @@ static struct log_flag *flags; /* set by constructors, before main() */
 static pthread_mutex_t sites_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct site {
 	const char *file;
-	int line;
 	time_t second;
+	int line;
 	unsigned int lines;
 } sites[SITES];
 

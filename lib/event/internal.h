@@ -31,6 +31,8 @@ struct placed {
 	bool blind;              /* its fds could not be added: the reactor must not sleep */
 };
 
+TAILQ_HEAD(placed_list, placed);
+
 struct reactor {
 	/* set once */
 	uint32_t core;
@@ -45,7 +47,7 @@ struct reactor {
 	_Atomic uint32_t threads;           /* placed here, those on their way included */
 
 	/* its OS thread only; the counters are read by others */
-	_Alignas(64) TAILQ_HEAD(, placed) placed;
+	_Alignas(64) struct placed_list placed;
 	uint64_t now; /* env_ticks() at the end of what was done last */
 	uint64_t last_busy;
 	uint32_t blind_threads;

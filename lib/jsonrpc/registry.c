@@ -129,9 +129,7 @@ commit_outcome(const struct rpc_schema *schema, int rc, struct errmsg *err)
 	    (rc != 0 && rc != -EEXIST && rc != -ENODEV))
 		return rc;
 	commit_rc = commit_changes(&problem);
-	if (commit_rc == 0)
-		return rc;
-	return err_set(err, commit_rc, "%s: done, but not saved: %s", schema->name, problem.text);
+	return commit_rc != 0 ? err_set(err, commit_rc, "%s", problem.text) : rc;
 }
 
 int

@@ -243,7 +243,10 @@ step(struct server *server, struct client *client)
 		client->dead = true;
 }
 
-/* A dead client whose call still runs is freed when the call is back. */
+/*
+ * A dead client whose call still runs is freed when the call is back. Its socket is taken out of epoll first: closing does
+ * that only when nobody else has the socket, and another OS thread may be looking at it (the room vhost does).
+ */
 static void
 free_dead(struct server *server)
 {
@@ -254,6 +257,7 @@ free_dead(struct server *server)
 		if (!client->dead || client->call != NULL)
 			continue;
 		LIST_REMOVE(client, link);
+		epoll_ctl(server->epoll_fd, EPOLL_CTL_DEL, client->fd, NULL);
 		server->client_count--;
 		server->lingering -= client->refused;
 		client_free(client);

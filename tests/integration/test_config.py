@@ -140,6 +140,51 @@ def test_each_answer_is_durable(vhostd):
         assert len(vhostd.rpc("bdev_get_bdevs")) == i + 1
 
 
+def test_what_cannot_be_made_is_kept_until_it_is_deleted(vhostd):
+    image, other = vhostd.image("a.img"), vhostd.image("b.img")
+    vhostd.rpc("bdev_uring_create", name="u", filename=str(image))
+    vhostd.rpc("bdev_aio_create", name="a", filename=str(other))
+    vhostd.rpc("vhost_create_blk_controller", ctrlr="c", dev_name="u")
+    saved = vhostd.state.read_text()
+    vhostd.stop()
+    image.unlink()
+    vhostd.start()
+    assert [bdev["name"] for bdev in vhostd.rpc("bdev_get_bdevs")] == ["a"]
+    assert vhostd.state.read_text() == saved
+    for method in ("bdev_null_delete", "bdev_malloc_delete"):
+        assert vhostd.error(method, name="u").code == -19
+    assert vhostd.error("bdev_uring_delete", name="v").code == -19
+    assert vhostd.error("vhost_delete_controller", ctrlr="u").code == -19
+    assert vhostd.state.read_text() == saved
+    assert vhostd.rpc("vhost_delete_controller", ctrlr="c") is True
+    assert vhostd.rpc("bdev_uring_delete", name="u") is True
+    assert vhostd.error("bdev_uring_delete", name="u").code == -19
+    kept = [json.loads(vhostd.state.read_text())["subsystems"][i]["config"] for i in (0, 1)]
+    assert [call["params"]["name"] for call in kept[0]] == ["a"] and kept[1] == []
+    vhostd.kill()
+    vhostd.start()
+    assert "could not be replayed" not in vhostd.log_text().rsplit("given up", 1)[1]
+
+
+def test_an_answer_is_durable_also_after_a_failed_save(vhostd):
+    """What exists although it could not be saved is saved when a client asks for it once more."""
+    null = {"num_blocks": 8, "block_size": 512}
+    vhostd.rpc("bdev_null_create", name="a", **null)
+    state, aside = vhostd.state, vhostd.folder / "aside.json"
+    state.rename(aside)
+    state.mkdir()                       # a file cannot be renamed over it
+    error = vhostd.error("bdev_null_create", name="b", **null)
+    assert error.code < 0 and error.code != -17 and str(state) in error.message
+    again = vhostd.error("bdev_null_create", name="b", **null)
+    assert (again.code, again.message) == (error.code, error.message)
+    state.rmdir()
+    aside.rename(state)
+    assert vhostd.error("bdev_null_create", name="b", **null).code == -17
+    vhostd.kill()
+    vhostd.start()
+    assert [bdev["name"] for bdev in vhostd.rpc("bdev_get_bdevs")] == ["a", "b"]
+
+
 def test_config_file(idle_vhostd):
     idle_vhostd.start()
     build(idle_vhostd)

@@ -2,9 +2,11 @@
 """The process itself: options, start and stop, signals, the state journal, idleness."""
 
 import fcntl
+import grp
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -107,6 +109,21 @@ def test_defaults_of_other_users(folder):
     assert done.returncode == USAGE and "--socket-dir" in done.stderr
 
 
+def test_group(idle_vhostd):
+    """The group may attach disks, and not more."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to change the group")
+    idle_vhostd.start("--group", "nogroup")
+    make_disk(idle_vhostd)
+    socket_stat = (idle_vhostd.folder / "vm.disk0").stat()
+    assert socket_stat.st_gid == grp.getgrnam("nogroup").gr_gid
+    assert socket_stat.st_mode & 0o777 == 0o770
+    assert idle_vhostd.socket.stat().st_mode & 0o777 == 0o600
+    assert idle_vhostd.state.stat().st_mode & 0o777 == 0o600
+    assert "no group no-such-group" in fails(Vhostd(idle_vhostd.folder), "--group", "no-such-group")
+    assert "no user no-such-user" in fails(Vhostd(idle_vhostd.folder), "--user", "no-such-user")
+
+
 # ---- start ----
 
 def test_ready(idle_vhostd):
@@ -140,6 +157,19 @@ def test_affinity(vhostd):
     for task, name in tasks.items():
         if name != "vhostd":    # the main thread, and a sanitizer's own
             assert os.sched_getaffinity(task) == others, name
+
+
+def test_limit_of_open_files(idle_vhostd):
+    """Each queue takes three descriptors; the usual soft limit is 1024."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
+    try:
+        idle_vhostd.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    limits = Path(f"/proc/{idle_vhostd.process.pid}/limits").read_text()
+    soft = re.search(r"^Max open files\s+(\d+)", limits, re.M).group(1)
+    assert int(soft) == min(before[1], 65536)
 
 
 @pytest.mark.parametrize("mode", ["poll", "interrupt"])

@@ -72,6 +72,8 @@ def test_help_of_every_method():
         text = vhostctl(method, "--help").stdout
         assert text.startswith(f"usage: vhostctl {method}")
         assert vhostctl(method.replace("_", "-"), "--help").stdout == text
+    for command in ("save-config", "load-config", "call"):
+        assert vhostctl(command, "--help").stdout == vhostctl("--help").stdout
     assert "--num_blocks VALUE" in vhostctl("bdev_malloc_create", "--help").stdout
 
 
@@ -101,6 +103,11 @@ def test_usage_errors(args):
     assert done.stdout == ""
 
 
+def test_usage_of_a_method():
+    done = vhostctl("bdev_null_delete", "--force", status=USAGE)
+    assert done.stderr.splitlines()[1:] == ["usage: vhostctl bdev_null_delete --name VALUE"]
+
+
 def test_no_daemon(folder):
     path = folder / "rpc.sock"
     done = vhostctl("-s", str(path), "rpc_get_methods", status=FAILED)
@@ -109,6 +116,18 @@ def test_no_daemon(folder):
                     env=os.environ | {"VHOSTD_RPC_SOCKET": str(path)})
     assert str(path) in done.stderr
     vhostctl("-s", "/" + "x" * 200, "rpc_get_methods", status=FAILED)
+
+
+def test_default_socket(folder):
+    """Of a user's own daemon, if there is one."""
+    env = os.environ | {"XDG_RUNTIME_DIR": str(folder)}
+    env.pop("VHOSTD_RPC_SOCKET", None)
+    assert str(folder) not in vhostctl("no_such_method", status=USAGE, env=env).stderr
+    own = folder / "vhostd" / "rpc.sock"
+    own.parent.mkdir()
+    own.touch()
+    done = vhostctl("rpc_get_methods", status=FAILED, env=env)
+    assert str(own) in done.stderr
 
 
 def test_silent_daemon(serve):
@@ -121,6 +140,34 @@ def test_silent_daemon(serve):
 def test_bad_answers(serve, answer):
     done = vhostctl("-s", serve(answer), "rpc_get_methods", status=FAILED)
     assert done.stderr.startswith("vhostctl: rpc_get_methods: ")
+
+
+def test_save_config_asks_for_all_parts_at_once(folder):
+    """Asked for one by one, they need not fit together: others make and delete meanwhile."""
+    path = folder / "fake.sock"
+    requests, answers = [], [[{"subsystem": "a"}, {"subsystem": "b"}], [[], None]]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen(2)
+        listener.settimeout(60)
+
+        def run():
+            for answer in answers:
+                connection, _ = listener.accept()
+                with connection, connection.makefile("rw") as stream:
+                    requests.append(request := json.load(stream))
+                    many = isinstance(request, list)
+                    json.dump([{"id": 1, "result": part} for part in answer] if many else
+                              {"id": 1, "result": answer}, stream)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        saved = json.loads(vhostctl("-s", str(path), "save-config").stdout)
+        thread.join()
+    assert saved == {"subsystems": [{"subsystem": "a", "config": []},
+                                    {"subsystem": "b", "config": None}]}
+    assert [(part["method"], part["params"]["name"]) for part in requests[1]] == \
+        [("framework_get_config", "a"), ("framework_get_config", "b")]
 
 
 def test_control_characters_do_not_reach_the_terminal(serve):
@@ -150,6 +197,7 @@ def test_create_list_delete(shared):
     table = rows(shared.ctl("vhost_get_controllers").stdout)
     assert table[0]["ctrlr"] == "c" and table[0]["bdev"] == "m"
     assert table[0]["readonly"] == "yes" and table[0]["socket"] == str(shared.folder / "c")
+    assert table[0]["sessions"] == "-"
     done = shared.ctl("bdev_malloc_delete", "--name", "m", status=FAILED)
     assert "(-16)" in done.stderr and done.stdout == ""
     shared.ctl("vhost_delete_controller", "--ctrlr", "c")

@@ -153,11 +153,17 @@ static const struct rpc_schema schemas[] = {
 	{.name = "early", .flags = RPC_STARTUP},
 	{.name = "late", .flags = RPC_RUNTIME},
 	{.name = "change", .flags = BOTH | RPC_CHANGES},
+	{.name = "fail_to_change",
+	 .flags = BOTH | RPC_CHANGES,
+	 .params = number_params,
+	 .param_count = 1,
+	 .params_size = sizeof(struct example_params)},
 };
 static const struct rpc_method example_methods[] = {
 	{&schemas[0], run_echo},  {&schemas[1], run_sleep}, {&schemas[2], run_fail},
 	{&schemas[3], run_block}, {&schemas[4], run_count}, {&schemas[5], run_big},
 	{&schemas[6], run_count}, {&schemas[7], run_count}, {&schemas[8], run_count},
+	{&schemas[9], run_fail},
 };
 
 static int
@@ -265,7 +271,7 @@ group_setup(void **state)
 	snprintf(path, sizeof(path), "%s/rpc.sock", folder);
 	assert_int_equal(thread_lib_init(NULL), 0);
 	assert_int_equal(work_pool_start(NULL), 0);
-	assert_int_equal(jsonrpc_register(example_methods, 9), 0);
+	assert_int_equal(jsonrpc_register(example_methods, 10), 0);
 	assert_int_equal(jsonrpc_register(example_methods, 1), -EEXIST);
 	app = thread_create("app", NULL);
 	assert_non_null(app);

@@ -28,18 +28,15 @@ static void
 test_state_comes_back(void **state)
 {
 	struct app_opts opts = default_opts();
-	char *before, *after;
+	static char before[4096];
 
 	(void)state;
 	assert_int_equal(live(&opts, make_a_and_b), 0);
-	before = get("state.json");
+	snprintf(before, sizeof(before), "%s", get("state.json"));
 	for (int i = 0; i < 2; i++) {
 		assert_int_equal(live(&opts, expect_a_and_b), 0);
-		after = get("state.json");
-		assert_string_equal(before, after);
-		free(after);
+		assert_string_equal(before, get("state.json"));
 	}
-	free(before);
 }
 
 static void
@@ -166,11 +163,11 @@ static void
 test_damaged_state(void **state)
 {
 	struct app_opts opts = default_opts();
-	char *good;
+	static char good[4096];
 
 	(void)state;
 	assert_int_equal(live(&opts, make_a_and_b), 0);
-	good = get("state.json");
+	snprintf(good, sizeof(good), "%s", get("state.json"));
 	put("state.json", "{\"version\": 1, \"subsys");
 	for (int i = 0; i < 2; i++) {
 		assert_int_equal(live(&opts, stop), EXIT_RC(-EBADMSG));
@@ -179,7 +176,6 @@ test_damaged_state(void **state)
 		assert_false(has("log", "base starts"));
 	}
 	put("state.json", good);
-	free(good);
 	assert_int_equal(live(&opts, expect_a_and_b), 0);
 }
 

@@ -226,6 +226,40 @@ test_malformed(void **state)
 	expect_alive();
 }
 
+/* What is JSON, and still cannot be taken, is named. */
+static void
+test_parse_errors_say_why(void **state)
+{
+	static const struct {
+		const char *text, *named;
+	} cases[] = {
+		{"{\"id\":1,\"id\":2,\"method\":\"echo\"}", "duplicate"},
+		{"{\"id\":18446744073709551616,\"method\":\"echo\"}", "18446744073709551616"},
+		{"{\"id\":1,\"method\":\"\xff\"}", "0xff"},
+		{"{\"id\":1 \"method\":\"echo\"}", "expected"},
+		{"hello", "this is not JSON"},
+	};
+	struct peer peer;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		const char *message;
+		json_t *answer;
+
+		peer_open(&peer);
+		peer_say(&peer, cases[i].text);
+		answer = peer_next(&peer);
+		message = json_string_value(
+			json_object_get(json_object_get(answer, "error"), "message"));
+		assert_non_null(message);
+		assert_ptr_equal(strstr(message, "Parse error: "), message);
+		if (strstr(message, cases[i].named) == NULL)
+			fail_msg("\"%s\" does not say \"%s\"", message, cases[i].named);
+		json_decref(answer);
+		peer_close(&peer);
+	}
+}
+
 static void
 test_truncated(void **state)
 {
@@ -300,6 +334,39 @@ test_commit(void **state)
 	peer_close(&peer);
 }
 
+/* "File exists" and "No such device" are as good as success to a client, and must last as well. */
+static void
+test_commit_after_errors(void **state)
+{
+	static const struct {
+		int rc, commits;
+	} cases[] = {{-EEXIST, 1}, {-ENODEV, 1}, {-EBUSY, 0}, {JSONRPC_INVALID_PARAMS, 0}};
+	struct peer peer;
+
+	(void)state;
+	peer_open(&peer);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		int before = atomic_load(&commits);
+		json_t *answer;
+		char text[96];
+
+		snprintf(text, sizeof(text),
+			 "{\"id\":1,\"method\":\"fail_to_change\",\"params\":{\"number\":%d}}",
+			 cases[i].rc);
+		peer_say(&peer, text);
+		answer = peer_next(&peer);
+		assert_int_equal(json_integer_value(
+					 json_object_get(json_object_get(answer, "error"), "code")),
+				 cases[i].rc);
+		json_decref(answer);
+		assert_int_equal(atomic_load(&commits), before + cases[i].commits);
+	}
+	atomic_store(&commit_rc, -ENOSPC);
+	peer_say(&peer, "{\"id\":1,\"method\":\"fail_to_change\",\"params\":{\"number\":-17}}");
+	expect(&peer, ERROR("1", "-28", "state file /x: disk is full: No space left on device"));
+	peer_close(&peer);
+}
+
 static int
 call_change(void *arg)
 {
@@ -361,7 +428,8 @@ test_method_list(void **state)
 
 	(void)state;
 	on_app(list_methods, names);
-	assert_string_equal(names, "big block change count early echo fail late sleep ");
+	assert_string_equal(names,
+			    "big block change count early echo fail fail_to_change late sleep ");
 }
 
 int
@@ -373,9 +441,11 @@ main(void)
 		SERVER_TEST(test_split_at_every_byte),
 		SERVER_TEST(test_notifications),
 		SERVER_TEST(test_malformed),
+		SERVER_TEST(test_parse_errors_say_why),
 		SERVER_TEST(test_truncated),
 		SERVER_TEST(test_oversized),
 		SERVER_TEST(test_commit),
+		SERVER_TEST(test_commit_after_errors),
 		SERVER_TEST(test_call_without_commit),
 		SERVER_TEST(test_states),
 		SERVER_TEST(test_method_list),

@@ -84,6 +84,48 @@ test_client_gone_during_call(void **state)
 	expect_alive();
 }
 
+/* Of the only connection; the server is in this process. */
+static int
+server_descriptor(void)
+{
+	for (int fd = 0; fd < 1024; fd++) {
+		struct sockaddr_un address = {0}, other;
+		socklen_t len = sizeof(address), other_len = sizeof(other);
+
+		if (getsockname(fd, (struct sockaddr *)&address, &len) == 0 &&
+		    strcmp(address.sun_path, path) == 0 &&
+		    getpeername(fd, (struct sockaddr *)&other, &other_len) == 0)
+			return fd;
+	}
+	fail_msg("the server has no connection");
+	return -1;
+}
+
+/*
+ * While another OS thread looks at a descriptor, closing it does not end its socket in the kernel, which then goes on to
+ * have events.
+ */
+static void
+test_descriptor_is_held_elsewhere(void **state)
+{
+	struct peer peer;
+	int fd, held;
+
+	(void)state;
+	peer_open(&peer);
+	peer_say(&peer, "{\"id\":1,\"method\":\"echo\"}");
+	expect(&peer, RESULT("1", "null"));
+	fd = server_descriptor();
+	held = fcntl(fd, F_DUPFD_CLOEXEC, 0); /* TSan takes dup() for a race */
+	shutdown(peer.fd, SHUT_WR);
+	for (int i = 0; i < DEADLINE_MS && fcntl(fd, F_GETFD) >= 0; i++)
+		usleep(1000);
+	assert_int_equal(fcntl(fd, F_GETFD), -1);
+	peer_close(&peer);
+	expect_alive();
+	close(held);
+}
+
 static void
 test_many_clients(void **state)
 {
@@ -285,6 +327,7 @@ main(void)
 		SERVER_TEST(test_half_close),
 		SERVER_TEST(test_connections_do_not_wait),
 		SERVER_TEST(test_client_gone_during_call),
+		SERVER_TEST(test_descriptor_is_held_elsewhere),
 		SERVER_TEST(test_many_clients),
 		SERVER_TEST(test_slow_reader),
 		SERVER_TEST(test_large_answer_is_read_slowly),
