@@ -138,10 +138,32 @@ remove_one(const char *path, const struct stat *st, int type, struct FTW *where)
 	return remove(path);
 }
 
+/* Children that were not waited for. */
+static pid_t lives[4];
+
+static inline void
+replace_life(pid_t old, pid_t new)
+{
+	for (size_t i = 0; i < sizeof(lives) / sizeof(lives[0]); i++) {
+		if (lives[i] == old) {
+			lives[i] = new;
+			return;
+		}
+	}
+}
+
+/* A test that failed leaves no daemon behind. */
 static inline int
 teardown(void **state)
 {
 	(void)state;
+	for (size_t i = 0; i < sizeof(lives) / sizeof(lives[0]); i++) {
+		if (lives[i] == 0)
+			continue;
+		kill(lives[i], SIGKILL);
+		waitpid(lives[i], NULL, 0);
+		lives[i] = 0;
+	}
 	return nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
 }
 
@@ -366,6 +388,7 @@ begin(const struct app_opts *opts, void (*ready)(void *arg))
 		exit(rc < 0 ? EXIT_RC(rc) : rc);
 	}
 	assert_true(pid > 0);
+	replace_life(0, pid);
 	return pid;
 }
 
@@ -390,6 +413,7 @@ end(pid_t pid)
 		}
 		nanosleep(&pause, NULL);
 	}
+	replace_life(pid, 0);
 	if (WIFSIGNALED(status))
 		return 1000 + WTERMSIG(status);
 	if (WEXITSTATUS(status) == EXIT_CHECK || WEXITSTATUS(status) == 99)
