@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,9 +21,9 @@ USAGE = 2
 FAILED = 1
 
 
-def run(*options, **more):
+def run(*options, program=VHOSTD, **more):
     """A start that is expected to end by itself."""
-    return subprocess.run([str(VHOSTD), *options], capture_output=True, text=True, timeout=DEADLINE,
+    return subprocess.run([str(program), *options], capture_output=True, text=True, timeout=DEADLINE,
                           stdin=subprocess.DEVNULL, **more)
 
 
@@ -94,8 +95,9 @@ def test_defaults_of_other_users(folder):
         pytest.skip("needs root, to become somebody else")
     folder.chmod(0o777)
     environment = {"XDG_RUNTIME_DIR": str(folder), "HOME": str(folder)}
+    program = shutil.copy(VHOSTD, folder / "program")  # where it was built others may have no access
     with open(folder / "log", "wb") as log:
-        process = subprocess.Popen([str(VHOSTD)], user="nobody", group="nogroup", extra_groups=[],
+        process = subprocess.Popen([program], user="nobody", group="nogroup", extra_groups=[],
                                    env=environment, stderr=log, stdin=subprocess.DEVNULL)
     try:
         wait_until(lambda: "ready: " in (folder / "log").read_text() or process.poll() is not None,
@@ -105,7 +107,7 @@ def test_defaults_of_other_users(folder):
     finally:
         process.terminate()
         assert process.wait(DEADLINE) == 0
-    done = run(user="nobody", group="nogroup", extra_groups=[], env={})
+    done = run(program=program, user="nobody", group="nogroup", extra_groups=[], env={})
     assert done.returncode == USAGE and "--socket-dir" in done.stderr
 
 
