@@ -65,6 +65,8 @@ void completion_signal(struct completion *completion, int rc);
  */
 int completion_wait(struct completion *completion, uint64_t timeout_us);
 void completion_put(struct completion *completion);
+/* Both shares at once: nobody will signal it or wait for it. Any OS thread. NULL: nothing happens. */
+void completion_drop(struct completion *completion);
 
 /*
  * [waits] Runs fn(arg) on thread and returns its result; in a coroutine or on a plain OS thread, as

@@ -40,11 +40,8 @@ struct thread_lib_ops {
 	size_t ctx_size; /* bytes in each thread for the one who polls it, thread_ctx(), zeroed */
 };
 
-/*
- * Call once before anything else here. Returns 0 or -ENOMEM. ops is copied; may be NULL: none of
- * them.
- */
-int thread_lib_init(const struct thread_lib_ops *ops);
+/* Call once before anything else here. ops is copied; may be NULL: none of them. */
+void thread_lib_init(const struct thread_lib_ops *ops);
 /* Every thread must have been destroyed and every io_device unregistered. */
 void thread_lib_fini(void);
 
@@ -71,12 +68,12 @@ struct thread *thread_current(void);
 void thread_set_current(struct thread *thread);
 
 /*
- * One iteration: up to max_msgs messages (0: a batch of the library's choice), then every active
- * poller once, then the timed pollers that are due. `now` is the current env_ticks(). Returns
- * whether anything was done (POLLER_BUSY or POLLER_IDLE). Only the one who polls the thread may
- * call it.
+ * One iteration: up to THREAD_MSG_BATCH messages, then every active poller once, then the timed
+ * pollers that are due. `now` is the current env_ticks(). Returns whether anything was done
+ * (POLLER_BUSY or POLLER_IDLE). Only the one who polls the thread may call it.
  */
-int thread_poll(struct thread *thread, uint32_t max_msgs, uint64_t now);
+#define THREAD_MSG_BATCH 32
+int thread_poll(struct thread *thread, uint64_t now);
 /*
  * The `now` of the running or last thread_poll(): time for the data path at no cost. On its thread.
  */

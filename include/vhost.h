@@ -22,7 +22,10 @@
  * vhost-events thread of DPDK. 0 or a negative errno.
  */
 int vhost_lib_init(const char *socket_dir, struct errmsg *err);
-/* App thread, in a coroutine [waits]: deletes every controller (guests see their disks stop). */
+/*
+ * App thread, in a coroutine [waits]: deletes every controller (guests see their disks stop). Those whose devices do not finish their
+ * requests, for which all have 5 s together, are left behind with a line in the log each, and keep their bdevs open.
+ */
 void vhost_lib_fini(void);
 
 struct vhost_blk_opts {
@@ -34,7 +37,7 @@ struct vhost_blk_opts {
 };
 /*
  * App thread, in a coroutine [waits]. A stale socket file is replaced, one that somebody listens on is refused.
- * 0, -EEXIST (name), -ENODEV (bdev), -EROFS (bdev is read-only and read_only is not set), -EINVAL (name: empty, too long, '/', not
+ * 0, -EEXIST (name), -ENODEV (bdev), -EROFS (bdev is read-only and read_only is not set), -EINVAL (name: empty, too long, '/', '.' in front, not
  * printable UTF-8; no running core in cpumask), -ENAMETOOLONG (socket path over 107 bytes), -EADDRINUSE (a live socket), -ENOENT,
  * -EACCES, -ENOMEM.
  */
@@ -54,7 +57,5 @@ int vhost_controller_delete(const char *name, struct errmsg *err);
 json_t *vhost_controllers_json(const char *name);
 /* Array of {method, params} that makes all controllers again. App thread. */
 json_t *vhost_config_json(void);
-/* The first controller's name in creation order, or the one after name; NULL at the end. App thread. */
-const char *vhost_controller_next(const char *name);
 
 #endif

@@ -25,7 +25,7 @@ class MakeRun:
     """One `make run` in a process group of its own, as a shell would start it."""
 
     def __init__(self, folder) -> None:
-        self.run_dir = folder / "run"
+        self.run_dir = folder / "a run"    # a path may have spaces
         self.log = folder / "make-run.log"
         self.socket = self.run_dir / "vhost" / "disk0"
         self.process: subprocess.Popen | None = None

@@ -61,15 +61,13 @@ walk_wait(struct walk *walk, json_t **threads, struct errmsg *err)
 	walk->threads = json_array();
 	if (done == NULL || walk->threads == NULL ||
 	    for_each_thread(walk_visit, walk, walk_done) != 0) {
-		if (done != NULL)
-			completion_signal(done, 0);
+		completion_drop(done);
 		rc = -ENOMEM;
 	} else {
 		rc = completion_wait(done, WALK_TIMEOUT_US);
+		completion_put(done);
 		walk->abandoned = rc == -ETIMEDOUT || rc == -ECANCELED;
 	}
-	if (done != NULL)
-		completion_put(done);
 	if (walk->abandoned)
 		return err_set(err, rc, "a thread does not answer");
 	if (rc == 0)

@@ -11,6 +11,7 @@ temporary folder of its own (TMPDIR) and a deadline. Exit status: 0 when nothing
 """
 import argparse
 import concurrent.futures
+import contextlib
 import os
 import re
 import shutil
@@ -24,7 +25,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE = {"unit": 300, "integration": 600, "qemu": 1200}  # seconds for one program
+PYTEST_NO_TESTS = 5     # the exit status when a file skips itself
+TAP_PLAN = re.compile(r"^1\.\.(\d+)$")
 TAP_LINE = re.compile(r"^\s*(ok|not ok)\s+\d+\s*(?:-\s*)?(.*)$")
+
+running = set()         # process groups of the programs that run now
 
 
 class Result:
@@ -39,20 +44,34 @@ class Result:
         self.seconds = 0.0
 
 
-def run_with_deadline(command, env, seconds, log):
-    """Returns the exit status, or None when the deadline passed; the whole process group is gone then."""
-    with subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log,
-                          stderr=subprocess.STDOUT, start_new_session=True) as process:
+def kill_group(group):
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def run_with_deadline(command, env, seconds, folder):
+    """Returns the exit status, or None when the deadline passed. What it started and left is killed."""
+    # Not one file: what is buffered would be written into the middle of the other's lines.
+    with (open(folder / "stdout", "wb") as stdout, open(folder / "stderr", "wb") as stderr,
+          subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=stdout,
+                           stderr=stderr, start_new_session=True) as process):
+        running.add(process.pid)
         try:
             return process.wait(seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
             return None
+        finally:
+            kill_group(process.pid)
+            process.wait()
+            running.discard(process.pid)
 
 
 def read_tap(result, output):
+    planned = None
     for line in output.splitlines():
+        plan = TAP_PLAN.match(line)
+        if plan:
+            planned = (planned or 0) + int(plan.group(1))
         match = TAP_LINE.match(line)
         if not match:
             continue
@@ -63,16 +82,26 @@ def read_tap(result, output):
             result.passed += 1
         else:
             result.failures.append(name)
+    told = result.passed + len(result.failures) + len(result.skips)
+    if told != planned:
+        result.failures.append(f"{told} results of {planned} tests")
 
 
 def read_junit(result, path):
-    for case in ElementTree.parse(path).iter("testcase"):
+    try:
+        cases = list(ElementTree.parse(path).iter("testcase"))
+    except (OSError, ElementTree.ParseError) as error:
+        result.failures.append(f"no report: {error}")
+        return
+    if not cases:
+        result.failures.append("no tests")
+    for case in cases:
         name = f"{case.get('classname', '').split('.')[-1]}::{case.get('name')}"
         skipped = case.find("skipped")
-        if skipped is not None:
-            result.skips.append(f"{name}: {skipped.get('message')}")
-        elif case.find("failure") is not None or case.find("error") is not None:
+        if case.find("failure") is not None or case.find("error") is not None:
             result.failures.append(name)
+        elif skipped is not None:
+            result.skips.append(f"{name}: {skipped.get('message')}")
         else:
             result.passed += 1
 
@@ -87,7 +116,6 @@ def run_program(suite, build, program):
     folder = Path(tempfile.mkdtemp(prefix="vt-"))
     folder.chmod(0o711)  # some tests become another user
     junit = folder / "junit.xml"
-    log_path = folder / "output"
     tmp = folder / "t"
     tmp.mkdir()
     env = dict(os.environ, TMPDIR=str(tmp), CMOCKA_MESSAGE_OUTPUT="TAP",
@@ -102,22 +130,22 @@ def run_program(suite, build, program):
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rs",
                    f"--junitxml={junit}", f"--basetemp={tmp}/pytest", str(program)]
     start = time.monotonic()
-    with open(log_path, "wb") as log:
-        status = run_with_deadline(command, env, DEADLINE[suite], log)
+    status = run_with_deadline(command, env, DEADLINE[suite], folder)
     result.seconds = time.monotonic() - start
-    result.output = log_path.read_text(errors="replace")
+    stdout = (folder / "stdout").read_text(errors="replace")
+    result.output = stdout + (folder / "stderr").read_text(errors="replace")
     if program.suffix == ".py":
-        if junit.exists():
-            read_junit(result, junit)
+        read_junit(result, junit)
     else:
-        read_tap(result, result.output)
+        read_tap(result, stdout)
         reasons = skip_reasons(result.output)
         result.skips = [f"{name}: {reason}" for name, reason in
                         zip(result.skips, reasons + ["no reason given"] * len(result.skips))]
     if status is None:
         result.failures.append(f"no end within {DEADLINE[suite]} s")
-    elif status not in (0, 5) and not result.failures:
-        result.failures.append(f"exit status {status}")
+    elif status != 0 and not (status == PYTEST_NO_TESTS and program.suffix == ".py"):
+        if not result.failures or status < 0:
+            result.failures.append(f"exit status {status}")
     shutil.rmtree(folder, ignore_errors=True)
     return result
 
@@ -143,22 +171,42 @@ def report(result):
             print(f"       failed: {failure}", flush=True)
 
 
+def run_programs(jobs, suite, build, programs):
+    """Yields their results as they end. When interrupted it starts no more and kills those that run."""
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        pending = [pool.submit(run_program, suite, build, path) for path in programs]
+        try:
+            for future in concurrent.futures.as_completed(pending):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for group in list(running):
+                kill_group(group)
+            raise
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--only", default="", help="run only programs whose name contains this")
     parser.add_argument("suites", nargs="+", metavar="SUITE:BUILD")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, interrupt)
 
     totals = [0, 0, 0]
     for word in options.suites:
         suite, _, folder = word.partition(":")
         build = (ROOT / folder).resolve()
         programs = [path for path in programs_of(suite, build) if options.only in path.name]
-        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-            pending = [pool.submit(run_program, suite, build, path) for path in programs]
-            for future in concurrent.futures.as_completed(pending):
-                result = future.result()
+        if not programs and not options.only:
+            print(f"FAILED {word}: there are no programs")
+            totals[1] += 1
+        with contextlib.closing(run_programs(options.jobs, suite, build, programs)) as results:
+            for result in results:
                 report(result)
                 totals[0] += result.passed
                 totals[1] += len(result.failures)
@@ -168,4 +216,7 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

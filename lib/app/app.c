@@ -98,25 +98,19 @@ stop_subsystem(const struct app_subsystem *subsystem)
 {
 	struct stop_job *job = malloc(sizeof(*job));
 	struct completion *done = completion_create();
-	int rc;
+	int rc = -ENOMEM;
 
-	if (job == NULL || done == NULL) {
-		rc = -ENOMEM;
-		goto out;
+	if (job != NULL && done != NULL) {
+		*job = (struct stop_job){subsystem, done};
+		rc = coroutine_start(app.thread, subsystem->name, run_stop, job);
 	}
-	*job = (struct stop_job){subsystem, done};
-	rc = coroutine_start(app.thread, subsystem->name, run_stop, job);
-	if (rc != 0)
-		goto out;
+	if (rc != 0) {
+		completion_drop(done);
+		free(job);
+		return rc;
+	}
 	rc = completion_wait(done, SUBSYSTEM_STOP_SECONDS * 1000000ull);
 	completion_put(done);
-	return rc;
-out:
-	if (done != NULL) {
-		completion_signal(done, rc);
-		completion_put(done);
-	}
-	free(job);
 	return rc;
 }
 
@@ -247,6 +241,8 @@ say_ready(void)
 	char cpus[CPUMASK_TEXT_MAX];
 	struct cpumask mask = {{0}};
 
+	if (app_is_stopping())
+		return; /* while it started */
 	for (uint32_t core = env_core_first(); core != ENV_NO_CORE; core = env_core_next(core))
 		cpumask_set(&mask, core);
 	if (app.failed > 0)

@@ -59,9 +59,13 @@ make_folder(char *path, bool parents, const struct identity *who, struct errmsg 
 		if (rc != 0)
 			return rc;
 	}
-	if (mkdir(path, 0755) < 0 && errno != EEXIST)
+	if (mkdir(path, 0755) < 0) {
+		if (errno == EEXIST)
+			return 0; /* somebody else's: not to be given away */
 		return err_set(err, -errno, "cannot make the folder %s: %s", path, strerror(errno));
-	if (who->change_group && chown(path, who->uid, who->gid) < 0)
+	}
+	/* Not through a link that somebody put in its place meanwhile. */
+	if (who->change_group && lchown(path, who->uid, who->gid) < 0)
 		return err_set(err, -errno, "cannot give the folder %s away: %s", path,
 			       strerror(errno));
 	return 0;

@@ -226,18 +226,35 @@ lock(const char *path, const char *lock_path, int *lock_fd, struct errmsg *err)
 	return err_set(err, rc, "state %s: %s: %s", path, lock_path, strerror(-rc));
 }
 
+/* A link stays: the file that it points to is the journal. */
+static int
+resolve(const char *path, char file[PATH_MAX], struct errmsg *err)
+{
+	struct stat st;
+
+	if (lstat(path, &st) < 0 || !S_ISLNK(st.st_mode)) {
+		snprintf(file, PATH_MAX, "%s", path);
+		return 0;
+	}
+	if (realpath(path, file) != NULL)
+		return 0;
+	return err_set(err, -errno, "state %s: what it is a link to: %s", path, strerror(errno));
+}
+
 int
 state_open(struct state_file *state, const char *path, struct errmsg *err)
 {
-	char lock_path[PATH_MAX];
-	int rc;
+	char file[PATH_MAX], lock_path[PATH_MAX];
+	int rc = resolve(path, file, err);
 
-	if (snprintf(lock_path, sizeof(lock_path), "%s.lock", path) >= (int)sizeof(lock_path))
-		return err_set(err, -ENAMETOOLONG, "state %.64s...: the path is too long", path);
-	rc = lock(path, lock_path, &state->lock_fd, err);
 	if (rc != 0)
 		return rc;
-	state->path = strdup(path);
+	if (snprintf(lock_path, sizeof(lock_path), "%s.lock", file) >= (int)sizeof(lock_path))
+		return err_set(err, -ENAMETOOLONG, "state %.64s...: the path is too long", path);
+	rc = lock(file, lock_path, &state->lock_fd, err);
+	if (rc != 0)
+		return rc;
+	state->path = strdup(file);
 	if (state->path != NULL)
 		return 0;
 	close(state->lock_fd);
@@ -294,9 +311,10 @@ sync_folder(const char *path)
 static int
 replace(const char *path, const char *temporary, const char *text, size_t length)
 {
-	int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-	int rc;
+	int fd, rc;
 
+	unlink(temporary); /* a crash may have left one */
+	fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return -errno;
 	rc = write_all(fd, text, length);

@@ -19,8 +19,9 @@ struct state_file {
 };
 
 /*
- * Locks the file of that name, which need not exist, against other daemons. 0, -EBUSY (another one
- * has it), -ENOENT or -EACCES (its folder), -ENOMEM, …
+ * Locks the file of that name, which need not exist, against other daemons; of a symbolic link the
+ * file that it points to, which must exist. 0, -EBUSY (another one has it), -ENOENT or -EACCES (its
+ * folder), -ENOMEM, …
  */
 int state_open(struct state_file *state, const char *path, struct errmsg *err);
 void state_close(struct state_file *state);

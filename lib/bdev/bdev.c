@@ -317,16 +317,6 @@ end(void *arg)
 	completion_signal(gone, 0);
 }
 
-/* Neither side will use it. */
-static void
-drop_completion(struct completion *completion)
-{
-	if (completion == NULL)
-		return;
-	completion_signal(completion, 0);
-	completion_put(completion);
-}
-
 /*
  * gone is signalled when the bdev is freed, which waits for its users. 0 or -ENOMEM, and nothing
  * has changed.
@@ -341,8 +331,8 @@ start_end(struct bdev *bdev, struct completion **gone)
 	if (bdev->quiet != NULL && bdev->gone != NULL)
 		rc = coroutine_start(g_app_thread, "bdev_end", end, bdev);
 	if (rc != 0) {
-		drop_completion(bdev->quiet);
-		drop_completion(bdev->gone);
+		completion_drop(bdev->quiet);
+		completion_drop(bdev->gone);
 		return rc;
 	}
 	*gone = bdev->gone;

@@ -147,7 +147,7 @@ iterate(struct reactor *reactor)
 		account(reactor, busy);
 	for (placed = TAILQ_FIRST(&reactor->placed); placed != NULL; placed = next) {
 		struct thread *thread = thread_from_ctx(placed);
-		int rc = thread_poll(thread, 0, reactor->now);
+		int rc = thread_poll(thread, reactor->now);
 
 		busy |= rc != POLLER_IDLE;
 		thread_account(thread, rc, account(reactor, rc != POLLER_IDLE));
@@ -183,8 +183,7 @@ next_due(struct reactor *reactor)
 static void
 wait_until(struct reactor *reactor, uint64_t due)
 {
-	struct epoll_event
-		events[16]; /* their content does not matter: every thread will be polled */
+	struct epoll_event events[16]; /* not looked at: every thread will be polled */
 	uint64_t now = env_ticks();
 	uint64_t ticks = due > now ? due - now : 0;
 	uint64_t hz = env_ticks_hz();
@@ -200,9 +199,9 @@ wait_until(struct reactor *reactor, uint64_t due)
 /*
  * Sleeps, unless there is work. Why no wake-up is lost:
  *
- * reactor                              sender (event, message, mode, stop) sleeping = true
- * push, or set what it wants to be seen look at all that could be work       sleeping? then write
- * event_fd wait for event_fd
+ * - The reactor stores sleeping = true, looks at all that could be work, and waits for event_fd.
+ * - A sender (of an event, a message, a mode, the stop) pushes, or stores what it wants to be seen,
+ *   looks at `sleeping`, and if that is set writes event_fd.
  *
  * All four accesses are sequentially consistent, so in their one order either the push comes before
  * the reactor's look, which finds it, or the sender's look comes after the reactor's store: it sees
@@ -216,7 +215,7 @@ wait_until(struct reactor *reactor, uint64_t due)
 static void
 reactor_sleep(struct reactor *reactor)
 {
-	struct placed *placed = NULL, *refused = NULL;
+	struct placed *placed, *refused;
 
 	atomic_store(&reactor->sleeping, true);
 	if (has_reason_to_stay_awake(reactor)) {
@@ -381,17 +380,15 @@ reactor_create(uint32_t core, enum reactor_mode mode)
 int
 reactors_init(enum reactor_mode mode, struct errmsg *err)
 {
-	int rc = thread_lib_init(&placement_ops);
-
-	if (rc != 0)
-		return err_set(err, rc, "threads: %s", strerror(-rc));
+	thread_lib_init(&placement_ops);
 	spin_ticks = env_ticks_hz() * REACTOR_SPIN_US / 1000000;
 	atomic_store(&stopping, false);
 	placement_close(false);
 	for (uint32_t core = env_core_first(); core != ENV_NO_CORE; core = env_core_next(core)) {
 		reactors[core] = reactor_create(core, mode);
 		if (reactors[core] == NULL) {
-			rc = -errno;
+			int rc = -errno;
+
 			reactors_fini();
 			return err_set(err, rc, "reactor %u: %s", core, strerror(-rc));
 		}

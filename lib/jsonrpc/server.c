@@ -504,10 +504,7 @@ jsonrpc_server_start(const struct jsonrpc_server_opts *opts, struct errmsg *err)
 	server->app_thread = opts->thread;
 	rc = open_server(server, opts, err);
 	if (rc != 0) {
-		if (server->stopped != NULL) {
-			completion_signal(server->stopped, 0);
-			completion_put(server->stopped);
-		}
+		completion_drop(server->stopped);
 		server_unref(server);
 		return rc;
 	}

@@ -56,6 +56,15 @@ completion_put(struct completion *completion)
 	free(completion);
 }
 
+void
+completion_drop(struct completion *completion)
+{
+	if (completion == NULL)
+		return;
+	completion_put(completion);
+	completion_put(completion);
+}
+
 /* On the thread that the waiter was on when it was signalled. */
 static void
 completion_received(void *ctx)

@@ -14,7 +14,6 @@
 #include "msg_cache.h"
 #include "thread.h"
 
-#define MSG_BATCH          32
 #define LEFTOVER_REPORT_US 5000000
 
 struct thread_lib thread_lib;
@@ -31,7 +30,7 @@ RB_GENERATE(thread_registry, thread, registry_node, compare_threads)
 
 /* ---- library ---- */
 
-int
+void
 thread_lib_init(const struct thread_lib_ops *ops)
 {
 	thread_lib = (struct thread_lib){
@@ -42,7 +41,6 @@ thread_lib_init(const struct thread_lib_ops *ops)
 	};
 	if (ops != NULL)
 		thread_lib.ops = *ops;
-	return 0;
 }
 
 void
@@ -115,7 +113,7 @@ thread_discard(struct thread *thread)
 {
 	thread_exit(thread);
 	while (!thread_is_exited(thread))
-		thread_poll(thread, 0, env_ticks());
+		thread_poll(thread, env_ticks());
 	thread_destroy(thread);
 }
 
@@ -237,12 +235,11 @@ thread_destroy(struct thread *thread)
 /* ---- one iteration ---- */
 
 static __attribute__((noinline)) void
-run_messages(struct thread *thread, uint32_t max_msgs)
+run_messages(struct thread *thread)
 {
-	uint32_t limit = max_msgs != 0 ? max_msgs : MSG_BATCH;
 	uint32_t count;
 
-	for (count = 0; count < limit; count++) {
+	for (count = 0; count < THREAD_MSG_BATCH; count++) {
 		struct mpsc_node *node = mpsc_queue_pop(&thread->messages);
 		struct thread_msg *msg;
 
@@ -255,7 +252,7 @@ run_messages(struct thread *thread, uint32_t max_msgs)
 }
 
 int
-thread_poll(struct thread *thread, uint32_t max_msgs, uint64_t now)
+thread_poll(struct thread *thread, uint64_t now)
 {
 	struct thread *previous = current;
 	struct poller *poller;
@@ -264,7 +261,7 @@ thread_poll(struct thread *thread, uint32_t max_msgs, uint64_t now)
 	current = thread;
 	thread->now = now;
 	if (!mpsc_queue_is_empty(&thread->messages)) {
-		run_messages(thread, max_msgs);
+		run_messages(thread);
 		rc = POLLER_BUSY;
 	}
 	for (poller = TAILQ_FIRST(&thread->active); poller != NULL; poller = thread->next_poller) {

@@ -55,7 +55,8 @@ struct vhost_blk {
 	uint64_t negotiated;
 
 	/* controller's thread only */
-	struct bdev_channel *channel; /* NULL: the device is gone */
+	bool removed;                 /* requests fail; those in flight end */
+	struct bdev_channel *channel; /* NULL: it was given back */
 };
 
 /* What is in a slot. */
@@ -271,7 +272,7 @@ submit_range(struct vhost_blk *blk, struct blk_request *request)
 	bool discard = rq->type == BDEV_DISCARD;
 	uint32_t max = discard ? MAX_DISCARD_BYTES : MAX_WRITE_ZEROES_BYTES;
 
-	if (blk->channel == NULL)
+	if (blk->removed)
 		return -EIO;
 	request->range_count--;
 	vhost_blk_take(&request->ranges, &request->range_iovs, &range, sizeof(range));
@@ -352,7 +353,7 @@ blk_start(struct vhost_blk *blk, struct vhost_queue *queue, struct virtq_slot *s
 	}
 	request->status = command.status;
 	request->written = 1;
-	if (unlikely(parsed == VHOST_BLK_NO_HEADER || blk->channel == NULL))
+	if (unlikely(parsed == VHOST_BLK_NO_HEADER || blk->removed))
 		rc = -EIO;
 	else if (unlikely(command.type >= TYPE_COUNT || starts[command.type] == NULL))
 		rc = -EOPNOTSUPP;
@@ -369,7 +370,7 @@ blk_handle(struct vhost_queue *queue, struct virtq_slot **slots, uint32_t count)
 
 	for (uint32_t i = 0; i < count; i++)
 		blk_start(blk, queue, slots[i]);
-	if (blk->channel != NULL)
+	if (!blk->removed)
 		bdev_flush_submissions(blk->channel);
 }
 
@@ -417,8 +418,11 @@ blk_set_features(void *device, uint64_t features)
 	struct vhost_blk *blk = device;
 
 	blk->negotiated = features;
+	/* virtio 1.2 §5.2.5: who takes CONFIG_WCE without FLUSH starts with write-through. */
 	if (features == 0)
 		atomic_store(&blk->writeback, true);
+	else if (features & FEATURE(CONFIG_WCE) && !(features & FEATURE(FLUSH)))
+		atomic_store(&blk->writeback, false);
 	update_write_through(blk);
 }
 
@@ -514,6 +518,8 @@ try_put_channel(void *arg)
 	struct vhost_blk *blk = controller->device;
 	struct vhost_session *session;
 
+	/* A busy guest would never be without requests. */
+	blk->removed = true;
 	TAILQ_FOREACH (session, &controller->sessions, link) {
 		if (vhost_session_in_flight(session) > 0)
 			return -EAGAIN;
@@ -585,7 +591,6 @@ blk_config(void *device)
 
 static const struct vhost_device_ops blk_ops = {
 	.name = "vhost-user-blk",
-	.config_size = sizeof(struct virtio_blk_config),
 	.max_segments = MAX_SEGMENTS,
 	.features = blk_features,
 	.set_features = blk_set_features,

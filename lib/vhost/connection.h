@@ -13,7 +13,7 @@ struct vhost_session;
 struct vhost_connection {
 	struct vhost_endpoint *endpoint;
 	int vid;
-	int fd;                        /* DPDK's, or -1 if it was not found */
+	int fd;                        /* DPDK's */
 	struct vhost_session *session; /* NULL before the first message, and if it is not served */
 	bool refused;
 	unsigned int failures;

@@ -11,6 +11,7 @@
 #include "env.h"
 #include "log.h"
 #include "session.h"
+#include "utf8.h"
 
 #define VHOST_USER_F_PROTOCOL_FEATURES 30
 
@@ -57,16 +58,17 @@ vhost_controller_of_device(const void *device)
 	return NULL;
 }
 
-const char *
-vhost_controller_next(const char *name)
+/* The first that is ready and was created after the one of that serial number; NULL at the end. */
+static struct vhost_controller *
+next_ready(uint64_t serial)
 {
 	struct vhost_controller *controller;
 
-	controller = name != NULL ? find_controller(name) : NULL;
-	controller = controller != NULL ? TAILQ_NEXT(controller, link) : TAILQ_FIRST(&controllers);
-	while (controller != NULL && !controller->ready)
-		controller = TAILQ_NEXT(controller, link);
-	return controller != NULL ? controller->name : NULL;
+	TAILQ_FOREACH (controller, &controllers, link) {
+		if (controller->ready && controller->serial > serial)
+			return controller;
+	}
+	return NULL;
 }
 
 /* ---- controller's thread ---- */
@@ -144,16 +146,14 @@ end_on_thread(void *arg)
 static bool
 is_printable_utf8(const char *text)
 {
-	json_t *string;
+	while (*text != '\0') {
+		size_t length = utf8_length(text);
 
-	for (const char *c = text; *c != '\0'; c++) {
-		if ((unsigned char)*c < 0x20 || *c == 0x7f)
+		if (length == 0 || (unsigned char)*text < 0x20 || *text == 0x7f)
 			return false;
+		text += length;
 	}
-	/* jansson takes UTF-8 only. */
-	string = json_string(text);
-	json_decref(string);
-	return string != NULL;
+	return true;
 }
 
 int
@@ -257,6 +257,7 @@ start_controller(struct vhost_controller *controller, struct errmsg *err)
 int
 vhost_controller_create(const struct vhost_controller_opts *opts, struct errmsg *err)
 {
+	static uint64_t last_serial;
 	struct vhost_controller *controller;
 	int rc;
 
@@ -268,6 +269,7 @@ vhost_controller_create(const struct vhost_controller_opts *opts, struct errmsg 
 	controller = calloc(1, sizeof(*controller));
 	if (controller == NULL)
 		return err_set(err, -ENOMEM, "vhost controller %s: no memory", opts->name);
+	controller->serial = ++last_serial;
 	snprintf(controller->name, sizeof(controller->name), "%s", opts->name);
 	vhost_user_path(opts->name, controller->endpoint.path, NULL);
 	controller->ops = opts->ops;
@@ -302,23 +304,23 @@ vhost_controller_config_changed(struct vhost_controller *controller)
 
 /* ---- deleting ---- */
 
-/* [waits] until no queue has a request. 0 or -ETIMEDOUT. */
+/* [waits] until no queue has a request, at most *budget_us, of which it takes what it needs. 0 or -ETIMEDOUT. */
 static int
-stop_queues(struct vhost_controller *controller)
+stop_queues(struct vhost_controller *controller, uint64_t *budget_us)
 {
-	uint64_t waited = 0, step = 500;
+	const uint64_t step = 500;
 
 	while (thread_call(controller->thread, close_on_thread, controller) > 0) {
-		if (waited >= VHOST_DRAIN_US)
+		if (*budget_us < step)
 			return -ETIMEDOUT;
 		coroutine_sleep(step);
-		waited += step;
+		*budget_us -= step;
 	}
 	return 0;
 }
 
 static int
-delete_controller(struct vhost_controller *controller, struct errmsg *err)
+delete_controller(struct vhost_controller *controller, uint64_t *budget_us, struct errmsg *err)
 {
 	int rc;
 
@@ -326,7 +328,7 @@ delete_controller(struct vhost_controller *controller, struct errmsg *err)
 		return err_set(err, -EBUSY, "vhost controller %s: is being deleted",
 			       controller->name);
 	controller->deleting = true;
-	rc = stop_queues(controller);
+	rc = stop_queues(controller, budget_us);
 	if (rc != 0) {
 		controller->deleting = false;
 		return err_set(
@@ -348,10 +350,11 @@ int
 vhost_controller_delete(const char *name, struct errmsg *err)
 {
 	struct vhost_controller *controller = find_ready(name);
+	uint64_t budget_us = VHOST_DRAIN_US;
 
 	if (controller == NULL)
 		return err_set(err, -ENODEV, "vhost controller %s: No such device", name);
-	return delete_controller(controller, err);
+	return delete_controller(controller, &budget_us, err);
 }
 
 /* ---- what there is ---- */
@@ -418,22 +421,18 @@ controller_json(struct vhost_controller *controller)
 json_t *
 vhost_controllers_json(const char *name)
 {
-	char last[VHOST_NAME_MAX + 1] = "";
+	struct vhost_controller *controller = name != NULL ? find_ready(name) : next_ready(0);
 	json_t *array;
-	const char *next;
 
-	if (name != NULL && find_ready(name) == NULL)
+	if (name != NULL && controller == NULL)
 		return NULL;
 	array = json_array();
-	if (name != NULL) {
-		json_array_append_new(array, controller_json(find_ready(name)));
-		return array;
-	}
-	/* By name, because they may come and go while one waits. */
-	for (next = vhost_controller_next(NULL); next != NULL;) {
-		snprintf(last, sizeof(last), "%s", next);
-		json_array_append_new(array, controller_json(find_ready(last)));
-		next = find_controller(last) != NULL ? vhost_controller_next(last) : NULL;
+	while (controller != NULL) {
+		/* They may come and go while one waits. */
+		uint64_t serial = controller->serial;
+
+		json_array_append_new(array, controller_json(controller));
+		controller = name == NULL ? next_ready(serial) : NULL;
 	}
 	return array;
 }
@@ -502,12 +501,20 @@ fini_on_worker(void *arg)
 void
 vhost_lib_fini(void)
 {
-	struct vhost_controller *controller, *next;
+	struct vhost_controller *controller;
+	uint64_t budget_us = VHOST_DRAIN_US;
+	uint64_t serial = 0;
 	struct errmsg err;
 
-	for (controller = TAILQ_FIRST(&controllers); controller != NULL; controller = next) {
-		next = TAILQ_NEXT(controller, link);
-		if (delete_controller(controller, &err) != 0)
+	while ((controller = next_ready(serial)) != NULL) {
+		/* By a client whose call has not ended. */
+		if (controller->deleting) {
+			if (coroutine_sleep(1000) != 0)
+				break;
+			continue;
+		}
+		serial = controller->serial;
+		if (delete_controller(controller, &budget_us, &err) != 0)
 			log_err("%s", err.text);
 	}
 	coroutine_blocking(fini_on_worker, NULL);

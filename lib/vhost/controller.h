@@ -24,6 +24,7 @@ struct vhost_session;
 
 struct vhost_controller {
 	/* set once */
+	uint64_t serial; /* ascending in creation order, never used again */
 	char name[VHOST_NAME_MAX + 1];
 	const struct vhost_device_ops *ops;
 	void *device;

@@ -16,7 +16,6 @@ struct vhost_queue;
 /* device is the controller's, as given to vhost_controller_create(). */
 struct vhost_device_ops {
 	const char *name;      /* of the kind, for messages */
-	uint32_t config_size;  /* bytes of its configuration space */
 	uint32_t max_segments; /* longest descriptor chain that its limits allow */
 
 	/* Any OS thread: the device's own feature bits (not those of rings and transport), constant. */
@@ -26,7 +25,7 @@ struct vhost_device_ops {
 
 	/* A front-end takes over, or has negotiated features. */
 	void (*set_features)(void *device, uint64_t features);
-	/* Fills config_size bytes. */
+	/* Fills the beginning of config, which has VHOST_MSG_CONFIG_SPACE bytes, all zero. */
 	void (*get_config)(void *device, uint8_t *config);
 	/* 0, or -EINVAL for what the driver may not write. */
 	int (*set_config)(void *device, uint32_t offset, uint32_t size, const uint8_t *data);

@@ -35,18 +35,21 @@ guard_cover(uintptr_t address)
 {
 	for (int i = 0; i < GUARD_MAX; i++) {
 		uintptr_t base = atomic_load(&guards[i].base);
-		size_t page;
+		size_t length = atomic_load(&guards[i].length);
+		size_t page = atomic_load(&guards[i].page);
+		atomic_bool *lost = atomic_load(&guards[i].lost);
 
-		if (base <= GUARD_RESERVED || address < base ||
-		    address - base >= atomic_load(&guards[i].length))
+		/* Another one's by now: not the mapping that is in use here. */
+		if (atomic_load(&guards[i].base) != base)
 			continue;
-		page = atomic_load(&guards[i].page);
+		if (base <= GUARD_RESERVED || address < base || address - base >= length)
+			continue;
 		address &= ~(page - 1);
 		/* The bare system call is safe in a signal handler; sanitizers wrap mmap(). */
 		if (syscall(SYS_mmap, address, page, PROT_READ | PROT_WRITE,
 			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == -1)
 			return false;
-		atomic_store(atomic_load(&guards[i].lost), true);
+		atomic_store(lost, true);
 		return true;
 	}
 	return false;

@@ -415,7 +415,7 @@ reads_answers(const struct vhost_connection *connection)
 {
 	struct pollfd pollfd = {.fd = connection->fd, .events = POLLOUT};
 
-	return connection->fd < 0 || poll(&pollfd, 1, 0) == 1;
+	return poll(&pollfd, 1, 0) == 1;
 }
 
 static int

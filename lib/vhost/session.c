@@ -271,10 +271,8 @@ wait_until_drained(struct vhost_session *session, uint64_t mask)
 
 	if (drain == NULL || completion == NULL) {
 		free(drain);
-		if (completion != NULL) {
-			completion_signal(completion, 0);
-			completion_put(completion);
-		}
+		if (completion != NULL)
+			completion_drop(completion);
 		return -ENOMEM;
 	}
 	drain->mask = mask;

@@ -86,7 +86,10 @@ int vhost_session_create(struct vhost_controller *controller, int vid,
 void vhost_session_release(struct vhost_session *session);
 
 int vhost_session_set_features(struct vhost_session *session, uint64_t features);
-/* The queues go on in the new memory. fds stay the caller's. A table that is refused changes nothing. */
+/*
+ * The queues go on in the new memory; the first error of one that cannot is returned. fds stay the caller's. A table
+ * that cannot be mapped changes nothing.
+ */
 int vhost_session_set_mem_table(struct vhost_session *session,
 				const struct vhost_mem_region *regions, const int *fds,
 				uint32_t count);

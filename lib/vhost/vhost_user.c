@@ -2,7 +2,6 @@
 /* The only file that calls DPDK's vhost library. */
 #include "vhost_user.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -53,60 +52,23 @@ set_address(struct sockaddr_un *address, const char *path)
 	snprintf(address->sun_path, sizeof(address->sun_path), "%s", path);
 }
 
-static bool
-is_bound_to(int fd, const char *path)
-{
-	struct sockaddr_un address = {0};
-	socklen_t length = sizeof(address);
-
-	return getsockname(fd, (struct sockaddr *)&address, &length) == 0 &&
-	       address.sun_family == AF_UNIX &&
-	       strncmp(address.sun_path, path, sizeof(address.sun_path)) == 0;
-}
-
-static bool
-is_listening(int fd)
-{
-	int value = 0;
-	socklen_t length = sizeof(value);
-
-	return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &value, &length) == 0 && value != 0;
-}
-
-static bool
-is_known(const struct vhost_endpoint *endpoint, int fd)
-{
-	const struct vhost_connection *connection;
-
-	LIST_FOREACH (connection, &endpoint->connections, link) {
-		if (connection->fd == fd)
-			return true;
-	}
-	return false;
-}
+/* What DPDK has accepted last; it does not tell its descriptors. vhost-events thread only. */
+static int accepted_fd = -1;
 
 /*
- * DPDK does not tell its descriptors, so they are looked for: the socket that listens on the
- * endpoint's path, or the one accepted there that belongs to no connection yet. -1: not found.
+ * DPDK's accept(): the linker puts this in its place (--wrap=accept), so that nobody has to look
+ * for the descriptor among those of the process, which are other threads' to close.
  */
-static int
-find_socket(const struct vhost_endpoint *endpoint, bool listening)
+int __wrap_accept(int listener, struct sockaddr *address, socklen_t *length);
+
+int
+__wrap_accept(int listener, struct sockaddr *address, socklen_t *length)
 {
-	DIR *folder = opendir("/proc/self/fd");
-	struct dirent *entry;
-	int found = -1;
-
-	if (folder == NULL)
-		return -1;
-	while (found < 0 && (entry = readdir(folder)) != NULL) {
-		int fd = atoi(entry->d_name);
-
-		if (entry->d_name[0] != '.' && is_bound_to(fd, endpoint->path) &&
-		    is_listening(fd) == listening && !is_known(endpoint, fd))
-			found = fd;
-	}
-	closedir(folder);
-	return found;
+	/* DPDK may call it although nobody connects (a stale result of its poll()). */
+	fcntl(listener, F_SETFL, fcntl(listener, F_GETFL) | O_NONBLOCK);
+	fcntl(listener, F_SETFD, FD_CLOEXEC);
+	accepted_fd = accept4(listener, address, length, SOCK_CLOEXEC);
+	return accepted_fd;
 }
 
 /* ---- callbacks; vhost-events thread ---- */
@@ -159,7 +121,6 @@ prepare_socket(int fd)
 
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
-	fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 
 static int
@@ -169,6 +130,8 @@ on_new_connection(int vid)
 	struct vhost_connection *connection;
 	unsigned int count = 0;
 
+	/* The vid may be that of a connection which vhost_user_unlisten() has yet to end. */
+	atomic_store(&connections[vid], NULL);
 	/* The poke has none. */
 	if (endpoint == NULL)
 		return 0;
@@ -184,9 +147,8 @@ on_new_connection(int vid)
 	}
 	connection->endpoint = endpoint;
 	connection->vid = vid;
-	connection->fd = find_socket(endpoint, false);
-	if (connection->fd >= 0)
-		prepare_socket(connection->fd);
+	connection->fd = accepted_fd;
+	prepare_socket(connection->fd);
 	LIST_INSERT_HEAD(&endpoint->connections, connection, link);
 	atomic_store(&connections[vid], connection);
 	return 0;
@@ -381,20 +343,17 @@ static int
 start_driver(struct vhost_endpoint *endpoint)
 {
 	const char *path = endpoint->path;
-	int fd;
 
 	/* Features are answered by us; DPDK learns by them that this is no network device. */
 	if (rte_vhost_driver_set_features(path, endpoint->controller->features) != 0 ||
 	    rte_vhost_driver_callback_register(path, &device_ops) != 0 ||
 	    rte_vhost_driver_start(path) != 0)
 		return -EIO;
-	/* DPDK may call accept() although nobody connects (a stale result of its poll()). */
-	fd = find_socket(endpoint, true);
-	if (fd >= 0) {
-		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-		fcntl(fd, F_SETFD, FD_CLOEXEC);
-	}
-	return poke();
+	/* No reason to go back: a front-end may be served already. */
+	if (poke() != 0)
+		log_warn("vhost %s: the first front-end may have to wait for a second",
+			 endpoint->controller->name);
+	return 0;
 }
 
 static void

@@ -349,6 +349,23 @@ test_served_at_once(void **state)
 	print_message("# 20 controllers made, used and deleted in %lu ms\n", rig_now_ms() - begin);
 }
 
+/* Somebody has tidied the socket folder: without the poke a controller is served all the same. */
+static void
+test_without_poke(void **state)
+{
+	char name[32];
+	struct guest guest;
+
+	(void)state;
+	snprintf(name, sizeof(name), ".vhostd-%d", (int)rig_daemon.pid);
+	assert_int_equal(unlink(rig_socket(name)), 0);
+	assert_int_equal(create("unpoked", "disk"), 0);
+	guest_start(&guest, "unpoked", NULL);
+	guest_round_trip(&guest, 0, 0, 4096, 1);
+	guest_end(&guest);
+	assert_int_equal(rig_delete_controller("unpoked"), 0);
+}
+
 static void
 test_many_controllers(void **state)
 {
@@ -431,6 +448,7 @@ main(void)
 		RIG_TEST(test_delete_during_handshake),
 		RIG_TEST(test_served_at_once),
 		RIG_TEST(test_many_controllers),
+		RIG_TEST(test_without_poke),
 		RIG_TEST(test_restart),
 		cmocka_unit_test(rig_test_end),
 	};

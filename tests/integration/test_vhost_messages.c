@@ -410,6 +410,47 @@ test_no_fd_leaks(void **state)
 	assert_true(count_fds() <= before);
 }
 
+/* A message with more descriptors than any may have leaves none behind. */
+static void
+test_too_many_fds(void **state)
+{
+	enum { FDS = 9, COUNT = 20 };
+	uint64_t end = rig_now_ms() + RIG_WAIT_MS;
+	uint32_t header[3] = {CLIENT_GET_FEATURES, CLIENT_VERSION, 0};
+	struct iovec iov = {.iov_base = header, .iov_len = sizeof(header)};
+	_Alignas(struct cmsghdr) char control[CMSG_SPACE(FDS * sizeof(int))] = {0};
+	struct msghdr message = {.msg_iov = &iov,
+				 .msg_iovlen = 1,
+				 .msg_control = control,
+				 .msg_controllen = sizeof(control)};
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&message);
+	int fd = eventfd(0, EFD_CLOEXEC), before;
+
+	(void)state;
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(FDS * sizeof(int));
+	for (size_t i = 0; i < FDS; i++)
+		memcpy(CMSG_DATA(cmsg) + i * sizeof(int), &fd, sizeof(fd));
+	check_disk("disk");
+	rig_wait_for_sessions("disk", 0);
+	before = count_fds();
+	for (int i = 0; i < COUNT; i++) {
+		struct client c;
+
+		connect_to(&c, "disk");
+		assert_int_equal(sendmsg(c.fd, &message, MSG_NOSIGNAL), sizeof(header));
+		assert_int_equal(client_wait_closed(&c, RIG_WAIT_MS), 0);
+		client_close(&c);
+	}
+	close(fd);
+	check_disk("disk");
+	rig_wait_for_sessions("disk", 0);
+	while (count_fds() > before && rig_now_ms() < end)
+		usleep(2000);
+	assert_true(count_fds() <= before);
+}
+
 /* Queue numbers make DPDK allocate: its heap must get it back. */
 static void
 test_high_queue_numbers(void **state)
@@ -834,15 +875,25 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		RIG_TEST(test_bad_messages),         RIG_TEST(test_bad_messages_at_work),
-		RIG_TEST(test_failures_are_bounded), RIG_TEST(test_no_fd_leaks),
-		RIG_TEST(test_high_queue_numbers),   RIG_TEST(test_bad_config_reads),
-		RIG_TEST(test_reset_owner),          RIG_TEST(test_bases_of_stopped_queues),
-		RIG_TEST(test_second_front_end),     RIG_TEST(test_quick_reconnects),
-		RIG_TEST(test_silent_connections),   RIG_TEST(test_stalled_message),
-		RIG_TEST(test_unread_answers),       RIG_TEST(test_too_large),
-		RIG_TEST(test_disconnects),          RIG_TEST(test_truncated_memory),
-		RIG_TEST(test_full_call_eventfd),    cmocka_unit_test(rig_test_end),
+		RIG_TEST(test_bad_messages),
+		RIG_TEST(test_bad_messages_at_work),
+		RIG_TEST(test_failures_are_bounded),
+		RIG_TEST(test_no_fd_leaks),
+		RIG_TEST(test_too_many_fds),
+		RIG_TEST(test_high_queue_numbers),
+		RIG_TEST(test_bad_config_reads),
+		RIG_TEST(test_reset_owner),
+		RIG_TEST(test_bases_of_stopped_queues),
+		RIG_TEST(test_second_front_end),
+		RIG_TEST(test_quick_reconnects),
+		RIG_TEST(test_silent_connections),
+		RIG_TEST(test_stalled_message),
+		RIG_TEST(test_unread_answers),
+		RIG_TEST(test_too_large),
+		RIG_TEST(test_disconnects),
+		RIG_TEST(test_truncated_memory),
+		RIG_TEST(test_full_call_eventfd),
+		cmocka_unit_test(rig_test_end),
 	};
 
 	return cmocka_run_group_tests_name("vhost_messages", tests, group_setup,

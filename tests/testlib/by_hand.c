@@ -10,7 +10,7 @@
 int
 poll_once(struct thread *thread)
 {
-	return thread_poll(thread, 0, env_ticks());
+	return thread_poll(thread, env_ticks());
 }
 
 void

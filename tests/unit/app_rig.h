@@ -209,6 +209,8 @@ thing_create(const void *arg, json_t **result, struct errmsg *err)
 
 	(void)result;
 	coroutine_sleep(100);
+	if (flag("stop-at", params->name))
+		app_stop(0);
 	if (flag("missing", params->name))
 		return err_set(err, -ENOENT, "thing %s: its file is missing", params->name);
 	if (has_thing(params->name) || thing_count == THINGS)

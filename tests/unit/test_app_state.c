@@ -108,6 +108,38 @@ test_entry_that_fails_is_kept(void **state)
 }
 
 static void
+never(void *arg)
+{
+	(void)arg;
+	CHECK(false);
+}
+
+static void
+expect_abc(void *arg)
+{
+	(void)arg;
+	CHECK(thing_count == 3 && has_thing("a") && has_thing("b") && has_thing("c"));
+	app_stop(0);
+}
+
+static void
+test_stop_while_replaying(void **state)
+{
+	struct app_opts opts = default_opts();
+	static char before[4096];
+
+	(void)state;
+	assert_int_equal(live(&opts, make_abc), 0);
+	snprintf(before, sizeof(before), "%s", get("state.json"));
+	put("stop-at-b", "");
+	assert_int_equal(live(&opts, never), 0);
+	assert_false(has("log", "ready: "));
+	assert_string_equal(before, get("state.json"));
+	unlink(in_folder("stop-at-b"));
+	assert_int_equal(live(&opts, expect_abc), 0);
+}
+
+static void
 make_b_again_and_delete_it(void *arg)
 {
 	(void)arg;
@@ -289,6 +321,7 @@ main(void)
 		TEST(test_state_comes_back),
 		TEST(test_sigkill_loses_nothing),
 		TEST(test_entry_that_fails_is_kept),
+		TEST(test_stop_while_replaying),
 		TEST(test_entry_that_is_made_again_is_given_up),
 		TEST(test_unknown_entries_are_kept),
 		TEST(test_damaged_state),

@@ -372,10 +372,8 @@ test_submit_fails(void **state)
 static void
 test_close_syncs(void **state)
 {
-	struct bdev_uring_opts opts = {.name = "disk",
-				       .filename = path,
-				       .method = "bdev_aio_create",
-				       .read_only = true};
+	struct bdev_uring_opts opts = {
+		.name = "disk", .filename = path, .method = "bdev_aio_create", .read_only = true};
 
 	(void)state;
 	open_disk();

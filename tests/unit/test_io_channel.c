@@ -85,7 +85,7 @@ static int
 setup(void **state)
 {
 	(void)state;
-	assert_int_equal(thread_lib_init(NULL), 0);
+	thread_lib_init(NULL);
 	for (unsigned int i = 0; i < THREADS; i++) {
 		threads[i] = thread_create("t", NULL);
 		assert_non_null(threads[i]);

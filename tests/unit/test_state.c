@@ -11,10 +11,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -105,9 +107,11 @@ test_write_and_read(void **test)
 	struct state_file state = {0};
 	struct errmsg err = {""};
 	json_t *document, *expected;
+	char left[PATH_MAX + 64];
 
 	(void)test;
-	put("state.json.tmp", "left by a crash", 15);
+	snprintf(left, sizeof(left), "%s.tmp", path);
+	assert_int_equal(mkfifo(left, 0644), 0); /* in the way, and nobody reads it */
 	expected = json_loads(good, 0, NULL);
 	assert_int_equal(state_open(&state, path, &err), 0);
 	for (int i = 0; i < 3; i++) {
@@ -280,10 +284,63 @@ test_write_fails(void **test)
 	/* The new file cannot be made: the old one stays. */
 	snprintf(busy, sizeof(busy), "%s.tmp", path);
 	assert_int_equal(mkdir(busy, 0700), 0);
-	assert_int_equal(state_write(&state, "new", 3, &err), -EISDIR);
+	assert_int_equal(state_write(&state, "new", 3, &err), -EEXIST);
 	assert_non_null(strstr(err.text, path));
 	assert_int_equal(rmdir(busy), 0);
 	assert_int_equal(state_write(&state, good, strlen(good), &err), 0);
+	state_close(&state);
+}
+
+static void
+test_full_disk(void **test)
+{
+	struct rlimit before, small;
+	struct state_file state = {0};
+	struct errmsg err = {""};
+	json_t *document;
+	char *large = calloc(1, 8192);
+
+	(void)test;
+	memset(large, ' ', 8191);
+	assert_int_equal(state_open(&state, path, &err), 0);
+	assert_int_equal(state_write(&state, good, strlen(good), &err), 0);
+	signal(SIGXFSZ, SIG_IGN);
+	getrlimit(RLIMIT_FSIZE, &before);
+	small = (struct rlimit){.rlim_cur = 4096, .rlim_max = before.rlim_max};
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+	assert_int_equal(state_write(&state, large, strlen(large), &err), -EFBIG);
+	setrlimit(RLIMIT_FSIZE, &before);
+	assert_false(exists("state.json.tmp"));
+	assert_int_equal(state_read(&state, &document, &err), 0);
+	json_decref(document);
+	free(large);
+	state_close(&state);
+}
+
+/* To start without disks because a file system is not mounted would be to lose them. */
+static void
+test_symbolic_link(void **test)
+{
+	struct state_file state = {0}, other = {0};
+	struct errmsg err = {""};
+	char target[PATH_MAX];
+	json_t *document;
+	struct stat st;
+
+	(void)test;
+	snprintf(target, sizeof(target), "%s/target.json", folder);
+	assert_int_equal(symlink("target.json", path), 0);
+	assert_int_equal(state_open(&state, path, &err), -ENOENT);
+	assert_non_null(strstr(err.text, path));
+	put_text("target.json", good);
+	assert_int_equal(state_open(&state, path, &err), 0);
+	assert_int_equal(state_open(&other, target, &err), -EBUSY);
+	assert_int_equal(state_write(&state, "{\"subsystems\": []}", 18, &err), 0);
+	assert_int_equal(lstat(path, &st), 0);
+	assert_true(S_ISLNK(st.st_mode));
+	assert_int_equal(document_read(target, &document, &err), 0);
+	assert_int_equal(json_array_size(json_object_get(document, "subsystems")), 0);
+	json_decref(document);
 	state_close(&state);
 }
 
@@ -300,6 +357,8 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_other_versions, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_not_a_file, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_write_fails, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_full_disk, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_symbolic_link, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
