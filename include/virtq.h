@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * virtq: the device side of a virtqueue (virtio 1.2 §2.7, split rings with indirect descriptors).
- * Part of the room virtio: pure, knows no socket and no DPDK.
+ * virtq: the device side of a virtqueue (virtio 1.2 §2.7 and §2.8: split and packed rings, with
+ * indirect descriptors and event suppression), and the in-flight region of the vhost-user
+ * specification, by which another process can go on where this one was killed. Part of the room
+ * virtio: pure, knows no socket and no DPDK.
  *
  * The control thread makes a queue (virtq_create), the queue's thread uses it (everything else),
  * and the control thread frees it when the queue's thread has let go of it.
@@ -22,28 +24,60 @@
 
 #include "guest_mem.h"
 
-#define VIRTQ_MAX_SIZE    32768 /* virtio 1.2 §2.7: maximum queue size of a split ring */
+#define VIRTQ_MAX_SIZE    32768 /* virtio 1.2 §2.7, §2.8.10.1: maximum queue size */
 #define VIRTQ_INLINE_IOVS 8
 
+/* virtq_opts.base of a packed ring that nobody has used: both places 0, both wrap counters 1. */
+#define VIRTQ_PACKED_BASE_NEW 0x80008000u
+
 struct virtq_opts {
-	uint16_t size;               /* entries; a power of two, 1 … VIRTQ_MAX_SIZE */
-	void *desc, *avail, *used;   /* mapped, whole and aligned to 16, 2 and 4 (checked) */
+	uint16_t size; /* entries; a power of two, 1 … VIRTQ_MAX_SIZE, in packed rings too */
+	bool packed;   /* VIRTIO_F_RING_PACKED was negotiated */
+	/* VIRTIO_F_EVENT_IDX was negotiated. */
+	bool event_idx;
+	bool indirect; /* VIRTIO_F_INDIRECT_DESC was negotiated; else it breaks the queue */
+	/*
+	 * The three parts, mapped, whole and aligned as virtq_layout() says (alignment is checked).
+	 * In a packed ring `avail` is the driver's event suppression structure and `used` the
+	 * device's.
+	 */
+	void *desc, *avail, *used;
 	const struct guest_mem *mem; /* borrowed; must outlive the queue */
-	uint16_t last_avail;         /* where to go on in the avail ring */
+	/* Where to go on, as in SET_VRING_BASE: see virtq_base(). */
+	union {
+		uint32_t base;
+		uint16_t last_avail; /* the whole of it in a split ring */
+	};
 	/*
 	 * Longest chain accepted, in descriptors, at most VIRTQ_MAX_SIZE; `size` if that is more.
 	 */
 	uint32_t max_segments;
 	size_t ctx_size; /* user bytes in each slot */
-	bool indirect;   /* VIRTIO_F_INDIRECT_DESC was negotiated; else it breaks the queue */
+	/*
+	 * The queue's part of the in-flight region, aligned to 8, or NULL: no tracking. Mapped as
+	 * long as the queue lives. If it is new (all zeroes) it is initialised, and the queue begins
+	 * at `base`. If not, the queue goes on behind what is in flight there, whatever `base` is:
+	 * a front-end whose back-end died may not know better.
+	 */
+	void *inflight;
+	size_t inflight_size; /* bytes that are there, at least virtq_inflight_size() */
+	/*
+	 * Nothing in the region belongs to the ring as it is now: the queue was stopped in order
+	 * (GET_VRING_BASE was answered, with nothing in flight and nothing to resubmit), so `base`
+	 * is the truth, also after a reset of the guest.
+	 */
+	bool inflight_reset;
 };
 
 /* A popped chain. */
 struct virtq_slot {
-	uint16_t head;           /* its index in the descriptor table */
+	uint16_t head;           /* split: its index in the descriptor table; packed: buffer id */
 	bool in_flight;          /* virtq's own */
+	bool pushed;             /* virtq's own: not published yet (kept for in-flight tracking) */
 	uint32_t readable_count; /* iovecs that the device reads, from iov[0] on */
 	uint32_t writable_count; /* iovecs that the device writes, from iov[readable_count] on */
+	uint16_t ring_descs;     /* virtq's own: what it takes of a packed ring */
+	uint16_t inflight_entry; /* virtq's own: its first entry in a packed in-flight region */
 	uint64_t readable_bytes;
 	uint64_t writable_bytes;
 	struct iovec *iov; /* inline_iov, or a part of the queue's pool until it is pushed */
@@ -51,21 +85,44 @@ struct virtq_slot {
 	_Alignas(16) uint8_t ctx[]; /* the user's; zeroed at creation only */
 };
 
+/* What a queue's three parts take in memory. */
+struct virtq_part {
+	uint32_t bytes;
+	uint32_t align; /* bytes */
+};
+
+struct virtq_layout {
+	struct virtq_part desc, avail, used; /* as in virtq_opts */
+};
+
+/* Any thread. */
+struct virtq_layout virtq_layout(uint16_t size, bool packed, bool event_idx);
+/*
+ * Bytes of one queue's part of an in-flight region (vhost-user, "Inflight I/O tracking"), a multiple
+ * of 64: queue i begins at i times that. Any thread.
+ */
+size_t virtq_inflight_size(bool packed, uint16_t size);
+
 struct virtq; /* laid out in lib/virtio/virtq_internal.h */
 
 /*
- * 0, -EINVAL (size, max_segments, alignment, a ring or mem missing) or -ENOMEM. Control thread. On
- * success the slots are allocated, and the rings not written until used. The device goes on in the
- * used ring where used->idx is: it is read once, here, and any value is safe; chains between it and
- * last_avail that were never pushed are lost to the driver.
+ * 0, -ENOMEM, -EINVAL (size, max_segments, alignment, a ring or mem missing, a packed base that is
+ * none, an in-flight region that is too small) or -EPROTO (an in-flight region whose contents
+ * contradict themselves). Control thread. On success the slots are allocated, and the rings not
+ * written until used; the in-flight region is repaired.
+ *
+ * In a split ring the device goes on where used->idx is: it is read once, here, and any value is
+ * safe; chains between it and last_avail that were never pushed are lost to the driver, unless the
+ * in-flight region has them.
  */
 int virtq_create(const struct virtq_opts *opts, struct virtq **vq);
 /* Control thread; nobody may use the queue or its slots any more. */
 void virtq_destroy(struct virtq *vq);
 
 /*
- * Pops up to max chains. Returns how many, 0 when there is none or the queue is broken. The avail
- * index is read once (acquire). A valid chain stays valid when a later one breaks the queue.
+ * Pops up to max chains, first of all those that the in-flight region had (virtq_waiting()), in the
+ * order in which they once came. Returns how many, 0 when there is none or the queue is broken. The
+ * avail index of a split ring is read once (acquire). A valid chain stays valid when a later one breaks the queue.
  * last_avail stops at the chain that does, so that a queue made anew finds it again.
  *
  * All long chains (more than VIRTQ_INLINE_IOVS iovecs) of a queue share a bounded pool. Where a
@@ -83,7 +140,9 @@ void virtq_push(struct virtq *vq, struct virtq_slot *slot, uint32_t written);
 
 /*
  * Makes all pushed entries visible (one release store). Returns whether the driver wants to be
- * notified about them (virtio 1.2 §2.7.10); false when nothing was pushed since the last call.
+ * notified about them (virtio 1.2 §2.7.10, §2.8.10); false when nothing was pushed since the last
+ * call. Each answer is about the chains of this call: a caller that puts a notification off has to
+ * remember it.
  */
 bool virtq_publish(struct virtq *vq);
 
@@ -103,7 +162,15 @@ bool virtq_enable_kicks(struct virtq *vq);
 
 /* Chains popped and not pushed. */
 uint32_t virtq_in_flight(const struct virtq *vq);
-/* The index of the next avail entry to pop: what GET_VRING_BASE answers. */
+/* Chains that the in-flight region had and that are yet to be popped again. */
+uint32_t virtq_waiting(const struct virtq *vq);
+/*
+ * Where the queue stands: what GET_VRING_BASE answers. Split: the index of the next avail entry to
+ * pop. Packed: the next descriptor to pop in bits 0 – 14, its wrap counter in bit 15, and the same of
+ * the next one to use (after what was published) in bits 16 – 31.
+ */
+uint32_t virtq_base(const struct virtq *vq);
+/* The same of a split ring. */
 uint16_t virtq_last_avail(const struct virtq *vq);
 /* The slot whose ctx that is. */
 static inline struct virtq_slot *

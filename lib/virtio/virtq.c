@@ -6,7 +6,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "virtq_internal.h"
+#include "virtq_chain.h"
+#include "virtq_inflight.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "rings are little-endian");
 _Static_assert(sizeof(struct vring_desc) == 16, "virtio 1.2 §2.7.5");
@@ -22,15 +23,43 @@ _Static_assert(sizeof(struct vring_used_elem) == 8, "virtio 1.2 §2.7.8");
  */
 #define POOL_IOVS (512u * 1024)
 
+struct virtq_layout
+virtq_layout(uint16_t size, bool packed, bool event_idx)
+{
+	uint32_t event = event_idx ? sizeof(uint16_t) : 0;
+
+	if (packed)
+		return (struct virtq_layout){
+			/* virtio 1.2 §2.8.10.1 */
+			.desc = {size * sizeof(struct vring_packed_desc), 16},
+			.avail = {sizeof(struct vring_packed_desc_event), 4},
+			.used = {sizeof(struct vring_packed_desc_event), 4},
+		};
+	return (struct virtq_layout){
+		/* virtio 1.2 §2.7 */
+		.desc = {size * sizeof(struct vring_desc), VRING_DESC_ALIGN_SIZE},
+		.avail = {sizeof(struct vring_avail) + size * sizeof(uint16_t) + event,
+			  VRING_AVAIL_ALIGN_SIZE},
+		.used = {sizeof(struct vring_used) + size * sizeof(struct vring_used_elem) + event,
+			 VRING_USED_ALIGN_SIZE},
+	};
+}
+
+static bool
+part_is_valid(const void *part, const struct virtq_part *layout)
+{
+	return part && (uintptr_t)part % layout->align == 0;
+}
+
 static bool
 opts_are_valid(const struct virtq_opts *opts)
 {
+	struct virtq_layout layout = virtq_layout(opts->size, opts->packed, opts->event_idx);
+
 	return opts->size != 0 && opts->size <= VIRTQ_MAX_SIZE &&
 	       (opts->size & (opts->size - 1)) == 0 && opts->max_segments <= VIRTQ_MAX_SIZE &&
-	       opts->mem && opts->desc && opts->avail && opts->used &&
-	       (uintptr_t)opts->desc % VRING_DESC_ALIGN_SIZE == 0 &&
-	       (uintptr_t)opts->avail % VRING_AVAIL_ALIGN_SIZE == 0 &&
-	       (uintptr_t)opts->used % VRING_USED_ALIGN_SIZE == 0;
+	       opts->mem && part_is_valid(opts->desc, &layout.desc) &&
+	       part_is_valid(opts->avail, &layout.avail) && part_is_valid(opts->used, &layout.used);
 }
 
 /* Zeroed, and taken from the machine page by page when touched; NULL: no memory. */
@@ -43,10 +72,11 @@ map_memory(size_t size)
 	return memory == MAP_FAILED ? NULL : memory;
 }
 
+/* With one more, which packed rings need: see guess_slot() in virtq_packed.c. */
 static size_t
 slots_bytes(const struct virtq *vq)
 {
-	return vq->size * vq->slot_stride;
+	return (vq->size + 1) * vq->slot_stride;
 }
 
 static size_t
@@ -75,18 +105,21 @@ alloc_slots(struct virtq *vq)
 	return 0;
 }
 
-int
-virtq_create(const struct virtq_opts *opts, struct virtq **vq)
+static void
+free_slots(struct virtq *vq)
+{
+	munmap(vq->part_pool, pool_bytes(vq));
+	munmap(vq->slots, slots_bytes(vq));
+}
+
+/* Allocates the queue itself, with its numbers set. */
+static int
+alloc_queue(const struct virtq_opts *opts, struct virtq **vq)
 {
 	uint32_t max_chain, part_iovs, part_count;
 	struct virtq *new_vq;
 	size_t bytes;
-	int rc;
 
-	if (!opts_are_valid(opts))
-		return -EINVAL;
-	if (opts->ctx_size > SIZE_MAX / 2 / VIRTQ_MAX_SIZE)
-		return -ENOMEM;
 	max_chain = opts->max_segments > opts->size ? opts->max_segments : opts->size;
 	/* Buffers may cross region borders; those that do not overlap cross each only once. */
 	part_iovs = max_chain + GUEST_MEM_MAX_REGIONS;
@@ -99,27 +132,71 @@ virtq_create(const struct virtq_opts *opts, struct virtq **vq)
 	if (!new_vq)
 		return -ENOMEM;
 	memset(new_vq, 0, bytes);
-	new_vq->mem = opts->mem;
-	new_vq->desc = opts->desc;
-	new_vq->avail = opts->avail;
-	new_vq->used = opts->used;
 	new_vq->size = opts->size;
 	new_vq->mask = opts->size - 1;
 	new_vq->max_chain = max_chain;
 	new_vq->part_iovs = part_iovs;
 	new_vq->part_count = part_count;
-	new_vq->indirect = opts->indirect;
-	new_vq->last_avail = opts->last_avail;
 	new_vq->slot_stride = sizeof(struct virtq_slot) + opts->ctx_size;
 	new_vq->slot_stride = (new_vq->slot_stride + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
-	rc = alloc_slots(new_vq);
-	if (rc < 0) {
-		free(new_vq);
-		return rc;
-	}
-	virtq_split_init(new_vq);
 	*vq = new_vq;
 	return 0;
+}
+
+/* Sets what depends on the format, and where the queue goes on. */
+static int
+init_rings(struct virtq *vq, const struct virtq_opts *opts)
+{
+	bool inflight = opts->inflight != NULL;
+
+	vq->mem = opts->mem;
+	vq->packed = opts->packed;
+	vq->event_idx = opts->event_idx;
+	vq->indirect = opts->indirect;
+	vq->kicks_enabled = true;
+	if (opts->packed) {
+		vq->ops = virtq_packed_ops[opts->event_idx][inflight];
+		vq->ring = opts->desc;
+		vq->driver_event = opts->avail;
+		vq->device_event = opts->used;
+		return virtq_packed_init(vq, opts->base);
+	}
+	vq->ops = virtq_split_ops[opts->event_idx][inflight];
+	vq->desc = opts->desc;
+	vq->avail = opts->avail;
+	vq->used = opts->used;
+	return virtq_split_init(vq, opts->base);
+}
+
+int
+virtq_create(const struct virtq_opts *opts, struct virtq **vq)
+{
+	struct virtq *new_vq;
+	int rc;
+
+	if (!opts_are_valid(opts))
+		return -EINVAL;
+	if (opts->ctx_size > SIZE_MAX / 2 / VIRTQ_MAX_SIZE)
+		return -ENOMEM;
+	rc = alloc_queue(opts, &new_vq);
+	if (rc < 0)
+		return rc;
+	rc = alloc_slots(new_vq);
+	if (rc < 0)
+		goto free_queue;
+	rc = init_rings(new_vq, opts);
+	if (rc == 0)
+		rc = virtq_inflight_start(new_vq, opts);
+	if (rc < 0)
+		goto free_slots;
+	*vq = new_vq;
+	return 0;
+
+free_slots:
+	free_slots(new_vq);
+free_queue:
+	free(new_vq);
+	return rc;
 }
 
 void
@@ -127,8 +204,8 @@ virtq_destroy(struct virtq *vq)
 {
 	if (!vq)
 		return;
-	munmap(vq->part_pool, pool_bytes(vq));
-	munmap(vq->slots, slots_bytes(vq));
+	virtq_inflight_stop(vq);
+	free_slots(vq);
 	free(vq);
 }
 
@@ -181,29 +258,52 @@ virtq_chain_recover(struct virtq *vq, struct virtq_slot *slot, struct virtq_chai
 	return true;
 }
 
+void
+virtq_load_scattered(struct virtq *vq, uint64_t gpa, uint64_t words[2])
+{
+	struct iovec parts[sizeof(struct vring_desc)];
+	uint8_t *to = (uint8_t *)words;
+	int count, i;
+	size_t j;
+
+	words[0] = 0;
+	words[1] = 0;
+	count = guest_mem_map(vq->mem, &vq->table_hint, gpa, sizeof(struct vring_desc), parts,
+			      sizeof(struct vring_desc));
+	for (i = 0; i < count; i++)
+		for (j = 0; j < parts[i].iov_len; j++)
+			*to++ = __atomic_load_n((const uint8_t *)parts[i].iov_base + j,
+						__ATOMIC_RELAXED);
+}
+
+bool
+virtq_find_scattered_table(struct virtq *vq, uint64_t gpa, uint32_t len)
+{
+	struct iovec parts[GUEST_MEM_MAX_REGIONS];
+
+	if (guest_mem_map(vq->mem, &vq->table_hint, gpa, len, parts, GUEST_MEM_MAX_REGIONS) < 0)
+		return virtq_stop(vq, "indirect table outside guest memory");
+	return true;
+}
+
 /* ---- the public functions ---- */
 
 uint32_t
 virtq_pop(struct virtq *vq, struct virtq_slot **slots, uint32_t max)
 {
-	return virtq_split_pop(vq, slots, max);
+	return vq->ops.pop(vq, slots, max);
 }
 
 void
 virtq_push(struct virtq *vq, struct virtq_slot *slot, uint32_t written)
 {
-	assert(slot->in_flight);
-	slot->in_flight = false;
-	vq->in_flight--;
-	if (unlikely(slot->iov != slot->inline_iov))
-		virtq_release_part(vq, slot);
-	virtq_split_push(vq, slot, written);
+	vq->ops.push(vq, slot, written);
 }
 
 bool
 virtq_publish(struct virtq *vq)
 {
-	return virtq_split_publish(vq);
+	return vq->ops.publish(vq);
 }
 
 const char *
@@ -222,7 +322,7 @@ virtq_break(struct virtq *vq, const char *reason)
 void
 virtq_disable_kicks(struct virtq *vq)
 {
-	virtq_split_disable_kicks(vq);
+	vq->ops.disable_kicks(vq);
 }
 
 bool
@@ -230,13 +330,32 @@ virtq_enable_kicks(struct virtq *vq)
 {
 	if (vq->broken)
 		return true;
-	return virtq_split_enable_kicks(vq);
+	if (virtq_waiting(vq) > 0) {
+		vq->ops.disable_kicks(vq);
+		return false;
+	}
+	return vq->ops.enable_kicks(vq);
 }
 
 uint32_t
 virtq_in_flight(const struct virtq *vq)
 {
 	return vq->in_flight;
+}
+
+uint32_t
+virtq_waiting(const struct virtq *vq)
+{
+	return vq->inflight ? virtq_inflight_waiting(vq) : 0;
+}
+
+uint32_t
+virtq_base(const struct virtq *vq)
+{
+	if (!vq->packed)
+		return vq->last_avail;
+	return virtq_off_wrap(vq, vq->last_avail) | (uint32_t)virtq_off_wrap(vq, vq->used_published)
+							    << 16;
 }
 
 uint16_t

@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What the files of virtq share. What is known of the ring's format only is in virtq_split.c. */
+/*
+ * What the files of virtq share. What is known of a ring's format only is in virtq_split.c and
+ * virtq_packed.c, which are alike: chains are built and checked by virtq_chain.h in both.
+ */
 #ifndef VHOSTD_VIRTQ_INTERNAL_H
 #define VHOSTD_VIRTQ_INTERNAL_H
 
+#include <assert.h>
 #include <linux/virtio_ring.h>
 #include <sys/cdefs.h>
 
@@ -14,12 +18,33 @@
 #define likely(x)   __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
+/* The contracts are those of the functions of virtq.h. */
+struct virtq_ops {
+	uint32_t (*pop)(struct virtq *vq, struct virtq_slot **slots, uint32_t max);
+	void (*push)(struct virtq *vq, struct virtq_slot *slot, uint32_t written);
+	bool (*publish)(struct virtq *vq);
+	void (*disable_kicks)(struct virtq *vq);
+	bool (*enable_kicks)(struct virtq *vq);
+};
+
+struct virtq_inflight;
+
 struct virtq {
 	/* Set once. */
+	struct virtq_ops ops; /* a copy: one load less on the way */
 	const struct guest_mem *mem;
-	const struct vring_desc *desc; /* shared with the driver, as are avail and used */
-	const struct vring_avail *avail;
-	struct vring_used *used;
+	union { /* shared with the driver */
+		struct {
+			const struct vring_desc *desc;
+			struct vring_avail *avail;
+			struct vring_used *used;
+		};
+		struct {
+			struct vring_packed_desc *ring;
+			const struct vring_packed_desc_event *driver_event;
+			struct vring_packed_desc_event *device_event;
+		};
+	};
 	uint8_t *slots;
 	size_t slot_stride;      /* bytes */
 	uint32_t size;           /* entries */
@@ -28,34 +53,28 @@ struct virtq {
 	uint32_t part_iovs;      /* iovecs in each of the pool's parts */
 	struct iovec *part_pool; /* for chains of more than VIRTQ_INLINE_IOVS buffers */
 	uint32_t part_count;
+	bool packed;
+	bool event_idx;
 	bool indirect;
+	struct virtq_inflight *inflight; /* NULL: no tracking */
 
 	/* Queue thread only. */
 	_Alignas(CACHE_LINE) const char *broken;
-	uint16_t last_avail; /* free-running, as are the two below */
+	/*
+	 * Places in the rings. Split: free-running indexes. Packed: free-running positions; bit
+	 * `size` of one is the inverse of its wrap counter, so that the same arithmetic is right.
+	 */
+	uint16_t last_avail;
 	uint16_t used_next;
 	uint16_t used_published;
+	uint16_t kick_event; /* the avail_event that the driver was told last */
 	bool kicks_enabled;
 	uint32_t in_flight;
 	uint32_t buffer_hint; /* region of the last buffer */
 	uint32_t table_hint;  /* region of the last indirect table */
+	uint64_t used_first;  /* packed: the batch's first used descriptor, held back */
 	uint32_t free_count;
 	struct iovec *free_parts[]; /* a stack: what was touched last is taken first */
-};
-
-/*
- * A chain while its descriptors are looked at one by one: in registers, hence __always_inline
- * below.
- */
-struct virtq_chain {
-	struct iovec *iov;
-	uint32_t max;   /* iovecs that fit in there */
-	uint32_t count; /* iovecs */
-	uint32_t readable_count;
-	uint32_t descriptors;
-	uint64_t bytes;
-	uint64_t readable_bytes;
-	bool writable; /* a writable buffer was seen */
 };
 
 static inline struct virtq_slot *
@@ -67,77 +86,18 @@ virtq_slot_of(const struct virtq *vq, uint32_t head)
 /* virtq_break() for the conditions of functions that return whether to go on. */
 bool virtq_stop(struct virtq *vq, const char *reason);
 
-/*
- * What virtq_chain_add() does about an error of guest_mem_map(): more room for iovecs, or the end.
- * False without `broken` means that the pool has no part left: the chain must wait for a push.
- */
-bool virtq_chain_recover(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
-			 uint64_t gpa, uint32_t len, int rc);
 /* Gives back the slot's part of the pool. */
 void virtq_release_part(struct virtq *vq, struct virtq_slot *slot);
 
+/* What a push begins with: the chain is not the user's any more. */
 static __always_inline void
-virtq_chain_begin(struct virtq_chain *chain, struct virtq_slot *slot)
+virtq_end_chain(struct virtq *vq, struct virtq_slot *slot)
 {
-	*chain = (struct virtq_chain){.iov = slot->inline_iov, .max = VIRTQ_INLINE_IOVS};
-	slot->iov = slot->inline_iov;
-}
-
-/* Checks one descriptor's copy and adds its buffer. Returns whether to go on. */
-static __always_inline bool
-virtq_chain_add(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
-		const struct vring_desc *desc)
-{
-	int count;
-
-	if (desc->flags & VRING_DESC_F_WRITE) {
-		if (!chain->writable) {
-			chain->writable = true;
-			chain->readable_count = chain->count;
-			chain->readable_bytes = chain->bytes;
-		}
-	} else if (unlikely(chain->writable)) {
-		return virtq_stop(vq, "readable buffer after a writable one");
-	}
-	count = guest_mem_map(vq->mem, &vq->buffer_hint, desc->addr, desc->len,
-			      chain->iov + chain->count, chain->max - chain->count);
-	if (unlikely(count < 0)) {
-		/* A copy, so that the chain itself can stay in registers. */
-		struct virtq_chain copy = *chain;
-		bool recovered = virtq_chain_recover(vq, slot, &copy, desc->addr, desc->len, count);
-
-		*chain = copy;
-		if (!recovered)
-			return false;
-		count = 0;
-	}
-	chain->count += count;
-	chain->descriptors++;
-	/* Cannot overflow: 32 bits each, and the number of descriptors is bounded. */
-	chain->bytes += desc->len;
-	return true;
-}
-
-/* Checks the chain as a whole and hands it to the slot. */
-static __always_inline bool
-virtq_chain_end(struct virtq *vq, struct virtq_slot *slot, uint16_t head,
-		const struct virtq_chain *chain)
-{
-	uint32_t readable_count = chain->writable ? chain->readable_count : chain->count;
-	uint64_t readable_bytes = chain->writable ? chain->readable_bytes : chain->bytes;
-
-	if (unlikely(chain->descriptors > vq->max_chain))
-		return virtq_stop(vq, "chain of too many descriptors");
-	/* virtio 1.2 §2.7.5 */
-	if (unlikely(chain->bytes > 1ULL << 32))
-		return virtq_stop(vq, "chain longer than 4 GiB");
-	slot->head = head;
-	slot->in_flight = true;
-	slot->readable_count = readable_count;
-	slot->writable_count = chain->count - readable_count;
-	slot->readable_bytes = readable_bytes;
-	slot->writable_bytes = chain->bytes - readable_bytes;
-	return true;
+	assert(slot->in_flight);
+	slot->in_flight = false;
+	vq->in_flight--;
+	if (unlikely(slot->iov != slot->inline_iov))
+		virtq_release_part(vq, slot);
 }
 
 /* Shared memory: each of these is one access that the compiler neither repeats nor splits. */
@@ -148,14 +108,73 @@ load_u16(const uint16_t *shared)
 	return __atomic_load_n(shared, __ATOMIC_RELAXED);
 }
 
-/* ---- virtq_split.c: the contracts are those of the functions of virtq.h ---- */
+static inline void
+store_u16(uint16_t *shared, uint16_t value)
+{
+	__atomic_store_n(shared, value, __ATOMIC_RELAXED);
+}
 
-/* Reads where the used ring stands. */
-void virtq_split_init(struct virtq *vq);
-uint32_t virtq_split_pop(struct virtq *vq, struct virtq_slot **slots, uint32_t max);
-void virtq_split_push(struct virtq *vq, const struct virtq_slot *slot, uint32_t written);
-bool virtq_split_publish(struct virtq *vq);
-void virtq_split_disable_kicks(struct virtq *vq);
-bool virtq_split_enable_kicks(struct virtq *vq);
+static inline uint64_t
+load_u64(const uint64_t *shared)
+{
+	return __atomic_load_n(shared, __ATOMIC_RELAXED);
+}
+
+static inline void
+store_u64(uint64_t *shared, uint64_t value)
+{
+	__atomic_store_n(shared, value, __ATOMIC_RELAXED);
+}
+
+/*
+ * ---- places in a packed ring ----
+ *
+ * A position counts descriptors and runs freely; its place in the ring is `position & mask`, and the
+ * wrap counter there is 1 where bit `size` of the position is 0. To others a place is its index with
+ * the wrap counter in bit 15.
+ */
+
+#define VIRTQ_WRAP (1u << VRING_PACKED_EVENT_F_WRAP_CTR)
+
+static inline bool
+virtq_wrap_counter(const struct virtq *vq, uint16_t position)
+{
+	return !(position & vq->size);
+}
+
+static inline uint16_t
+virtq_off_wrap(const struct virtq *vq, uint16_t position)
+{
+	return (uint16_t)((position & vq->mask) |
+			  (virtq_wrap_counter(vq, position) ? VIRTQ_WRAP : 0));
+}
+
+/* One of the positions of a place whose index is in the ring. */
+static inline uint16_t
+virtq_position_of(const struct virtq *vq, uint16_t off_wrap)
+{
+	return (uint16_t)((off_wrap & (VIRTQ_WRAP - 1)) | (off_wrap & VIRTQ_WRAP ? 0 : vq->size));
+}
+
+/* From one position to another, where only their places are known. */
+static inline uint16_t
+virtq_distance(const struct virtq *vq, uint16_t from, uint16_t to)
+{
+	return (uint16_t)((to - from) & (2 * vq->size - 1));
+}
+
+/* ---- virtq_split.c, virtq_packed.c ---- */
+
+/* By [event_idx][inflight]. */
+extern const struct virtq_ops virtq_split_ops[2][2];
+extern const struct virtq_ops virtq_packed_ops[2][2];
+
+/* Set the places in the rings. 0, or -EINVAL: no base of this ring. */
+int virtq_split_init(struct virtq *vq, uint32_t base);
+int virtq_packed_init(struct virtq *vq, uint32_t base);
+
+bool virtq_packed_is_available(const struct virtq *vq, uint16_t position);
+/* Takes back what was written between the used and the available position and never published. */
+void virtq_packed_take_back(struct virtq *vq);
 
 #endif

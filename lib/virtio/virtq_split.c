@@ -1,53 +1,28 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The split virtqueue, device side (virtio 1.2 §2.7). */
-#include "virtq_internal.h"
+#include "virtq_chain.h"
+#include "virtq_inflight.h"
 
 /* Chains that are prefetched together before they are looked at. */
 #define POP_BATCH 32
 
-/* Where a chain's descriptors are: the queue's table or an indirect one. */
-struct table {
-	const struct vring_desc *entries; /* NULL: they must be read by address */
-	uint64_t gpa;
-	uint32_t count;
-};
+/* How far avail_event may fall behind while kicks are off: see keep_kicks_off(). */
+#define KICK_EVENT_LAG 0x4000
 
-/* The only look at a descriptor that the driver may change meanwhile. */
-static inline struct vring_desc
-load_desc(const struct vring_desc *shared)
+/* The two ends of the rings that EVENT_IDX uses (virtio 1.2 §2.7.7, §2.7.10). */
+static inline const uint16_t *
+used_event(const struct virtq *vq)
 {
-	const uint64_t *words = (const uint64_t *)shared;
-	uint64_t addr = __atomic_load_n(&words[0], __ATOMIC_RELAXED);
-	uint64_t rest = __atomic_load_n(&words[1], __ATOMIC_RELAXED);
-
-	return (struct vring_desc){
-		.addr = addr,
-		.len = (uint32_t)rest,
-		.flags = (uint16_t)(rest >> 32),
-		.next = (uint16_t)(rest >> 48),
-	};
+	return &vq->avail->ring[vq->size];
 }
 
-/*
- * The same for an entry that is misaligned or crosses region borders. The table was found to be
- * inside memory.
- */
-static __attribute__((noinline)) struct vring_desc
-load_scattered_desc(struct virtq *vq, uint64_t gpa)
+static inline uint16_t *
+avail_event(const struct virtq *vq)
 {
-	struct iovec parts[sizeof(struct vring_desc)];
-	struct vring_desc desc = {0};
-	uint8_t *to = (uint8_t *)&desc;
-	int count, i;
-	size_t j;
-
-	count = guest_mem_map(vq->mem, &vq->table_hint, gpa, sizeof(desc), parts, sizeof(desc));
-	for (i = 0; i < count; i++)
-		for (j = 0; j < parts[i].iov_len; j++)
-			*to++ = __atomic_load_n((const uint8_t *)parts[i].iov_base + j,
-						__ATOMIC_RELAXED);
-	return desc;
+	return (uint16_t *)&vq->used->ring[vq->size];
 }
+
+/* ---- pop ---- */
 
 enum walk_result {
 	WALK_STOP,  /* the queue is broken, or the chain must wait */
@@ -58,15 +33,12 @@ enum walk_result {
 /* Adds a table's descriptors from index on; the last one looked at is in *desc. */
 static __always_inline enum walk_result
 walk_table(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
-	   const struct table *table, uint32_t index, struct vring_desc *desc)
+	   const struct virtq_table *table, uint32_t index, struct virtq_desc *desc)
 {
 	uint32_t left;
 
 	for (left = table->count; left > 0; left--) {
-		if (likely(table->entries))
-			*desc = load_desc(&table->entries[index]);
-		else
-			*desc = load_scattered_desc(vq, table->gpa + index * sizeof(*desc));
+		*desc = virtq_load_desc(vq, table, index, false);
 		if (desc->flags & VRING_DESC_F_INDIRECT)
 			return WALK_TABLE;
 		if (unlikely(!virtq_chain_add(vq, slot, chain, desc)))
@@ -83,59 +55,16 @@ walk_table(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
 	return WALK_STOP;
 }
 
-/*
- * A table that cannot be read in place, because it is misaligned or crosses region borders; or none
- * at all.
- */
-static __attribute__((noinline)) bool
-find_scattered_table(struct virtq *vq, const struct vring_desc *desc, struct table *table)
-{
-	struct iovec parts[GUEST_MEM_MAX_REGIONS];
-
-	if (guest_mem_map(vq->mem, &vq->table_hint, desc->addr, desc->len, parts,
-			  GUEST_MEM_MAX_REGIONS) < 0)
-		return virtq_stop(vq, "indirect table outside guest memory");
-	table->entries = NULL;
-	return true;
-}
-
-/*
- * Where the table that desc refers to is. VRING_DESC_F_WRITE has no meaning there (virtio 1.2
- * §2.7.5.3.2).
- */
-static __always_inline bool
-find_table(struct virtq *vq, const struct vring_desc *desc, struct table *table)
-{
-	struct iovec part;
-	int count;
-
-	if (unlikely(!vq->indirect))
-		return virtq_stop(vq, "indirect descriptor without VIRTIO_F_INDIRECT_DESC");
-	if (unlikely(desc->flags & VRING_DESC_F_NEXT))
-		return virtq_stop(vq, "indirect descriptor with a next one");
-	if (unlikely(desc->len == 0 || desc->len % sizeof(*desc) != 0))
-		return virtq_stop(vq, "indirect table of a wrong length");
-	table->gpa = desc->addr;
-	table->count = desc->len / sizeof(*desc);
-	if (unlikely(table->count > vq->max_chain))
-		return virtq_stop(vq, "indirect table of too many descriptors");
-	count = guest_mem_map(vq->mem, &vq->table_hint, desc->addr, desc->len, &part, 1);
-	if (unlikely(count != 1 || (uintptr_t)part.iov_base % _Alignof(struct vring_desc) != 0))
-		return find_scattered_table(vq, desc, table);
-	table->entries = part.iov_base;
-	return true;
-}
-
 static __always_inline bool
 walk_chain(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain, uint16_t head)
 {
-	struct table table = {.entries = vq->desc, .count = vq->size};
-	struct vring_desc desc;
+	struct virtq_table table = {.entries = vq->desc, .count = vq->size};
+	struct virtq_desc desc;
 	enum walk_result result;
 
 	result = walk_table(vq, slot, chain, &table, head, &desc);
 	if (result == WALK_TABLE) {
-		if (unlikely(!find_table(vq, &desc, &table)))
+		if (unlikely(!virtq_find_table(vq, &desc, &table)))
 			return false;
 		result = walk_table(vq, slot, chain, &table, 0, &desc);
 		if (unlikely(result == WALK_TABLE))
@@ -146,7 +75,7 @@ walk_chain(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
 
 /* NULL: the queue is broken, or the chain must wait. */
 static __always_inline struct virtq_slot *
-pop_chain(struct virtq *vq, uint16_t head)
+pop_chain(struct virtq *vq, uint16_t head, const bool inflight)
 {
 	struct virtq_slot *slot;
 	struct virtq_chain chain;
@@ -156,7 +85,7 @@ pop_chain(struct virtq *vq, uint16_t head)
 		return NULL;
 	}
 	slot = virtq_slot_of(vq, head);
-	if (unlikely(slot->in_flight)) {
+	if (unlikely(slot->in_flight || (inflight && slot->pushed))) {
 		virtq_break(vq, "head that is in flight already");
 		return NULL;
 	}
@@ -172,8 +101,8 @@ pop_chain(struct virtq *vq, uint16_t head)
 }
 
 /* Pops up to POP_BATCH chains that are known to be available. */
-static uint32_t
-pop_batch(struct virtq *vq, struct virtq_slot **slots, uint32_t count)
+static __always_inline uint32_t
+pop_batch(struct virtq *vq, struct virtq_slot **slots, uint32_t count, const bool inflight)
 {
 	uint16_t heads[POP_BATCH];
 	uint32_t i;
@@ -184,25 +113,19 @@ pop_batch(struct virtq *vq, struct virtq_slot **slots, uint32_t count)
 		__builtin_prefetch(virtq_slot_of(vq, heads[i] & vq->mask), 1);
 	}
 	for (i = 0; i < count; i++) {
-		slots[i] = pop_chain(vq, heads[i]);
+		slots[i] = pop_chain(vq, heads[i], inflight);
 		if (unlikely(!slots[i]))
 			break;
+		if (inflight)
+			virtq_inflight_split_mark(vq, heads[i]);
 	}
 	vq->last_avail += i;
 	vq->in_flight += i;
 	return i;
 }
 
-void
-virtq_split_init(struct virtq *vq)
-{
-	vq->used_next = load_u16(&vq->used->idx);
-	vq->used_published = vq->used_next;
-	vq->kicks_enabled = true;
-}
-
-uint32_t
-virtq_split_pop(struct virtq *vq, struct virtq_slot **slots, uint32_t max)
+static __always_inline uint32_t
+pop(struct virtq *vq, struct virtq_slot **slots, uint32_t max, const bool inflight)
 {
 	uint16_t avail_idx = __atomic_load_n(&vq->avail->idx, __ATOMIC_ACQUIRE);
 	uint32_t available = (uint16_t)(avail_idx - vq->last_avail);
@@ -218,7 +141,7 @@ virtq_split_pop(struct virtq *vq, struct virtq_slot **slots, uint32_t max)
 		available = max;
 	while (popped < available) {
 		uint32_t want = available - popped < POP_BATCH ? available - popped : POP_BATCH;
-		uint32_t got = pop_batch(vq, slots + popped, want);
+		uint32_t got = pop_batch(vq, slots + popped, want, inflight);
 
 		popped += got;
 		if (unlikely(got < want))
@@ -227,48 +150,176 @@ virtq_split_pop(struct virtq *vq, struct virtq_slot **slots, uint32_t max)
 	return popped;
 }
 
-void
-virtq_split_push(struct virtq *vq, const struct virtq_slot *slot, uint32_t written)
+static uint32_t
+pop_plain(struct virtq *vq, struct virtq_slot **slots, uint32_t max)
 {
-	vring_used_elem_t *elem = &vq->used->ring[vq->used_next & vq->mask];
+	return pop(vq, slots, max, false);
+}
 
+static struct virtq_slot *
+pop_waiting(struct virtq *vq, uint16_t entry)
+{
+	return pop_chain(vq, entry, true);
+}
+
+static uint32_t
+pop_tracked(struct virtq *vq, struct virtq_slot **slots, uint32_t max)
+{
+	uint32_t popped = 0;
+
+	if (unlikely(virtq_inflight_waiting(vq) > 0)) {
+		popped = virtq_inflight_pop(vq, slots, max, pop_waiting);
+		if (virtq_inflight_waiting(vq) > 0)
+			return popped;
+	}
+	return popped + pop(vq, slots + popped, max - popped, true);
+}
+
+/* ---- push ---- */
+
+static __always_inline void
+push(struct virtq *vq, struct virtq_slot *slot, uint32_t written, const bool inflight)
+{
+	vring_used_elem_t *elem;
+
+	virtq_end_chain(vq, slot);
+	elem = &vq->used->ring[vq->used_next & vq->mask];
 	__atomic_store_n(&elem->id, slot->head, __ATOMIC_RELAXED);
 	__atomic_store_n(&elem->len, written, __ATOMIC_RELAXED);
 	vq->used_next++;
+	if (inflight)
+		virtq_inflight_split_push(vq, slot);
 }
 
-bool
-virtq_split_publish(struct virtq *vq)
+static void
+push_plain(struct virtq *vq, struct virtq_slot *slot, uint32_t written)
 {
-	if (vq->used_next == vq->used_published)
+	push(vq, slot, written, false);
+}
+
+static void
+push_tracked(struct virtq *vq, struct virtq_slot *slot, uint32_t written)
+{
+	push(vq, slot, written, true);
+}
+
+/* The place before the next chain: the driver's next 65,535 ones do not pass it. */
+static __always_inline void
+store_quiet_event(struct virtq *vq)
+{
+	vq->kick_event = vq->last_avail - 1;
+	store_u16(avail_event(vq), vq->kick_event);
+}
+
+/*
+ * With EVENT_IDX there is no flag that turns kicks off: the driver kicks when it passes avail_event,
+ * so that must not be met again when the index has gone round.
+ */
+static __always_inline void
+keep_kicks_off(struct virtq *vq)
+{
+	if (unlikely((uint16_t)(vq->last_avail - vq->kick_event) > KICK_EVENT_LAG) &&
+	    !vq->kicks_enabled)
+		store_quiet_event(vq);
+}
+
+static __always_inline bool
+publish(struct virtq *vq, const bool event_idx, const bool inflight)
+{
+	uint16_t old = vq->used_published;
+
+	if (vq->used_next == old)
 		return false;
 	/*
-	 * Sequentially consistent with the load below: either the driver, which clears the flag and
-	 * then looks at the index, sees the index, or we see the flag cleared (virtio 1.2 §2.7.10).
+	 * Sequentially consistent with the loads below: either the driver, which asks for a
+	 * notification and then looks at the index, sees the index, or we see that it asks (virtio
+	 * 1.2 §2.7.10).
 	 */
 	__atomic_store_n(&vq->used->idx, vq->used_next, __ATOMIC_SEQ_CST);
 	vq->used_published = vq->used_next;
-	return !(__atomic_load_n(&vq->avail->flags, __ATOMIC_SEQ_CST) & VRING_AVAIL_F_NO_INTERRUPT);
+	if (inflight)
+		virtq_inflight_split_after(vq);
+	if (!event_idx)
+		return !(__atomic_load_n(&vq->avail->flags, __ATOMIC_SEQ_CST) &
+			 VRING_AVAIL_F_NO_INTERRUPT);
+	keep_kicks_off(vq);
+	return vring_need_event(__atomic_load_n(used_event(vq), __ATOMIC_SEQ_CST),
+				vq->used_published, old);
 }
 
-void
-virtq_split_disable_kicks(struct virtq *vq)
+static bool
+publish_plain(struct virtq *vq)
+{
+	return publish(vq, false, false);
+}
+
+static bool
+publish_event_idx(struct virtq *vq)
+{
+	return publish(vq, true, false);
+}
+
+static bool
+publish_tracked(struct virtq *vq)
+{
+	return publish(vq, false, true);
+}
+
+static bool
+publish_tracked_event_idx(struct virtq *vq)
+{
+	return publish(vq, true, true);
+}
+
+/* ---- kicks ---- */
+
+static void
+disable_kicks(struct virtq *vq)
 {
 	/* Written only on a change: the driver reads this line. */
 	if (!vq->kicks_enabled)
 		return;
 	vq->kicks_enabled = false;
-	__atomic_store_n(&vq->used->flags, VRING_USED_F_NO_NOTIFY, __ATOMIC_RELAXED);
+	if (vq->event_idx)
+		store_quiet_event(vq);
+	else
+		store_u16(&vq->used->flags, VRING_USED_F_NO_NOTIFY);
 }
 
-bool
-virtq_split_enable_kicks(struct virtq *vq)
+static bool
+enable_kicks(struct virtq *vq)
 {
 	vq->kicks_enabled = true;
-	/* As in virtq_split_publish(), the other way round. */
-	__atomic_store_n(&vq->used->flags, 0, __ATOMIC_SEQ_CST);
+	/* As in publish(), the other way round. */
+	if (vq->event_idx) {
+		vq->kick_event = vq->last_avail;
+		__atomic_store_n(avail_event(vq), vq->kick_event, __ATOMIC_SEQ_CST);
+	} else {
+		__atomic_store_n(&vq->used->flags, 0, __ATOMIC_SEQ_CST);
+	}
 	if (__atomic_load_n(&vq->avail->idx, __ATOMIC_SEQ_CST) == vq->last_avail)
 		return true;
-	virtq_split_disable_kicks(vq);
+	disable_kicks(vq);
 	return false;
+}
+
+const struct virtq_ops virtq_split_ops[2][2] = {
+	{
+		{pop_plain, push_plain, publish_plain, disable_kicks, enable_kicks},
+		{pop_tracked, push_tracked, publish_tracked, disable_kicks, enable_kicks},
+	},
+	{
+		{pop_plain, push_plain, publish_event_idx, disable_kicks, enable_kicks},
+		{pop_tracked, push_tracked, publish_tracked_event_idx, disable_kicks, enable_kicks},
+	},
+};
+
+int
+virtq_split_init(struct virtq *vq, uint32_t base)
+{
+	vq->last_avail = (uint16_t)base;
+	vq->kick_event = vq->last_avail;
+	vq->used_next = load_u16(&vq->used->idx);
+	vq->used_published = vq->used_next;
+	return 0;
 }

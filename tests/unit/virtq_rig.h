@@ -96,15 +96,15 @@ rig_restart(struct rig *rig, uint16_t index)
 static inline void
 rig_open_with(struct rig *rig, const struct virtq_opts *opts, uint16_t index)
 {
+	struct virtq_layout layout = virtq_layout(opts->size, false, opts->event_idx);
+
 	memset(rig, 0, sizeof(*rig));
 	rig_make_memory(rig);
-	rig->desc = aligned_alloc(16, opts->size * sizeof(*rig->desc));
-	rig->avail = malloc(sizeof(*rig->avail) + opts->size * sizeof(uint16_t));
-	rig->used = malloc(sizeof(*rig->used) + opts->size * sizeof(struct vring_used_elem));
+	rig->desc = aligned_alloc(16, layout.desc.bytes);
+	rig->avail = calloc(1, layout.avail.bytes);
+	rig->used = calloc(1, layout.used.bytes);
 	assert_true(rig->desc && rig->avail && rig->used);
-	memset(rig->desc, 0, opts->size * sizeof(*rig->desc));
-	memset(rig->avail, 0, sizeof(*rig->avail) + opts->size * sizeof(uint16_t));
-	memset(rig->used, 0, sizeof(*rig->used) + opts->size * sizeof(struct vring_used_elem));
+	memset(rig->desc, 0, layout.desc.bytes);
 	rig->opts = *opts;
 	rig->opts.desc = rig->desc;
 	rig->opts.avail = rig->avail;

@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The in-flight region (vhost-user specification, "Inflight I/O tracking"): what a process that is
+ * killed leaves to the next one. The functions here are the steps of that text, in its order.
+ *
+ * A process that is killed leaves a prefix of its stores in program order, so that it is the
+ * compiler alone that must keep them in order: virtq_inflight_step().
+ *
+ * The front-end can write the region at any time. So it is written only while the queue runs, and
+ * all that is needed again is kept here; it is read, and everything in it checked, at creation
+ * (virtq_inflight.c), and once more when the descriptors of a packed chain are popped again.
+ */
+#ifndef VHOSTD_VIRTQ_INFLIGHT_H
+#define VHOSTD_VIRTQ_INFLIGHT_H
+
+#include "virtq_chain.h"
+
+#define INFLIGHT_VERSION 1 /* 0: not initialised */
+
+struct inflight_split_desc {
+	uint8_t inflight; /* of heads, as is counter */
+	uint8_t padding[5];
+	uint16_t next; /* in the list of the last batch */
+	uint64_t counter;
+};
+
+struct inflight_split {
+	uint64_t features; /* 0 */
+	uint16_t version;
+	uint16_t desc_num; /* the queue's size */
+	uint16_t last_batch_head;
+	uint16_t used_idx;
+	struct inflight_split_desc desc[];
+};
+
+struct inflight_packed_desc {
+	uint8_t inflight; /* of heads, as are last, num and counter */
+	uint8_t padding;
+	uint16_t next; /* in the list of free entries, or of the chain */
+	uint16_t last;
+	uint16_t num; /* of descriptors */
+	uint64_t counter;
+	uint16_t id; /* these four are the descriptor */
+	uint16_t flags;
+	uint32_t len;
+	uint64_t addr;
+};
+
+/* Two places at a time: where the batch leads, and (old_) where the one before it led. */
+struct inflight_used {
+	uint16_t idx;
+	uint16_t old_idx;
+	uint8_t wrap_counter;
+	uint8_t old_wrap_counter;
+	uint16_t padding;
+};
+
+struct inflight_packed {
+	uint64_t features; /* 0 */
+	uint16_t version;
+	uint16_t desc_num;
+	uint16_t free_head;
+	uint16_t old_free_head;
+	struct inflight_used used;
+	uint8_t padding[8];
+	struct inflight_packed_desc desc[];
+};
+
+_Static_assert(sizeof(struct inflight_split_desc) == 16, "DescStateSplit");
+_Static_assert(offsetof(struct inflight_split_desc, next) == 6, "DescStateSplit");
+_Static_assert(sizeof(struct inflight_split) == 16, "QueueRegionSplit");
+_Static_assert(offsetof(struct inflight_split, used_idx) == 14, "QueueRegionSplit");
+_Static_assert(sizeof(struct inflight_packed_desc) == 32, "DescStatePacked");
+_Static_assert(offsetof(struct inflight_packed_desc, counter) == 8, "DescStatePacked");
+_Static_assert(offsetof(struct inflight_packed_desc, addr) == 24, "DescStatePacked");
+_Static_assert(sizeof(struct inflight_packed) == 32, "QueueRegionPacked");
+_Static_assert(offsetof(struct inflight_packed, used.old_wrap_counter) == 21, "QueueRegionPacked");
+_Static_assert(sizeof(struct inflight_used) == sizeof(uint64_t), "stored at once");
+
+struct virtq_inflight {
+	/* Set once. */
+	union { /* shared with the front-end */
+		struct inflight_split *split;
+		struct inflight_packed *packed;
+	};
+
+	/* Queue thread only. */
+	uint64_t counter; /* of the next chain */
+	uint32_t batch_count;
+	uint32_t waiting_count; /* to be popped again: waiting[waiting_next] … */
+	uint32_t waiting_next;
+	uint16_t batch_head; /* split */
+	uint16_t free_head;  /* packed */
+	/* Each has the queue's size; the last three for packed rings only. */
+	uint16_t *batch;   /* slots that were pushed and are not published yet */
+	uint16_t *waiting; /* entries, in the order of their counters */
+	uint16_t *next, *last, *num;
+	uint16_t arrays[];
+};
+
+/* A place in the list of free entries while a packed chain is copied there. */
+struct virtq_inflight_cursor {
+	uint16_t last;
+	uint16_t next;
+	uint16_t count;
+};
+
+/* ---- virtq_inflight.c ---- */
+
+/*
+ * Initialises or repairs the region, and sets the queue's places as it says. The queue is complete
+ * otherwise. 0, -EINVAL, -EPROTO or -ENOMEM as virtq_create(). Control thread.
+ */
+int virtq_inflight_start(struct virtq *vq, const struct virtq_opts *opts);
+void virtq_inflight_stop(struct virtq *vq);
+
+/* Pops waiting chains by pop_entry, which returns NULL for one that cannot be popped (now). */
+uint32_t virtq_inflight_pop(struct virtq *vq, struct virtq_slot **slots, uint32_t max,
+			    struct virtq_slot *(*pop_entry)(struct virtq *vq, uint16_t entry));
+
+static inline uint32_t
+virtq_inflight_waiting(const struct virtq *vq)
+{
+	return vq->inflight->waiting_count - vq->inflight->waiting_next;
+}
+
+/* ---- both formats ---- */
+
+static __always_inline void
+virtq_inflight_step(void)
+{
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
+/* Remembers what the next publish is about. */
+static __always_inline void
+virtq_inflight_remember(struct virtq_inflight *inflight, struct virtq_slot *slot)
+{
+	slot->pushed = true;
+	inflight->batch[inflight->batch_count++] = slot->head;
+}
+
+/* ---- split ---- */
+
+static __always_inline void
+virtq_inflight_split_mark(struct virtq *vq, uint16_t head)
+{
+	struct inflight_split_desc *desc = &vq->inflight->split->desc[head];
+
+	store_u64(&desc->counter, vq->inflight->counter++);
+	virtq_inflight_step();
+	__atomic_store_n(&desc->inflight, 1, __ATOMIC_RELAXED);
+}
+
+static __always_inline void
+virtq_inflight_split_push(struct virtq *vq, struct virtq_slot *slot)
+{
+	struct virtq_inflight *inflight = vq->inflight;
+
+	store_u16(&inflight->split->desc[slot->head].next, inflight->batch_head);
+	virtq_inflight_step();
+	store_u16(&inflight->split->last_batch_head, slot->head);
+	inflight->batch_head = slot->head;
+	virtq_inflight_remember(inflight, slot);
+}
+
+/* After used->idx. */
+static __always_inline void
+virtq_inflight_split_after(struct virtq *vq)
+{
+	struct virtq_inflight *inflight = vq->inflight;
+	uint32_t i;
+
+	virtq_inflight_step();
+	for (i = 0; i < inflight->batch_count; i++) {
+		uint16_t head = inflight->batch[i];
+
+		__atomic_store_n(&inflight->split->desc[head].inflight, 0, __ATOMIC_RELAXED);
+		virtq_slot_of(vq, head)->pushed = false;
+	}
+	inflight->batch_count = 0;
+	virtq_inflight_step();
+	store_u16(&inflight->split->used_idx, vq->used_next);
+}
+
+/* ---- packed ---- */
+
+static __always_inline void
+virtq_inflight_packed_begin(const struct virtq *vq, struct virtq_inflight_cursor *cursor)
+{
+	*cursor = (struct virtq_inflight_cursor){.next = vq->inflight->free_head};
+}
+
+/*
+ * Copies one of a chain's descriptors to a free entry. There is one: there are as many as the ring
+ * has, and no chain is popped that does not fit in the ring.
+ */
+static __always_inline void
+virtq_inflight_packed_add(struct virtq *vq, struct virtq_inflight_cursor *cursor,
+			  const struct virtq_desc *desc)
+{
+	uint64_t *words = (uint64_t *)&vq->inflight->packed->desc[cursor->next];
+
+	store_u64(&words[2], desc->id | (uint64_t)desc->flags << 16 | (uint64_t)desc->len << 32);
+	store_u64(&words[3], desc->addr);
+	cursor->last = cursor->next;
+	cursor->next = vq->inflight->next[cursor->last];
+	cursor->count++;
+}
+
+/*
+ * The chain is valid. Until old_free_head is written all this is in free entries, which are taken
+ * for nothing in flight: so the mark itself may come after the copies.
+ */
+static __always_inline void
+virtq_inflight_packed_commit(struct virtq *vq, const struct virtq_inflight_cursor *cursor,
+			     struct virtq_slot *slot)
+{
+	struct virtq_inflight *inflight = vq->inflight;
+	struct inflight_packed *region = inflight->packed;
+	uint16_t head = inflight->free_head;
+	struct inflight_packed_desc *entry = &region->desc[head];
+
+	store_u16(&entry->num, cursor->count);
+	store_u64(&entry->counter, inflight->counter++);
+	store_u16(&entry->last, cursor->last);
+	virtq_inflight_step();
+	__atomic_store_n(&entry->inflight, 1, __ATOMIC_RELAXED);
+	virtq_inflight_step();
+	store_u16(&region->free_head, cursor->next);
+	virtq_inflight_step();
+	store_u16(&region->old_free_head, cursor->next);
+	inflight->free_head = cursor->next;
+	inflight->last[head] = cursor->last;
+	slot->inflight_entry = head;
+}
+
+/* The list of free entries is left alone until the publish: a pop may come before that. */
+static __always_inline void
+virtq_inflight_push(struct virtq *vq, struct virtq_slot *slot)
+{
+	virtq_inflight_remember(vq->inflight, slot);
+}
+
+/* Index and wrap counter are one step, hence one store; each is as off_wrap() in virtq_packed.c. */
+static __always_inline void
+virtq_inflight_store_used(struct inflight_packed *region, uint16_t old, uint16_t new)
+{
+	uint64_t idx = (new & 0x7fff) | (old & 0x7fffu) << 16;
+	uint64_t wrap_counter = new >> 15 | (old >> 15) << 8;
+
+	store_u64((uint64_t *)&region->used, idx | wrap_counter << 32);
+}
+
+/* Before the ring is written. */
+static __always_inline void
+virtq_inflight_packed_before(struct virtq *vq, uint16_t old_used, uint16_t used)
+{
+	struct virtq_inflight *inflight = vq->inflight;
+	struct inflight_packed *region = inflight->packed;
+	uint32_t i;
+
+	for (i = 0; i < inflight->batch_count; i++) {
+		uint16_t entry = virtq_slot_of(vq, inflight->batch[i])->inflight_entry;
+		uint16_t last = inflight->last[entry];
+
+		store_u16(&region->desc[last].next, inflight->free_head);
+		virtq_inflight_step();
+		store_u16(&region->free_head, entry);
+		inflight->next[last] = inflight->free_head;
+		inflight->free_head = entry;
+	}
+	virtq_inflight_step();
+	virtq_inflight_store_used(region, old_used, used);
+	virtq_inflight_step();
+}
+
+/* After the ring was written. */
+static __always_inline void
+virtq_inflight_packed_after(struct virtq *vq, uint16_t used)
+{
+	struct virtq_inflight *inflight = vq->inflight;
+	struct inflight_packed *region = inflight->packed;
+	uint32_t i;
+
+	virtq_inflight_step();
+	for (i = 0; i < inflight->batch_count; i++) {
+		struct virtq_slot *slot = virtq_slot_of(vq, inflight->batch[i]);
+
+		__atomic_store_n(&region->desc[slot->inflight_entry].inflight, 0, __ATOMIC_RELAXED);
+		slot->pushed = false;
+	}
+	inflight->batch_count = 0;
+	virtq_inflight_step();
+	store_u16(&region->old_free_head, inflight->free_head);
+	virtq_inflight_step();
+	virtq_inflight_store_used(region, used, used);
+}
+
+/* Descriptors of a waiting chain. */
+static inline uint16_t
+virtq_inflight_packed_length(const struct virtq *vq, uint16_t entry)
+{
+	return vq->inflight->num[entry];
+}
+
+/* The only look at one's copy; *entry goes on to the next one. */
+static inline struct virtq_desc
+virtq_inflight_packed_load(const struct virtq *vq, uint16_t *entry)
+{
+	const uint64_t *words = (const uint64_t *)&vq->inflight->packed->desc[*entry];
+	uint64_t rest = load_u64(&words[2]);
+
+	*entry = vq->inflight->next[*entry];
+	return (struct virtq_desc){
+		.addr = load_u64(&words[3]),
+		.len = (uint32_t)(rest >> 32),
+		.flags = (uint16_t)(rest >> 16),
+		.id = (uint16_t)rest,
+	};
+}
+
+#endif

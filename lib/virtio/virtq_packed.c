@@ -1,0 +1,444 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The packed virtqueue, device side (virtio 1.2 §2.8).
+ *
+ * Places are positions (virtq_internal.h); the available and the used one are never further apart
+ * than the ring is long.
+ */
+#include <errno.h>
+
+#include "virtq_chain.h"
+#include "virtq_inflight.h"
+
+#define AVAIL      (1u << VRING_PACKED_DESC_F_AVAIL)
+#define USED       (1u << VRING_PACKED_DESC_F_USED)
+#define EVENT_MASK 3u /* virtio 1.2 §2.8.10: the other flags are reserved */
+
+/* How many chains ahead a slot is prefetched. */
+#define PREFETCH_AHEAD 4
+
+_Static_assert(sizeof(struct vring_packed_desc) == 16, "virtio 1.2 §2.8.13");
+_Static_assert(offsetof(struct vring_packed_desc, id) == 12, "virtio 1.2 §2.8.13");
+_Static_assert(offsetof(struct vring_packed_desc, flags) == 14, "virtio 1.2 §2.8.13");
+_Static_assert(sizeof(struct vring_packed_desc_event) == 4, "virtio 1.2 §2.8.14");
+_Static_assert(offsetof(struct vring_packed_desc_event, flags) == 2, "virtio 1.2 §2.8.14");
+
+/* The words of a descriptor: its address, and length, id and flags together. */
+static inline uint64_t *
+words_at(const struct virtq *vq, uint16_t position)
+{
+	return (uint64_t *)&vq->ring[position & vq->mask];
+}
+
+/* ---- pop ---- */
+
+static __always_inline bool
+is_available(const struct virtq *vq, uint16_t position, uint16_t flags)
+{
+	return (flags & (AVAIL | USED)) == (virtq_wrap_counter(vq, position) ? AVAIL : USED);
+}
+
+/* The only look at a descriptor; false if it is not available. */
+static __always_inline bool
+load_available(const struct virtq *vq, uint16_t position, struct virtq_desc *desc)
+{
+	const uint64_t *words = words_at(vq, position);
+	/* The driver writes the flags last (virtio 1.2 §2.8.21.1). */
+	uint64_t rest = __atomic_load_n(&words[1], __ATOMIC_ACQUIRE);
+
+	if (!is_available(vq, position, (uint16_t)(rest >> 48)))
+		return false;
+	*desc = virtq_decode_desc(load_u64(&words[0]), rest, true);
+	return true;
+}
+
+/*
+ * The descriptors of an indirect table are used in order; of their flags only WRITE has a meaning
+ * (virtio 1.2 §2.8.7).
+ */
+static __always_inline bool
+add_table(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
+	  const struct virtq_desc *desc)
+{
+	struct virtq_table table = {0};
+	uint32_t i;
+
+	if (unlikely(!virtq_find_table(vq, desc, &table)))
+		return false;
+	for (i = 0; i < table.count; i++) {
+		struct virtq_desc entry = virtq_load_desc(vq, &table, i, true);
+
+		if (unlikely(!virtq_chain_add(vq, slot, chain, &entry)))
+			return false;
+	}
+	return true;
+}
+
+static __always_inline bool
+add_desc(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
+	 const struct virtq_desc *desc)
+{
+	if (desc->flags & VRING_DESC_F_INDIRECT)
+		return add_table(vq, slot, chain, desc);
+	return virtq_chain_add(vq, slot, chain, desc);
+}
+
+static __always_inline bool
+is_busy(const struct virtq_slot *slot, const bool inflight)
+{
+	return slot->in_flight || (inflight && slot->pushed);
+}
+
+/*
+ * Where to build a chain. Its buffer id is in its last descriptor (virtio 1.2 §2.8.6), but drivers
+ * write it into all of them: the first one's is a guess that saves a copy. The slot after the last
+ * one is the queue's own.
+ */
+static __always_inline struct virtq_slot *
+guess_slot(const struct virtq *vq, uint16_t id, const bool inflight)
+{
+	struct virtq_slot *slot = virtq_slot_of(vq, id & vq->mask);
+
+	return likely(id < vq->size && !is_busy(slot, inflight)) ? slot
+								 : virtq_slot_of(vq, vq->size);
+}
+
+/* The guess was wrong: moves the chain's iovecs to its slot. */
+static __attribute__((noinline)) bool
+move_chain(struct virtq *vq, struct virtq_slot *from, struct virtq_slot *to, uint32_t count)
+{
+	uint32_t i;
+
+	if (to->in_flight || to->pushed)
+		return virtq_stop(vq, "buffer id that is in flight already");
+	if (from->iov != from->inline_iov) {
+		to->iov = from->iov;
+		from->iov = from->inline_iov;
+		return true;
+	}
+	to->iov = to->inline_iov;
+	for (i = 0; i < count; i++)
+		to->iov[i] = from->iov[i];
+	return true;
+}
+
+/* The slot of the chain that was built in another one, or in the same. NULL: the queue is broken. */
+static __always_inline struct virtq_slot *
+claim_slot(struct virtq *vq, struct virtq_slot *built, uint16_t id, const struct virtq_chain *chain)
+{
+	struct virtq_slot *slot;
+
+	if (unlikely(id >= vq->size)) {
+		virtq_break(vq, "buffer id outside the ring");
+		return NULL;
+	}
+	slot = virtq_slot_of(vq, id);
+	if (unlikely(slot != built) && !move_chain(vq, built, slot, chain->count))
+		return NULL;
+	return slot;
+}
+
+/* NULL: there is none, the queue is broken, or the chain must wait. */
+static __always_inline struct virtq_slot *
+pop_chain(struct virtq *vq, const bool inflight)
+{
+	uint32_t room = vq->size - (uint16_t)(vq->last_avail - vq->used_published);
+	struct virtq_inflight_cursor cursor;
+	struct virtq_slot *built, *slot;
+	struct virtq_chain chain;
+	struct virtq_desc desc;
+	uint16_t count = 0;
+
+	if (!load_available(vq, vq->last_avail, &desc))
+		return NULL;
+	if (inflight)
+		virtq_inflight_packed_begin(vq, &cursor);
+	built = guess_slot(vq, desc.id, inflight);
+	virtq_chain_begin(&chain, built);
+	for (;;) {
+		if (unlikely(count == room)) {
+			virtq_break(vq, "descriptor list longer than the ring");
+			goto fail;
+		}
+		if (inflight)
+			virtq_inflight_packed_add(vq, &cursor, &desc);
+		count++;
+		if (unlikely(!add_desc(vq, built, &chain, &desc)))
+			goto fail;
+		if (!(desc.flags & VRING_DESC_F_NEXT))
+			break;
+		if (unlikely(!load_available(vq, vq->last_avail + count, &desc))) {
+			virtq_break(vq, "descriptor list that is not available as a whole");
+			goto fail;
+		}
+	}
+	slot = claim_slot(vq, built, desc.id, &chain);
+	if (unlikely(!slot))
+		goto fail;
+	built = slot;
+	if (unlikely(!virtq_chain_end(vq, slot, desc.id, &chain)))
+		goto fail;
+	slot->ring_descs = count;
+	if (inflight)
+		virtq_inflight_packed_commit(vq, &cursor, slot);
+	vq->last_avail += count;
+	/* The request's header, most likely: the driver's core wrote it. */
+	__builtin_prefetch(slot->iov->iov_base);
+	return slot;
+fail:
+	virtq_release_part(vq, built);
+	return NULL;
+}
+
+static __always_inline uint32_t
+pop(struct virtq *vq, struct virtq_slot **slots, uint32_t max, const bool inflight)
+{
+	struct virtq_slot *slot;
+	uint32_t popped;
+
+	if (unlikely(vq->broken))
+		return 0;
+	for (popped = 0; popped < max; popped++) {
+		const struct vring_packed_desc *ahead =
+			&vq->ring[(vq->last_avail + PREFETCH_AHEAD) & vq->mask];
+
+		/* Only a hint: nothing is checked, and nothing depends on it. */
+		__builtin_prefetch(virtq_slot_of(vq, load_u16(&ahead->id) & vq->mask), 1);
+		slot = pop_chain(vq, inflight);
+		if (!slot)
+			break;
+		slots[popped] = slot;
+	}
+	vq->in_flight += popped;
+	return popped;
+}
+
+static uint32_t
+pop_plain(struct virtq *vq, struct virtq_slot **slots, uint32_t max)
+{
+	return pop(vq, slots, max, false);
+}
+
+/* A chain of the in-flight region: its descriptors are in the ring no more. */
+static struct virtq_slot *
+pop_waiting(struct virtq *vq, uint16_t entry)
+{
+	struct virtq_slot *built = virtq_slot_of(vq, vq->size), *slot = NULL;
+	struct virtq_chain chain;
+	struct virtq_desc desc;
+	uint16_t count = 0, at = entry;
+
+	virtq_chain_begin(&chain, built);
+	do {
+		desc = virtq_inflight_packed_load(vq, &at);
+		count++;
+		if (!add_desc(vq, built, &chain, &desc))
+			goto fail;
+	} while (count < virtq_inflight_packed_length(vq, entry));
+	slot = claim_slot(vq, built, desc.id, &chain);
+	if (!slot)
+		goto fail;
+	built = slot;
+	if (!virtq_chain_end(vq, slot, desc.id, &chain))
+		goto fail;
+	slot->ring_descs = count;
+	slot->inflight_entry = entry;
+	return slot;
+fail:
+	virtq_release_part(vq, built);
+	return NULL;
+}
+
+static uint32_t
+pop_tracked(struct virtq *vq, struct virtq_slot **slots, uint32_t max)
+{
+	uint32_t popped = 0;
+
+	if (unlikely(virtq_inflight_waiting(vq) > 0)) {
+		popped = virtq_inflight_pop(vq, slots, max, pop_waiting);
+		if (virtq_inflight_waiting(vq) > 0)
+			return popped;
+	}
+	return popped + pop(vq, slots + popped, max - popped, true);
+}
+
+/* ---- push ---- */
+
+/* All but the batch's first used descriptor are written at once; the driver stops at that one. */
+static __always_inline void
+push(struct virtq *vq, struct virtq_slot *slot, uint32_t written, const bool inflight)
+{
+	uint64_t flags, used;
+
+	virtq_end_chain(vq, slot);
+	/* virtio 1.2 §2.8.5: in a used descriptor WRITE says that the length means something. */
+	flags = (virtq_wrap_counter(vq, vq->used_next) ? AVAIL | USED : 0) |
+		(written ? VRING_DESC_F_WRITE : 0);
+	used = written | (uint64_t)slot->head << 32 | flags << 48;
+	if (vq->used_next == vq->used_published)
+		vq->used_first = used;
+	else
+		store_u64(&words_at(vq, vq->used_next)[1], used);
+	vq->used_next += slot->ring_descs;
+	if (inflight)
+		virtq_inflight_push(vq, slot);
+}
+
+static void
+push_plain(struct virtq *vq, struct virtq_slot *slot, uint32_t written)
+{
+	push(vq, slot, written, false);
+}
+
+static void
+push_tracked(struct virtq *vq, struct virtq_slot *slot, uint32_t written)
+{
+	push(vq, slot, written, true);
+}
+
+/* A structure that makes no sense asks for a notification: one too many does no harm. */
+static __always_inline bool
+wants_call(const struct virtq *vq, uint16_t old, const bool event_idx)
+{
+	uint32_t event = __atomic_load_n((const uint32_t *)vq->driver_event, __ATOMIC_SEQ_CST);
+	uint32_t flags = event >> 16 & EVENT_MASK;
+
+	if (flags == VRING_PACKED_EVENT_FLAG_DISABLE)
+		return false;
+	if (!event_idx || flags != VRING_PACKED_EVENT_FLAG_DESC ||
+	    unlikely((event & (VIRTQ_WRAP - 1)) >= vq->size))
+		return true;
+	/* As vring_need_event(): whether the position is one of those that were just used. */
+	return virtq_distance(vq, old, virtq_position_of(vq, (uint16_t)event)) <
+	       (uint16_t)(vq->used_published - old);
+}
+
+static __always_inline bool
+publish(struct virtq *vq, const bool event_idx, const bool inflight)
+{
+	uint16_t old = vq->used_published;
+
+	if (vq->used_next == old)
+		return false;
+	if (inflight)
+		virtq_inflight_packed_before(vq, virtq_off_wrap(vq, old),
+					     virtq_off_wrap(vq, vq->used_next));
+	/*
+	 * Sequentially consistent with the load in wants_call(): either the driver, which asks for
+	 * a notification and then looks at the ring, sees this, or we see that it asks.
+	 */
+	__atomic_store_n(&words_at(vq, old)[1], vq->used_first, __ATOMIC_SEQ_CST);
+	vq->used_published = vq->used_next;
+	if (inflight)
+		virtq_inflight_packed_after(vq, virtq_off_wrap(vq, vq->used_next));
+	return wants_call(vq, old, event_idx);
+}
+
+static bool
+publish_plain(struct virtq *vq)
+{
+	return publish(vq, false, false);
+}
+
+static bool
+publish_event_idx(struct virtq *vq)
+{
+	return publish(vq, true, false);
+}
+
+static bool
+publish_tracked(struct virtq *vq)
+{
+	return publish(vq, false, true);
+}
+
+static bool
+publish_tracked_event_idx(struct virtq *vq)
+{
+	return publish(vq, true, true);
+}
+
+/* ---- kicks ---- */
+
+static void
+store_device_event(struct virtq *vq, uint16_t position, uint32_t flags, int order)
+{
+	uint32_t event = virtq_off_wrap(vq, position) | flags << 16;
+
+	__atomic_store_n((uint32_t *)vq->device_event, event, order);
+}
+
+static void
+disable_kicks(struct virtq *vq)
+{
+	/* Written only on a change: the driver reads this line. */
+	if (!vq->kicks_enabled)
+		return;
+	vq->kicks_enabled = false;
+	store_device_event(vq, 0, VRING_PACKED_EVENT_FLAG_DISABLE, __ATOMIC_RELAXED);
+}
+
+static bool
+enable_kicks(struct virtq *vq)
+{
+	uint64_t rest;
+
+	vq->kicks_enabled = true;
+	/* As in publish(), the other way round. */
+	store_device_event(vq, vq->last_avail,
+			   vq->event_idx ? VRING_PACKED_EVENT_FLAG_DESC
+					 : VRING_PACKED_EVENT_FLAG_ENABLE,
+			   __ATOMIC_SEQ_CST);
+	rest = __atomic_load_n(&words_at(vq, vq->last_avail)[1], __ATOMIC_SEQ_CST);
+	if (!is_available(vq, vq->last_avail, (uint16_t)(rest >> 48)))
+		return true;
+	disable_kicks(vq);
+	return false;
+}
+
+const struct virtq_ops virtq_packed_ops[2][2] = {
+	{
+		{pop_plain, push_plain, publish_plain, disable_kicks, enable_kicks},
+		{pop_tracked, push_tracked, publish_tracked, disable_kicks, enable_kicks},
+	},
+	{
+		{pop_plain, push_plain, publish_event_idx, disable_kicks, enable_kicks},
+		{pop_tracked, push_tracked, publish_tracked_event_idx, disable_kicks, enable_kicks},
+	},
+};
+
+/* ---- where the queue stands ---- */
+
+bool
+virtq_packed_is_available(const struct virtq *vq, uint16_t position)
+{
+	return is_available(vq, position, load_u16(&vq->ring[position & vq->mask].flags));
+}
+
+void
+virtq_packed_take_back(struct virtq *vq)
+{
+	uint16_t position;
+
+	for (position = vq->used_next; position != vq->last_avail; position++)
+		store_u16(&vq->ring[position & vq->mask].flags,
+			  virtq_wrap_counter(vq, position) ? AVAIL : USED);
+}
+
+int
+virtq_packed_init(struct virtq *vq, uint32_t base)
+{
+	uint16_t avail = (uint16_t)base, used = (uint16_t)(base >> 16);
+	uint16_t taken;
+
+	if ((avail & (VIRTQ_WRAP - 1)) >= vq->size || (used & (VIRTQ_WRAP - 1)) >= vq->size)
+		return -EINVAL;
+	used = virtq_position_of(vq, used);
+	taken = virtq_distance(vq, used, virtq_position_of(vq, avail));
+	if (taken > vq->size)
+		return -EINVAL;
+	vq->used_next = used;
+	vq->used_published = used;
+	vq->last_avail = used + taken;
+	return 0;
+}
