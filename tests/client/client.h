@@ -7,9 +7,10 @@
  * Layers, each usable without the ones after it:
  *   struct client         a connection: every message that QEMU 7.2 sends, and raw bytes
  *   struct client_memory  guest memory in regions, each part of a memfd
- *   struct client_ring    the driver side of one virtqueue
+ *   struct client_ring    the driver side of one virtqueue, split or packed
  *   struct client_device  plug, start, stop and reconnect in the order of QEMU
  *   struct client_blk     virtio-blk requests on one ring
+ *   struct client_inflight_map  the region in which the back-end tracks what it has taken
  *
  * Conventions. Functions return 0 or a negative errno, unless they say otherwise:
  *   -ETIMEDOUT   the deadline passed
@@ -209,7 +210,7 @@ struct client_used {
 
 struct client_ring;
 
-/* One ring format; the split ring is the one there is. */
+/* One ring format. */
 struct client_ring_ops {
 	/* Bytes of the descriptor, driver (avail) and device (used) areas for a size. */
 	void (*area_sizes)(uint16_t size, uint64_t sizes[3]);
@@ -219,9 +220,12 @@ struct client_ring_ops {
 	void (*publish)(struct client_ring *ring);
 	bool (*pending)(const struct client_ring *ring);
 	int (*pop)(struct client_ring *ring, struct client_used *used);
-	bool (*wants_kick)(const struct client_ring *ring);
-	void (*suppress_calls)(struct client_ring *ring, bool suppress);
-	uint16_t (*device_index)(const struct client_ring *ring);
+	/* Asked once after each publish: EVENT_IDX looks at what was added since the last time. */
+	bool (*wants_kick)(struct client_ring *ring);
+	/* Tells the device what calls_suppressed and used_index ask of it. */
+	void (*set_calls)(struct client_ring *ring);
+	/* What SET_VRING_BASE needs so that the device goes on behind its last used entry. */
+	uint32_t (*resume_base)(const struct client_ring *ring);
 };
 
 struct client_ring_slot {
@@ -236,34 +240,51 @@ struct client_ring {
 	const struct client_ring_ops *ops;
 	struct client_memory *memory;
 	uint16_t size;
-	uint16_t indirect_max;        /* descriptors in one indirect table */
-	uint64_t area_gpas[3];        /* descriptors, avail, used */
-	int kick_fd, call_fd, err_fd; /* eventfds, not blocking */
-	struct client_ring_slot *slots;
+	uint16_t indirect_max;          /* descriptors in one indirect table */
+	bool event_idx;                 /* VIRTIO_F_EVENT_IDX was negotiated */
+	uint64_t area_gpas[3];          /* descriptors, avail (driver), used (device) */
+	int kick_fd, call_fd, err_fd;   /* eventfds, not blocking */
+	struct client_ring_slot *slots; /* by head descriptor; packed: by buffer id */
 
-	/* the shared memory, for faults on purpose */
+	/* the shared memory of a split ring, for faults on purpose; NULL in a packed one */
 	struct vring_desc *desc;
 	struct vring_avail *avail;
 	struct vring_used *used;
 
-	/* driver state */
+	/* the shared memory of a packed ring, for the same; NULL in a split one */
+	struct vring_packed_desc *packed;
+	struct vring_packed_desc_event *driver_event;
+	struct vring_packed_desc_event *device_event;
+
+	/* driver state; packed: the indices are positions in the ring, below size */
 	uint16_t free_head;
-	uint16_t free_count;
+	uint16_t free_count;  /* descriptors */
 	uint16_t avail_index; /* next to be filled, perhaps not published yet */
 	uint16_t used_index;  /* next to be popped */
 	uint16_t outstanding; /* chains */
+	uint16_t unkicked;    /* heads (packed: descriptors) added since the last kick decision */
 	bool calls_suppressed;
+
+	/* driver state of a packed ring */
+	bool avail_wrap, used_wrap;
+	struct vring_packed_desc *withheld; /* the first one not published; its flags are last */
+	uint16_t withheld_flags;
 };
 
 /*
  * Allocates the ring and its indirect tables in memory, which must outlive it. indirect_max 0
- * means no tables. size is a power of two up to 32768.
+ * means no tables. features as negotiated: of them VIRTIO_F_RING_PACKED and
+ * VIRTIO_RING_F_EVENT_IDX matter. size is up to 32768, and for a split ring a power of two.
  */
+int client_ring_create_with(struct client_ring *ring, struct client_memory *memory, uint16_t size,
+			    uint16_t indirect_max, uint64_t features);
+
+/* The same without features: a split ring. */
 int client_ring_create(struct client_ring *ring, struct client_memory *memory, uint16_t size,
 		       uint16_t indirect_max);
 void client_ring_destroy(struct client_ring *ring);
 
-/* As a driver does at initialisation: empty, indices 0. */
+/* As a driver does at initialisation: empty, indices 0, calls wanted. */
 void client_ring_reset(struct client_ring *ring);
 
 /* Addresses for SET_VRING_ADDR. */
@@ -296,15 +317,34 @@ int client_ring_wait(struct client_ring *ring, int timeout_ms);
 /* The same by polling in any case. */
 int client_ring_poll(struct client_ring *ring, int timeout_ms);
 
-/* Asks the device not to send calls (or to send them again). */
+/*
+ * Asks the device not to send calls (or to send them again). With EVENT_IDX a split ring has no
+ * way to say so: the event index is kept behind the used index, where the device never passes.
+ */
 void client_ring_suppress_calls(struct client_ring *ring, bool suppress);
 
 /* 0 when the device has signalled the error eventfd; clears it. */
 int client_ring_wait_error(struct client_ring *ring, int timeout_ms);
 
-/* Faults: any head on the avail ring; any avail index, published at once. Then only reset. */
+/* What SET_VRING_BASE needs so that the device goes on behind its last used entry. */
+uint32_t client_ring_resume_base(const struct client_ring *ring);
+
+/* Base of a packed ring: positions below 0x8000 and wrap counters (vhost-user, "vring state"). */
+uint32_t client_packed_base(uint16_t avail, bool avail_wrap, uint16_t used, bool used_wrap);
+
+/*
+ * Faults in a split ring: any head on the avail ring; any avail index, published at once. Then
+ * only reset.
+ */
 void client_ring_put_head(struct client_ring *ring, uint16_t head);
 void client_ring_set_avail_index(struct client_ring *ring, uint16_t index);
+
+/*
+ * Faults in a packed ring: any descriptor at the next position, seen after client_ring_publish().
+ * Where the AVAIL and USED bits of its flags are 0 it is available; a 1 turns that bit over.
+ * Then only reset.
+ */
+void client_ring_put_descriptor(struct client_ring *ring, const struct vring_packed_desc *desc);
 
 /* ------------------------------------------------------------------ device (device.c) */
 
@@ -338,7 +378,7 @@ struct client_device {
 	uint64_t max_queues; /* of GET_QUEUE_NUM, or 1 */
 	struct virtio_blk_config config;
 	struct client_inflight inflight; /* fd -1 until the first start */
-	struct client_ring *rings;       /* options.queues of them */
+	struct client_ring *rings;       /* options.queues of them, as the features say */
 	uint32_t *bases;                 /* where each queue goes on at the next start */
 	bool started;
 };
@@ -361,13 +401,98 @@ void client_device_reset(struct client_device *device);
 
 /*
  * After the connection broke or the daemon restarted: connects, plugs and starts (if it was
- * started) from each used index, with the in-flight region of before, as QEMU does.
+ * started) with the in-flight region of before and from each used index. A packed ring shows no
+ * used index, so QEMU repeats the base of the last start, and the back-end must know better from
+ * the in-flight region; so it is here. Without such a region, where QEMU can only be wrong,
+ * the base is found in the ring.
  */
 int client_device_reconnect(struct client_device *device);
 
 /* What QEMU sends on running queues when a migration starts and when it is cancelled. */
 int client_device_start_log(struct client_device *device, int fd, uint64_t size);
 int client_device_stop_log(struct client_device *device);
+
+/* ------------------------------------------------------- in-flight region (inflight.c) */
+/*
+ * The layouts of the vhost-user specification ("Inflight I/O tracking"). The region holds one
+ * queue after the other; the back-end alone writes it, and tests do.
+ */
+
+struct client_inflight_split_desc {
+	uint8_t inflight;
+	uint8_t padding[5];
+	uint16_t next; /* in the last batch */
+	uint64_t counter;
+};
+static_assert(sizeof(struct client_inflight_split_desc) == 16, "DescStateSplit");
+
+struct client_inflight_split {
+	uint64_t features;
+	uint16_t version; /* 1; 0: not initialised */
+	uint16_t desc_num;
+	uint16_t last_batch_head;
+	uint16_t used_idx;
+	struct client_inflight_split_desc desc[];
+};
+static_assert(sizeof(struct client_inflight_split) == 16, "QueueRegionSplit");
+
+struct client_inflight_packed_desc {
+	uint8_t inflight;
+	uint8_t padding;
+	uint16_t next;
+	uint16_t last;
+	uint16_t num;
+	uint64_t counter;
+	uint16_t id;
+	uint16_t flags;
+	uint32_t len;
+	uint64_t addr;
+};
+static_assert(sizeof(struct client_inflight_packed_desc) == 32, "DescStatePacked");
+
+struct client_inflight_packed {
+	uint64_t features;
+	uint16_t version;
+	uint16_t desc_num;
+	uint16_t free_head;
+	uint16_t old_free_head;
+	uint16_t used_idx;
+	uint16_t old_used_idx;
+	uint8_t used_wrap_counter;
+	uint8_t old_used_wrap_counter;
+	uint8_t padding[7];
+	struct client_inflight_packed_desc desc[];
+};
+static_assert(offsetof(struct client_inflight_packed, desc) == 32, "QueueRegionPacked");
+
+struct client_inflight_map {
+	uint8_t *data;
+	uint64_t size;       /* of the region */
+	uint64_t queue_size; /* bytes from one queue to the next */
+	unsigned int queues;
+	void *mapping; /* page-aligned */
+	uint64_t mapping_size;
+};
+
+/* A region of ours, zeroed, for SET_INFLIGHT_FD: num_queues and queue_size may be any. */
+int client_inflight_create(struct client_inflight *inflight, uint64_t mmap_size,
+			   uint16_t num_queues, uint16_t queue_size);
+
+/* Maps what the back-end gave. -EPROTO if the file is smaller than it says. */
+int client_inflight_map(struct client_inflight_map *map, const struct client_inflight *inflight);
+void client_inflight_unmap(struct client_inflight_map *map);
+
+/* A queue's part, NULL if the region cannot hold one of desc_num entries there. */
+struct client_inflight_split *client_inflight_split(const struct client_inflight_map *map,
+						    unsigned int queue, uint16_t desc_num);
+struct client_inflight_packed *client_inflight_packed(const struct client_inflight_map *map,
+						      unsigned int queue, uint16_t desc_num);
+
+/* Entries marked in flight. */
+unsigned int client_inflight_count_split(const struct client_inflight_split *queue,
+					 uint16_t desc_num);
+unsigned int client_inflight_count_packed(const struct client_inflight_packed *queue,
+					  uint16_t desc_num);
 
 /* --------------------------------------------------------------------- virtio-blk (blk.c) */
 

@@ -164,10 +164,12 @@ create_rings(struct client_device *device)
 	for (i = 0; i < options->queues; i++)
 		device->rings[i].kick_fd = device->rings[i].call_fd = device->rings[i].err_fd = -1;
 	for (i = 0; i < options->queues; i++) {
-		rc = client_ring_create(&device->rings[i], &device->memory, options->queue_size,
-					indirect ? options->indirect_max : 0);
+		rc = client_ring_create_with(
+			&device->rings[i], &device->memory, options->queue_size,
+			indirect ? options->indirect_max : 0, device->features);
 		if (rc < 0)
 			return rc;
+		device->bases[i] = client_ring_resume_base(&device->rings[i]);
 	}
 	return 0;
 }
@@ -328,9 +330,18 @@ client_device_reset(struct client_device *device)
 
 	for (i = 0; i < device->options.queues; i++) {
 		client_ring_reset(&device->rings[i]);
-		device->bases[i] = 0;
+		device->bases[i] = client_ring_resume_base(&device->rings[i]);
 	}
 	forget_inflight(device);
+}
+
+/* Whether the ring says where the device was, see client_device_reconnect(). */
+static bool
+may_resume_by_ring(const struct client_device *device)
+{
+	bool packed = device->features & BIT(VIRTIO_F_RING_PACKED);
+
+	return !packed || device->inflight.fd < 0;
 }
 
 int
@@ -349,8 +360,8 @@ client_device_reconnect(struct client_device *device)
 		rc = plug_queues(device);
 	if (rc < 0 || !was_started)
 		return rc;
-	for (i = 0; i < device->options.queues; i++)
-		device->bases[i] = device->rings[i].ops->device_index(&device->rings[i]);
+	for (i = 0; i < device->options.queues && may_resume_by_ring(device); i++)
+		device->bases[i] = client_ring_resume_base(&device->rings[i]);
 	return client_device_start(device);
 }
 

@@ -10,5 +10,6 @@ int message_send(int fd, const struct client_message *message, int timeout_ms);
 int message_receive(int fd, struct client_message *message, int timeout_ms);
 
 extern const struct client_ring_ops split_ring_ops;
+extern const struct client_ring_ops packed_ring_ops;
 
 #endif

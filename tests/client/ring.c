@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The driver side of a virtqueue: what all formats share; the split ring is in ring_split.c. */
+/* The driver side of a virtqueue: what the formats in ring_split.c and ring_packed.c share. */
 #include "client.h"
 
 #include <errno.h>
+#include <linux/virtio_config.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -58,19 +59,21 @@ open_eventfds(struct client_ring *ring)
 }
 
 int
-client_ring_create(struct client_ring *ring, struct client_memory *memory, uint16_t size,
-		   uint16_t indirect_max)
+client_ring_create_with(struct client_ring *ring, struct client_memory *memory, uint16_t size,
+			uint16_t indirect_max, uint64_t features)
 {
+	bool packed = features & (1ULL << VIRTIO_F_RING_PACKED);
 	void *areas[3];
 	int rc;
 
 	memset(ring, 0, sizeof(*ring));
-	ring->ops = &split_ring_ops;
+	ring->ops = packed ? &packed_ring_ops : &split_ring_ops;
+	ring->event_idx = features & (1ULL << VIRTIO_RING_F_EVENT_IDX);
 	ring->memory = memory;
 	ring->size = size;
 	ring->indirect_max = indirect_max;
 	ring->kick_fd = ring->call_fd = ring->err_fd = -1;
-	if (size == 0 || size > 32768 || (size & (size - 1)))
+	if (size == 0 || size > 32768 || (!packed && (size & (size - 1))))
 		return -EINVAL;
 	ring->slots = calloc(size, sizeof(*ring->slots));
 	if (!ring->slots)
@@ -87,6 +90,13 @@ client_ring_create(struct client_ring *ring, struct client_memory *memory, uint1
 	ring->ops->attach(ring, areas);
 	client_ring_reset(ring);
 	return 0;
+}
+
+int
+client_ring_create(struct client_ring *ring, struct client_memory *memory, uint16_t size,
+		   uint16_t indirect_max)
+{
+	return client_ring_create_with(ring, memory, size, indirect_max, 0);
 }
 
 static void
@@ -137,7 +147,11 @@ client_ring_reset(struct client_ring *ring)
 	ring->avail_index = 0;
 	ring->used_index = 0;
 	ring->outstanding = 0;
-	ring->calls_suppressed = false;
+	ring->unkicked = 0;
+	ring->avail_wrap = true;
+	ring->used_wrap = true;
+	ring->withheld = NULL;
+	client_ring_suppress_calls(ring, false);
 	drain(ring->kick_fd);
 	drain(ring->call_fd);
 	drain(ring->err_fd);
@@ -239,7 +253,13 @@ void
 client_ring_suppress_calls(struct client_ring *ring, bool suppress)
 {
 	ring->calls_suppressed = suppress;
-	ring->ops->suppress_calls(ring, suppress);
+	ring->ops->set_calls(ring);
+}
+
+uint32_t
+client_ring_resume_base(const struct client_ring *ring)
+{
+	return ring->ops->resume_base(ring);
 }
 
 int

@@ -5,13 +5,17 @@
 
 #include "internal.h"
 
+/*
+ * Sequentially consistent where it follows a store of ours that the device waits for: after the
+ * event index is set we look once more, before we wait for a call.
+ */
 static uint16_t
-load_acquire(const uint16_t *p)
+load_ordered(const uint16_t *p)
 {
-	return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+	return __atomic_load_n(p, __ATOMIC_SEQ_CST);
 }
 
-/* The areas hold the two event indices too, as they do for every virtio 1.x driver. */
+/* The areas hold the two event indices too, also where EVENT_IDX is not negotiated. */
 static void
 split_area_sizes(uint16_t size, uint64_t sizes[3])
 {
@@ -101,6 +105,7 @@ void
 client_ring_put_head(struct client_ring *ring, uint16_t head)
 {
 	ring->avail->ring[ring->avail_index++ & (ring->size - 1)] = head;
+	ring->unkicked++;
 }
 
 /*
@@ -116,6 +121,7 @@ split_publish(struct client_ring *ring)
 void
 client_ring_set_avail_index(struct client_ring *ring, uint16_t index)
 {
+	ring->unkicked += index - ring->avail_index;
 	ring->avail_index = index;
 	split_publish(ring);
 }
@@ -123,7 +129,7 @@ client_ring_set_avail_index(struct client_ring *ring, uint16_t index)
 static bool
 split_pending(const struct client_ring *ring)
 {
-	return load_acquire(&ring->used->idx) != ring->used_index;
+	return load_ordered(&ring->used->idx) != ring->used_index;
 }
 
 /* A chain's descriptors go back to the front of the free list in their old order. */
@@ -143,10 +149,23 @@ free_chain(struct client_ring *ring, uint16_t head)
 	ring->outstanding--;
 }
 
+/* used_event and avail_event are the word behind the entries of a ring (§2.7.7, §2.7.10). */
+static void
+split_set_calls(struct client_ring *ring)
+{
+	uint16_t flags = ring->calls_suppressed ? VRING_AVAIL_F_NO_INTERRUPT : 0;
+	uint16_t event = ring->calls_suppressed ? ring->used_index - 1 : ring->used_index;
+
+	if (ring->event_idx)
+		__atomic_store_n(&ring->avail->ring[ring->size], event, __ATOMIC_SEQ_CST);
+	else
+		__atomic_store_n(&ring->avail->flags, flags, __ATOMIC_SEQ_CST);
+}
+
 static int
 split_pop(struct client_ring *ring, struct client_used *used)
 {
-	uint16_t published = load_acquire(&ring->used->idx) - ring->used_index;
+	uint16_t published = load_ordered(&ring->used->idx) - ring->used_index;
 	const struct vring_used_elem *elem;
 
 	if (published == 0)
@@ -161,27 +180,27 @@ split_pop(struct client_ring *ring, struct client_used *used)
 	used->tag = ring->slots[used->head].tag;
 	free_chain(ring, used->head);
 	ring->used_index++;
+	if (ring->event_idx)
+		split_set_calls(ring);
 	return 1;
 }
 
 static bool
-split_wants_kick(const struct client_ring *ring)
+split_wants_kick(struct client_ring *ring)
 {
-	return !(__atomic_load_n(&ring->used->flags, __ATOMIC_SEQ_CST) & VRING_USED_F_NO_NOTIFY);
+	const uint16_t *avail_event = (const uint16_t *)&ring->used->ring[ring->size];
+	uint16_t old = ring->avail_index - ring->unkicked;
+
+	ring->unkicked = 0;
+	if (ring->event_idx)
+		return vring_need_event(load_ordered(avail_event), ring->avail_index, old);
+	return !(load_ordered(&ring->used->flags) & VRING_USED_F_NO_NOTIFY);
 }
 
-static void
-split_suppress_calls(struct client_ring *ring, bool suppress)
+static uint32_t
+split_resume_base(const struct client_ring *ring)
 {
-	uint16_t flags = suppress ? VRING_AVAIL_F_NO_INTERRUPT : 0;
-
-	__atomic_store_n(&ring->avail->flags, flags, __ATOMIC_SEQ_CST);
-}
-
-static uint16_t
-split_device_index(const struct client_ring *ring)
-{
-	return load_acquire(&ring->used->idx);
+	return load_ordered(&ring->used->idx);
 }
 
 const struct client_ring_ops split_ring_ops = {
@@ -192,6 +211,6 @@ const struct client_ring_ops split_ring_ops = {
 	.pending = split_pending,
 	.pop = split_pop,
 	.wants_kick = split_wants_kick,
-	.suppress_calls = split_suppress_calls,
-	.device_index = split_device_index,
+	.set_calls = split_set_calls,
+	.resume_base = split_resume_base,
 };

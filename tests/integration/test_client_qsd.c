@@ -102,13 +102,26 @@ teardown(void **state)
 	return 0;
 }
 
+#define EVENT_IDX (1ULL << VIRTIO_RING_F_EVENT_IDX)
+
+static void
+device_open_with(struct client_device *device, const struct peer *peer, uint64_t more_features)
+{
+	struct client_options options = {
+		.queues = QUEUES,
+		.timeout_ms = WAIT_MS,
+		.features = CLIENT_DEFAULT_FEATURES | more_features,
+	};
+
+	assert_int_equal(client_device_open(device, peer->socket, &options), 0);
+	assert_int_equal(device->features & more_features, more_features);
+	assert_int_equal(client_device_start(device), 0);
+}
+
 static void
 device_open(struct client_device *device, const struct peer *peer)
 {
-	struct client_options options = {.queues = QUEUES, .timeout_ms = WAIT_MS};
-
-	assert_int_equal(client_device_open(device, peer->socket, &options), 0);
-	assert_int_equal(client_device_start(device), 0);
+	device_open_with(device, peer, 0);
 }
 
 static void
@@ -160,20 +173,32 @@ write_and_read(struct client_device *device, const struct peer *peer, unsigned i
 }
 
 static void
-test_read_write(void **state)
+read_and_write_all(const struct peer *peer, uint64_t more_features)
 {
 	static const uint32_t segment_sizes[] = {65536, 4096, 1000};
 	struct client_device device;
 	unsigned int i, queue;
 
-	device_open(&device, *state);
+	device_open_with(&device, peer, more_features);
 	for (i = 0; i < 3; i++) {
 		for (queue = 0; queue < QUEUES; queue++) {
-			write_and_read(&device, *state, queue, segment_sizes[i], false);
-			write_and_read(&device, *state, queue, segment_sizes[i], true);
+			write_and_read(&device, peer, queue, segment_sizes[i], false);
+			write_and_read(&device, peer, queue, segment_sizes[i], true);
 		}
 	}
 	client_device_close(&device);
+}
+
+static void
+test_read_write(void **state)
+{
+	read_and_write_all(*state, 0);
+}
+
+static void
+test_read_write_event_idx(void **state)
+{
+	read_and_write_all(*state, EVENT_IDX);
 }
 
 static void
@@ -200,11 +225,12 @@ test_other_requests(void **state)
 	client_device_close(&device);
 }
 
+enum { DEPTH = 32 };
+
 /* Many requests at once, each with its own sectors and buffer; completed by calls. */
 static void
-test_deep_queue(void **state)
+run_deep_queue(const struct peer *peer, unsigned int rounds, uint64_t more_features)
 {
-	enum { DEPTH = 32, ROUNDS = 50 };
 	struct client_device device;
 	struct client_segment segments[DEPTH];
 	struct client_blk_completion completion;
@@ -213,14 +239,14 @@ test_deep_queue(void **state)
 	unsigned int i, round;
 	uint64_t seen;
 
-	device_open(&device, *state);
+	device_open_with(&device, peer, more_features);
 	assert_int_equal(client_blk_create(&blk, &device.rings[1], 0, 0, false), 0);
 	for (i = 0; i < DEPTH; i++) {
 		segments[i] = (struct client_segment){.len = 4096};
 		assert_int_equal(client_memory_alloc(&device.memory, 4096, 512, &segments[i].gpa),
 				 0);
 	}
-	for (round = 0; round < ROUNDS; round++) {
+	for (round = 0; round < rounds; round++) {
 		for (i = 0; i < DEPTH; i++) {
 			segments[i].device_writes = round & 1;
 			request = (struct client_blk_request){
@@ -241,6 +267,46 @@ test_deep_queue(void **state)
 		}
 		assert_int_equal(seen, (1ULL << DEPTH) - 1);
 	}
+	client_blk_destroy(&blk);
+	client_device_close(&device);
+}
+
+static void
+test_deep_queue(void **state)
+{
+	run_deep_queue(*state, 50, 0);
+}
+
+/* Over the wrap of the indices, with kicks and calls only where the event indices ask for them. */
+static void
+test_deep_queue_event_idx(void **state)
+{
+	run_deep_queue(*state, 65536 / DEPTH + 10, EVENT_IDX);
+}
+
+/* The device polls nothing: a kick that is saved by mistake is a request that never ends. */
+static void
+test_single_requests_event_idx(void **state)
+{
+	struct client_device device;
+	struct client_blk blk;
+	uint64_t calls;
+	int i;
+
+	device_open_with(&device, *state, EVENT_IDX);
+	assert_int_equal(client_blk_create(&blk, &device.rings[0], 0, 0, true), 0);
+	for (i = 0; i < 200; i++) {
+		client_ring_suppress_calls(&device.rings[0], i % 10 == 9);
+		assert_int_equal(client_blk_flush(&blk), VIRTIO_BLK_S_OK);
+	}
+	/* Drained by the last wait; a suppressed request leaves no call behind. */
+	client_ring_suppress_calls(&device.rings[0], true);
+	while (read(device.rings[0].call_fd, &calls, sizeof(calls)) > 0)
+		;
+	assert_int_equal(client_blk_flush(&blk), VIRTIO_BLK_S_OK);
+	assert_int_equal(client_device_stop(&device), 0);
+	assert_int_equal(read(device.rings[0].call_fd, &calls, sizeof(calls)), -1);
+	assert_int_equal(device.bases[0], 201);
 	client_blk_destroy(&blk);
 	client_device_close(&device);
 }
@@ -304,6 +370,9 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_read_write, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_other_requests, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_deep_queue, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_read_write_event_idx, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_deep_queue_event_idx, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_single_requests_event_idx, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stop_and_restart, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_reconnect, setup, teardown),
 	};

@@ -9,13 +9,11 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "client.h"
@@ -762,135 +760,6 @@ test_blk_request(void **state)
 	client_blk_destroy(&blk);
 }
 
-/* ---- device: the order of the messages, against a back-end that only records ---- */
-
-struct recorder {
-	char dir[32];
-	char path[64];
-	int listener;
-	pthread_t thread;
-	uint32_t requests[64];
-	bool need_reply[64];
-	unsigned int count;
-};
-
-static void
-answer(struct client *c, const struct client_message *message)
-{
-	uint64_t features = CLIENT_DEFAULT_FEATURES;
-	uint64_t protocol = CLIENT_DEFAULT_PROTOCOL_FEATURES;
-
-	switch (message->request) {
-	case CLIENT_GET_FEATURES:
-		reply_u64(c, message->request, features);
-		break;
-	case CLIENT_GET_PROTOCOL_FEATURES:
-		reply_u64(c, message->request, protocol);
-		break;
-	case CLIENT_GET_QUEUE_NUM:
-		reply_u64(c, message->request, 4);
-		break;
-	case CLIENT_SET_LOG_BASE:
-	case CLIENT_GET_CONFIG:
-	case CLIENT_GET_VRING_BASE:
-		reply(c, message->request, &message->payload, message->size, -1);
-		break;
-	case CLIENT_GET_INFLIGHT_FD:
-		reply(c, message->request, &message->payload, message->size, c->fd);
-		break;
-	default:
-		if (message->flags & CLIENT_NEED_REPLY)
-			reply_u64(c, message->request, 0);
-	}
-}
-
-static void *
-record(void *arg)
-{
-	struct recorder *r = arg;
-	struct client_message message;
-	struct client c;
-	int fd = accept(r->listener, NULL, NULL);
-
-	client_attach(&c, fd, LONG_MS);
-	while (r->count < 64 && client_receive(&c, &message, LONG_MS) == 0) {
-		client_message_close_fds(&message);
-		r->requests[r->count] = message.request;
-		r->need_reply[r->count++] = message.flags & CLIENT_NEED_REPLY;
-		answer(&c, &message);
-	}
-	client_close(&c);
-	return NULL;
-}
-
-static void
-recorder_start(struct recorder *r)
-{
-	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-
-	memset(r, 0, sizeof(*r));
-	strcpy(r->dir, "/tmp/test-client-XXXXXX");
-	assert_non_null(mkdtemp(r->dir));
-	snprintf(r->path, sizeof(r->path), "%s/socket", r->dir);
-	strcpy(addr.sun_path, r->path);
-	r->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	assert_int_equal(bind(r->listener, (struct sockaddr *)&addr, sizeof(addr)), 0);
-	assert_int_equal(listen(r->listener, 1), 0);
-	assert_int_equal(pthread_create(&r->thread, NULL, record, r), 0);
-}
-
-static void
-recorder_stop(struct recorder *r)
-{
-	pthread_join(r->thread, NULL);
-	close(r->listener);
-	unlink(r->path);
-	rmdir(r->dir);
-}
-
-#define NR 0x100 /* with NEED_REPLY */
-
-static const uint32_t order_of_qemu[] = {
-	/* plug */
-	CLIENT_GET_FEATURES, CLIENT_GET_PROTOCOL_FEATURES, CLIENT_SET_PROTOCOL_FEATURES,
-	CLIENT_GET_QUEUE_NUM, CLIENT_SET_BACKEND_REQ_FD | NR, CLIENT_SET_OWNER, CLIENT_GET_FEATURES,
-	CLIENT_SET_VRING_CALL, CLIENT_SET_VRING_CALL, CLIENT_SET_VRING_ERR, CLIENT_SET_VRING_ERR,
-	CLIENT_GET_CONFIG,
-	/* start, queue 1 unused */
-	CLIENT_SET_FEATURES, CLIENT_GET_INFLIGHT_FD, CLIENT_SET_INFLIGHT_FD, CLIENT_SET_VRING_CALL,
-	CLIENT_SET_VRING_CALL, CLIENT_SET_FEATURES, CLIENT_SET_MEM_TABLE | NR, CLIENT_SET_VRING_NUM,
-	CLIENT_SET_VRING_BASE, CLIENT_SET_VRING_ADDR, CLIENT_SET_VRING_KICK,
-	CLIENT_SET_VRING_ENABLE, CLIENT_SET_VRING_ENABLE,
-	/* a migration starts and is cancelled */
-	CLIENT_SET_LOG_BASE, CLIENT_SET_FEATURES | NR, CLIENT_SET_VRING_ADDR | NR,
-	CLIENT_SET_FEATURES | NR, CLIENT_SET_VRING_ADDR | NR,
-	/* stop */
-	CLIENT_SET_VRING_ENABLE, CLIENT_SET_VRING_ENABLE, CLIENT_GET_VRING_BASE};
-#define ORDER_LENGTH (sizeof(order_of_qemu) / sizeof(order_of_qemu[0]))
-
-static void
-test_device_order(void **state)
-{
-	struct client_options options = {.queues = 2, .start_mask = 1};
-	struct client_device device;
-	struct recorder r;
-	unsigned int i;
-
-	(void)state;
-	recorder_start(&r);
-	assert_int_equal(client_device_open(&device, r.path, &options), 0);
-	assert_int_equal(device.max_queues, 4);
-	assert_int_equal(client_device_start(&device), 0);
-	assert_int_equal(client_device_start_log(&device, ANY_FD, 4096), 0);
-	assert_int_equal(client_device_stop_log(&device), 0);
-	assert_int_equal(client_device_stop(&device), 0);
-	client_device_close(&device);
-	recorder_stop(&r);
-	assert_int_equal(r.count, ORDER_LENGTH);
-	for (i = 0; i < ORDER_LENGTH; i++)
-		assert_int_equal(r.requests[i] | (r.need_reply[i] ? NR : 0), order_of_qemu[i]);
-}
-
 int
 main(void)
 {
@@ -923,7 +792,6 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_ring_notifications, ring_setup, ring_teardown),
 		cmocka_unit_test_setup_teardown(test_ring_sizes, ring_setup, ring_teardown),
 		cmocka_unit_test_setup_teardown(test_blk_request, ring_setup, ring_teardown),
-		cmocka_unit_test(test_device_order),
 	};
 
 	return cmocka_run_group_tests_name("client", tests, NULL, NULL);
