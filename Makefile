@@ -49,9 +49,10 @@ LIBS := -Wl,--start-group $(DPDK_LIBS) -Wl,--end-group -ljansson -luring -lnuma 
 # ---- rooms: lib/<room>/*.c is one archive ----
 
 ROOMS := app jsonrpc vhost bdev event thread virtio env
-# Archives besides the rooms: the RPC methods, the test client, what tests share.
-EXTRA := rpc client testlib
-dir_of = $(if $(filter $(1),$(ROOMS)),lib/$(1),$(if $(filter rpc,$(1)),rpc,tests/$(1)))
+# Archives besides the rooms: the RPC methods, the test client, what tests share, vhost_load's parts.
+EXTRA := rpc client testlib load
+EXTRA_DIRS := rpc tests/client tests/testlib bench/load
+dir_of = $(if $(filter $(1),$(ROOMS)),lib/$(1),$(filter $(1) %/$(1),$(EXTRA_DIRS)))
 archive = $(BUILD)/lib$(1).a
 
 define archive_rules
@@ -134,13 +135,13 @@ run:
 RUN_TESTS := $(PYTHON) tests/run.py
 
 unit: tests
-	@$(RUN_TESTS) unit:$(BUILD)
+	+@$(RUN_TESTS) unit:$(BUILD)
 integration: all tests
-	@$(RUN_TESTS) integration:$(BUILD)
+	+@$(RUN_TESTS) integration:$(BUILD)
 qemu: all
-	@$(RUN_TESTS) qemu:$(BUILD)
+	+@$(RUN_TESTS) qemu:$(BUILD)
 check: all tests
-	@$(RUN_TESTS) unit:$(BUILD) integration:$(BUILD)
+	+@$(RUN_TESTS) unit:$(BUILD) integration:$(BUILD)
 
 # All variants, whatever SANITIZE says; BUILD is that of the plain one.
 test: PLAIN := $(if $(SANITIZE),build,$(BUILD))
@@ -149,7 +150,7 @@ test:
 	@$(MAKE) --no-print-directory SANITIZE= BUILD=$(PLAIN) all tests
 	@$(MAKE) --no-print-directory SANITIZE=address,undefined BUILD=$(PLAIN)-asan all tests
 	@$(MAKE) --no-print-directory SANITIZE=thread BUILD=$(PLAIN)-tsan all tests
-	@$(RUN_TESTS) unit:$(PLAIN) integration:$(PLAIN) unit:$(PLAIN)-asan integration:$(PLAIN)-asan \
+	+@$(RUN_TESTS) unit:$(PLAIN) integration:$(PLAIN) unit:$(PLAIN)-asan integration:$(PLAIN)-asan \
 		unit:$(PLAIN)-tsan integration:$(PLAIN)-tsan qemu:$(PLAIN)
 
 bench:

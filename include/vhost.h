@@ -29,10 +29,10 @@ int vhost_lib_init(const char *socket_dir, struct errmsg *err);
 void vhost_lib_fini(void);
 
 struct vhost_blk_opts {
-	const char *name; /* the socket is <socket dir>/<name>; copied */
-	const char *bdev; /* name of the block device */
-	bool read_only;   /* the guest may not write, although the bdev could */
-	bool packed_ring; /* kept for clients and the configuration; offered when the rings know it */
+	const char *name;              /* the socket is <socket dir>/<name>; copied */
+	const char *bdev;              /* name of the block device */
+	bool read_only;                /* the guest may not write, although the bdev could */
+	bool packed_ring;              /* offer VIRTIO_F_RING_PACKED */
 	const struct cpumask *cpumask; /* where its thread may run; NULL: anywhere */
 };
 /*

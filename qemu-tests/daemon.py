@@ -124,18 +124,18 @@ class Vhostd:
         return path
 
     def serve(self, image: Path, name: str = "disk0", block_size: int = 512,
-              readonly: bool = False) -> Path:
+              readonly: bool = False, packed_ring: bool = False) -> Path:
         """Serves an image as controller vhost.NAME on block device NAME; returns its socket."""
         if readonly:
             self.rpc("bdev_aio_create", name=name, filename=str(image), block_size=block_size,
                      readonly=True)
         else:
             self.rpc("bdev_uring_create", name=name, filename=str(image), block_size=block_size)
-        return self.serve_bdev(name, readonly)
+        return self.serve_bdev(name, readonly, packed_ring)
 
-    def serve_bdev(self, name: str, readonly: bool = False) -> Path:
+    def serve_bdev(self, name: str, readonly: bool = False, packed_ring: bool = False) -> Path:
         """Makes controller vhost.NAME on an existing block device; returns its socket."""
         controller = f"vhost.{name}"
         self.rpc("vhost_create_blk_controller", ctrlr=controller, dev_name=name,
-                 readonly=readonly)
+                 readonly=readonly, packed_ring=packed_ring)
         return self.folder / controller

@@ -36,7 +36,7 @@
 struct vhost_blk {
 	/* set once */
 	bool read_only;
-	bool packed_ring; /* of no effect yet, kept for the configuration */
+	bool packed_ring;
 	char bdev_name[BDEV_NAME_MAX + 1];
 	struct bdev_info info; /* as it was at creation */
 	uint64_t features;
@@ -607,13 +607,16 @@ static const struct vhost_device_ops blk_ops = {
 };
 
 static uint64_t
-offered_features(const struct bdev_info *info, bool read_only)
+offered_features(const struct vhost_blk *blk)
 {
+	const struct bdev_info *info = &blk->info;
 	uint64_t features = FEATURE(SEG_MAX) | FEATURE(BLK_SIZE) | FEATURE(TOPOLOGY) | FEATURE(MQ);
 
+	if (blk->packed_ring)
+		features |= 1ULL << VIRTIO_F_RING_PACKED;
 	if (info->io_types & 1u << BDEV_FLUSH)
 		features |= FEATURE(FLUSH) | FEATURE(CONFIG_WCE);
-	if (read_only)
+	if (blk->read_only)
 		return features | FEATURE(RO);
 	if (info->io_types & 1u << BDEV_DISCARD)
 		features |= FEATURE(DISCARD);
@@ -633,7 +636,7 @@ adopt_bdev(struct vhost_blk *blk)
 	atomic_init(&blk->size, blk->info.size);
 	atomic_init(&blk->writeback, true);
 	atomic_init(&blk->write_through, true);
-	blk->features = offered_features(&blk->info, blk->read_only);
+	blk->features = offered_features(blk);
 	blk->request_size = offsetof(struct blk_request, rq) + bdev_request_size(bdev);
 }
 

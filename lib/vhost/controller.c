@@ -21,7 +21,8 @@
  */
 #define TRANSPORT_FEATURES                                                                         \
 	(1ULL << VIRTIO_F_VERSION_1 | 1ULL << VIRTIO_F_ANY_LAYOUT |                                \
-	 1ULL << VIRTIO_RING_F_INDIRECT_DESC | 1ULL << VHOST_USER_F_PROTOCOL_FEATURES)
+	 1ULL << VIRTIO_RING_F_INDIRECT_DESC | 1ULL << VIRTIO_RING_F_EVENT_IDX |                   \
+	 1ULL << VHOST_USER_F_PROTOCOL_FEATURES)
 
 /* In creation order. App thread only. */
 static TAILQ_HEAD(, vhost_controller) controllers = TAILQ_HEAD_INITIALIZER(controllers);

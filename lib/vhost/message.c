@@ -215,14 +215,12 @@ static int
 get_vring_base(struct vhost_connection *connection, struct vhost_message *message)
 {
 	struct vhost_msg_state state;
-	uint16_t base;
 	int rc = get_state(connection, message, &state);
 
 	if (rc == 0)
-		rc = vhost_session_get_vring_base(connection->session, state.index, &base);
+		rc = vhost_session_get_vring_base(connection->session, state.index, &state.num);
 	if (rc != 0)
 		return rc;
-	state.num = base;
 	return reply(message, &state, sizeof(state));
 }
 

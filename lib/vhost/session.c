@@ -2,6 +2,7 @@
 #include "session.h"
 
 #include <errno.h>
+#include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -177,24 +178,35 @@ set_fds_on_thread(void *arg)
 
 /* ---- vhost-events thread: starting and stopping queues ---- */
 
-/* Where a ring's three parts are in memory; -EFAULT or -EINVAL when they cannot be used. */
 static int
-translate(const struct vhost_mem *memory, const struct vhost_vring *vring, struct virtq_opts *opts)
+translate_part(const struct vhost_mem *memory, uint64_t user_addr, struct virtq_part part,
+	       void **where)
 {
-	/* virtio 1.2 §2.7: without the event index fields, which are not negotiated. */
-	uint64_t desc = 16ull * vring->size, avail = 4 + 2ull * vring->size;
-	uint64_t used = 4 + 8ull * vring->size;
-
-	opts->desc = vhost_mem_from_user(memory, vring->addr.desc, desc);
-	opts->avail = vhost_mem_from_user(memory, vring->addr.avail, avail);
-	opts->used = vhost_mem_from_user(memory, vring->addr.used, used);
-	if (opts->desc == NULL || opts->avail == NULL || opts->used == NULL)
+	*where = vhost_mem_from_user(memory, user_addr, part.bytes);
+	if (*where == NULL)
 		return -EFAULT;
-	if ((uintptr_t)opts->desc % VRING_DESC_ALIGN_SIZE != 0 ||
-	    (uintptr_t)opts->avail % VRING_AVAIL_ALIGN_SIZE != 0 ||
-	    (uintptr_t)opts->used % VRING_USED_ALIGN_SIZE != 0)
-		return -EINVAL;
-	return 0;
+	return (uintptr_t)*where % part.align == 0 ? 0 : -EINVAL;
+}
+
+/*
+ * Where the three parts of a ring of that size are in memory; -EFAULT or -EINVAL when they cannot be
+ * used.
+ */
+static int
+translate(const struct vhost_session *session, const struct vhost_ring_addr *addr, uint32_t size,
+	  struct virtq_opts *opts)
+{
+	struct virtq_layout layout =
+		virtq_layout((uint16_t)size, has_feature(session, VIRTIO_F_RING_PACKED),
+			     has_feature(session, VIRTIO_RING_F_EVENT_IDX));
+	int rc;
+
+	rc = translate_part(session->memory, addr->desc, layout.desc, &opts->desc);
+	if (rc == 0)
+		rc = translate_part(session->memory, addr->avail, layout.avail, &opts->avail);
+	if (rc == 0)
+		rc = translate_part(session->memory, addr->used, layout.used, &opts->used);
+	return rc;
 }
 
 static int
@@ -204,15 +216,17 @@ create_virtq(struct vhost_session *session, uint32_t index, struct virtq **vq)
 	const struct vhost_device_ops *ops = session->controller->ops;
 	struct virtq_opts opts = {
 		.size = (uint16_t)vring->size,
+		.packed = has_feature(session, VIRTIO_F_RING_PACKED),
+		.event_idx = has_feature(session, VIRTIO_RING_F_EVENT_IDX),
 		.mem = session->memory->map,
-		.last_avail = vring->base,
+		.base = vring->base,
 		.max_segments = ops->max_segments,
 		.ctx_size = ops->request_size(session->controller->device),
 		.indirect = has_feature(session, VIRTIO_RING_F_INDIRECT_DESC),
 	};
 	int rc;
 
-	rc = translate(session->memory, vring, &opts);
+	rc = translate(session, &vring->addr, vring->size, &opts);
 	if (rc == 0)
 		rc = virtq_create(&opts, vq);
 	if (rc != 0)
@@ -302,7 +316,7 @@ stop_queues(struct vhost_session *session, uint64_t mask)
 		uint32_t index = (uint32_t)__builtin_ctzll(mask);
 		struct vhost_vring *vring = &session->vrings[index];
 
-		vring->base = virtq_last_avail(session->queues[index].setup.vq);
+		vring->base = virtq_base(session->queues[index].setup.vq);
 		virtq_destroy(session->queues[index].setup.vq);
 		vring->running = false;
 	}
@@ -393,11 +407,11 @@ vhost_session_set_vring_num(struct vhost_session *session, uint32_t index, uint3
 int
 vhost_session_set_vring_base(struct vhost_session *session, uint32_t index, uint32_t base)
 {
-	if (base > UINT16_MAX)
+	if (base > UINT16_MAX && !has_feature(session, VIRTIO_F_RING_PACKED))
 		return -EINVAL;
 	if (session->vrings[index].running)
 		return -EBUSY;
-	session->vrings[index].base = (uint16_t)base;
+	session->vrings[index].base = base;
 	return 0;
 }
 
@@ -406,13 +420,11 @@ vhost_session_set_vring_addr(struct vhost_session *session, uint32_t index,
 			     const struct vhost_ring_addr *addr)
 {
 	struct vhost_vring *vring = &session->vrings[index];
-	struct vhost_vring checked = *vring;
 	struct virtq_opts opts;
 	int rc;
 
-	checked.addr = *addr;
 	if (session->memory != NULL && vring->size != 0) {
-		rc = translate(session->memory, &checked, &opts);
+		rc = translate(session, addr, vring->size, &opts);
 		if (rc != 0)
 			return rc;
 	}
@@ -481,7 +493,7 @@ vhost_session_set_vring_enable(struct vhost_session *session, uint32_t index, bo
 }
 
 int
-vhost_session_get_vring_base(struct vhost_session *session, uint32_t index, uint16_t *base)
+vhost_session_get_vring_base(struct vhost_session *session, uint32_t index, uint32_t *base)
 {
 	struct vhost_vring *vring = &session->vrings[index];
 	int rc;

@@ -37,7 +37,7 @@ struct vhost_ring_addr {
 /* What the front-end has said about a queue. */
 struct vhost_vring {
 	uint32_t size; /* 0: not known yet */
-	uint16_t base; /* of a queue that does not run: where to go on in the avail ring */
+	uint32_t base; /* of a queue that does not run: where to go on, see virtq_base() */
 	bool has_addr;
 	bool kicked; /* from SET_VRING_KICK to GET_VRING_BASE */
 	bool enabled;
@@ -101,8 +101,8 @@ int vhost_session_set_vring_kick(struct vhost_session *session, uint32_t index, 
 int vhost_session_set_vring_call(struct vhost_session *session, uint32_t index, int fd);
 int vhost_session_set_vring_err(struct vhost_session *session, uint32_t index, int fd);
 int vhost_session_set_vring_enable(struct vhost_session *session, uint32_t index, bool enable);
-/* Stops the queue; returns its avail index in *base when its requests are done. */
-int vhost_session_get_vring_base(struct vhost_session *session, uint32_t index, uint16_t *base);
+/* Stops the queue; returns where it stands (virtq_base()) in *base when its requests are done. */
+int vhost_session_get_vring_base(struct vhost_session *session, uint32_t index, uint32_t *base);
 /* Stops all queues and forgets about them. */
 int vhost_session_reset(struct vhost_session *session);
 

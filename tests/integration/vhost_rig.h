@@ -38,6 +38,8 @@ struct guest {
 static struct daemon rig_daemon;
 static struct guest rig_bystander;
 static unsigned int rig_round;
+/* What guests negotiate beside the defaults, and what disks offer: EVENT_IDX and packed rings. */
+static uint64_t rig_ring_features;
 
 static inline uint64_t
 rig_now_ms(void)
@@ -69,6 +71,8 @@ guest_try_start(struct guest *guest, const char *name, const struct client_optio
 	memset(guest->blk, 0, sizeof(guest->blk));
 	if (options != NULL)
 		filled = *options;
+	if (filled.features == 0)
+		filled.features = CLIENT_DEFAULT_FEATURES | rig_ring_features;
 	if (filled.timeout_ms == 0)
 		filled.timeout_ms = RIG_WAIT_MS;
 	rc = client_device_open(&guest->device, rig_socket(name), &filled);
@@ -128,7 +132,12 @@ static inline void
 rig_create_disk(const char *name)
 {
 	assert_int_equal(daemon_create_malloc(&rig_daemon, name, RIG_SECTORS, 512), 0);
-	assert_int_equal(daemon_create_blk(&rig_daemon, name, name, false), 0);
+	assert_int_equal(
+		daemon_call(&rig_daemon, "vhost_create_blk_controller",
+			    json_pack("{s:s, s:s, s:b}", "ctrlr", name, "dev_name", name,
+				      "packed_ring",
+				      (rig_ring_features & RIG_BIT(VIRTIO_F_RING_PACKED)) != 0)),
+		0);
 }
 
 static inline int

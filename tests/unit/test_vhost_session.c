@@ -267,10 +267,10 @@ start(void)
 	assert_true(session->vrings[0].running);
 }
 
-static uint16_t
+static uint32_t
 get_base(void)
 {
-	uint16_t base = 0xdead;
+	uint32_t base = 0xdead;
 
 	assert_int_equal(vhost_session_get_vring_base(session, 0, &base), 0);
 	assert_false(session->vrings[0].running);
@@ -670,7 +670,7 @@ static void
 test_stuck_request(void **state)
 {
 	uint64_t begin = now_ms();
-	uint16_t base;
+	uint32_t base;
 
 	(void)state;
 	start();
