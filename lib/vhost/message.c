@@ -263,8 +263,10 @@ set_vring_kick(struct vhost_connection *connection, struct vhost_message *messag
 	return vhost_session_set_vring_kick(connection->session, index, fd);
 }
 
+/* Of the eventfds that we write: a full one must not hold us up. */
 static int
-set_vring_call(struct vhost_connection *connection, struct vhost_message *message)
+set_signal_fd(struct vhost_connection *connection, struct vhost_message *message,
+	      int (*set)(struct vhost_session *session, uint32_t index, int fd))
 {
 	uint32_t index;
 	int fd, rc;
@@ -273,20 +275,19 @@ set_vring_call(struct vhost_connection *connection, struct vhost_message *messag
 	if (rc != 0)
 		return rc;
 	set_nonblocking(fd);
-	return vhost_session_set_vring_call(connection->session, index, fd);
+	return set(connection->session, index, fd);
+}
+
+static int
+set_vring_call(struct vhost_connection *connection, struct vhost_message *message)
+{
+	return set_signal_fd(connection, message, vhost_session_set_vring_call);
 }
 
 static int
 set_vring_err(struct vhost_connection *connection, struct vhost_message *message)
 {
-	uint32_t index;
-	int fd, rc;
-
-	rc = take_vring_fd(connection, message, &index, &fd);
-	if (rc != 0)
-		return rc;
-	set_nonblocking(fd);
-	return vhost_session_set_vring_err(connection->session, index, fd);
+	return set_signal_fd(connection, message, vhost_session_set_vring_err);
 }
 
 static int
