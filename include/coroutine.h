@@ -74,6 +74,8 @@ void completion_drop(struct completion *completion);
  * may be slow. fn runs as a message: it cannot wait. The thread may be the caller's own.
  */
 int thread_call(struct thread *thread, int (*fn)(void *arg), void *arg);
+/* The same on the thread with that id; -ENODEV when there is none, or it is exiting. */
+int thread_call_by_id(uint64_t id, int (*fn)(void *arg), void *arg);
 
 /*
  * A lock between coroutines of one thread, first come first served. No OS thread ever blocks on it.

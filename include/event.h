@@ -83,4 +83,11 @@ uint32_t thread_core(struct thread *thread);
  */
 int thread_move(uint32_t core);
 
+/*
+ * Changes where the calling thread may run (NULL or empty: on any reactor) and moves it, between
+ * two iterations, when its core is not allowed any more. On that thread. 0, or -EINVAL (no running
+ * core is in it: nothing changes).
+ */
+int thread_set_cpumask(const struct cpumask *cpumask);
+
 #endif

@@ -57,7 +57,10 @@ struct thread *thread_create(const char *name, const struct cpumask *cpumask);
 /* Unique, never used again, from 1. */
 uint64_t thread_id(const struct thread *thread);
 const char *thread_name(const struct thread *thread);
+/* On its thread; elsewhere only where nothing can change it (event.h: thread_set_cpumask()). */
 const struct cpumask *thread_cpumask(const struct thread *thread);
+/* On its thread, for whoever places threads: what thread_cpumask() is from now on. NULL: empty. */
+void thread_store_cpumask(struct thread *thread, const struct cpumask *cpumask);
 /* For whoever polls it. */
 void *thread_ctx(struct thread *thread);
 struct thread *thread_from_ctx(void *ctx);
@@ -122,7 +125,13 @@ struct thread_msg {
  */
 void thread_send(struct thread *thread, struct thread_msg *msg, thread_fn fn, void *ctx);
 
-/* The same for stray messages: takes one from a cache (or the heap). 0 or -ENOMEM. */
+/*
+ * The same to the thread with that id. 0, or -ENODEV (there is none, or it is exiting): then msg is
+ * the caller's as before.
+ */
+int thread_send_by_id(uint64_t id, struct thread_msg *msg, thread_fn fn, void *ctx);
+
+/* thread_send() for stray messages: takes one from a cache (or the heap). 0 or -ENOMEM. */
 int thread_send_msg(struct thread *thread, thread_fn fn, void *ctx);
 
 /*

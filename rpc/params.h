@@ -51,10 +51,16 @@ enum rpc_thread_index {
 	RPC_THREAD_GET_STATS,
 	RPC_THREAD_GET_POLLERS,
 	RPC_THREAD_GET_IO_CHANNELS,
+	RPC_THREAD_SET_CPUMASK,
 	RPC_THREAD_METHODS,
 };
 extern const struct rpc_schema rpc_thread_schemas[RPC_THREAD_METHODS + 1];
 extern const struct rpc_method rpc_thread_methods[RPC_THREAD_METHODS + 1];
+
+struct rpc_thread_set_cpumask {
+	int64_t id;
+	struct cpumask cpumask;
+};
 
 /* ---- log ---- */
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -202,6 +203,29 @@ get_io_channels(const void *params, json_t **result, struct errmsg *err)
 	return answer_threads(describe_channels, result, err);
 }
 
+static int
+change_cpumask(void *arg)
+{
+	return thread_set_cpumask(arg);
+}
+
+static int
+set_cpumask(const void *arg, json_t **result, struct errmsg *err)
+{
+	const struct rpc_thread_set_cpumask *params = arg;
+	struct cpumask cpumask = params->cpumask;
+	char text[CPUMASK_TEXT_MAX];
+	int rc = thread_call_by_id((uint64_t)params->id, change_cpumask, &cpumask);
+
+	(void)result;
+	if (rc == -ENODEV)
+		return err_set(err, rc, "no thread has the id %" PRIi64, params->id);
+	if (rc == -EINVAL)
+		return err_set(err, rc, "thread %" PRIi64 ": no reactor runs on a core of %s",
+			       params->id, cpumask_format(&cpumask, text));
+	return rc;
+}
+
 /* ---- reactors ---- */
 
 /* What a reactor lists of a thread, and for us the core it is on. */
@@ -265,4 +289,5 @@ const struct rpc_method rpc_thread_methods[RPC_THREAD_METHODS + 1] = {
 	{&rpc_thread_schemas[RPC_THREAD_GET_STATS], get_stats},
 	{&rpc_thread_schemas[RPC_THREAD_GET_POLLERS], get_pollers},
 	{&rpc_thread_schemas[RPC_THREAD_GET_IO_CHANNELS], get_io_channels},
+	{&rpc_thread_schemas[RPC_THREAD_SET_CPUMASK], set_cpumask},
 };

@@ -4,6 +4,21 @@
 
 #define ROOM "Reactors and threads"
 
+static const struct rpc_param set_cpumask_params[] = {
+	{.name = "id",
+	 .type = RPC_INT,
+	 .required = true,
+	 .offset = offsetof(struct rpc_thread_set_cpumask, id),
+	 .min = 1,
+	 .max = INT64_MAX,
+	 .help = "of the thread, as thread_get_stats lists it"},
+	{.name = "cpumask",
+	 .type = RPC_CPUMASK,
+	 .required = true,
+	 .offset = offsetof(struct rpc_thread_set_cpumask, cpumask),
+	 .help = "where it may run: \"0x3\" or \"[0,2-3]\""},
+};
+
 const struct rpc_schema rpc_thread_schemas[RPC_THREAD_METHODS + 1] = {
 	[RPC_FRAMEWORK_GET_REACTORS] =
 		{
@@ -45,5 +60,18 @@ const struct rpc_schema rpc_thread_schemas[RPC_THREAD_METHODS + 1] = {
 				"their references.",
 			.columns = "threads:id,name,io_channels=io_channels.name,references=io_"
 				   "channels.ref",
+		},
+	[RPC_THREAD_SET_CPUMASK] =
+		{
+			.name = "thread_set_cpumask",
+			.room = ROOM,
+			.flags = RPC_STARTUP | RPC_RUNTIME,
+			.params = set_cpumask_params,
+			.param_count = RPC_COUNT(set_cpumask_params),
+			.params_size = sizeof(struct rpc_thread_set_cpumask),
+			.help = "Changes where a thread may run, until it ends, and moves it if it "
+				"is elsewhere; its work goes on. Answers true.\n"
+				"Errors: -19 (No such device: no such thread), -22 (no reactor "
+				"runs on one of these cores).",
 		},
 };

@@ -27,7 +27,7 @@ struct placed {
 	/* the reactor's OS thread only */
 	TAILQ_ENTRY(placed) link;
 	struct event arrival;    /* takes it to its next reactor */
-	struct reactor *move_to; /* asked for by thread_move(); NULL: stays */
+	struct reactor *move_to; /* asked for by its thread; NULL: stays */
 	bool blind;              /* its fds could not be added: the reactor must not sleep */
 };
 

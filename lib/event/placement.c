@@ -75,11 +75,16 @@ send_to(struct reactor *reactor, struct placed *placed)
 	reactor_send(reactor, &placed->arrival, arrive, reactor, placed);
 }
 
+static bool
+is_allowed(const struct cpumask *cpumask, uint32_t core)
+{
+	return cpumask_is_empty(cpumask) || cpumask_test(cpumask, core);
+}
+
 /* Among the reactors that the thread may be on the one with the fewest threads. */
 static struct reactor *
 choose(const struct cpumask *cpumask)
 {
-	bool anywhere = cpumask_is_empty(cpumask);
 	struct reactor *best = NULL;
 	uint32_t best_threads = UINT32_MAX;
 
@@ -87,7 +92,7 @@ choose(const struct cpumask *cpumask)
 		struct reactor *reactor = reactor_of_core(core);
 		uint32_t threads;
 
-		if (reactor == NULL || (!anywhere && !cpumask_test(cpumask, core)))
+		if (reactor == NULL || !is_allowed(cpumask, core))
 			continue;
 		threads = atomic_load_explicit(&reactor->threads, memory_order_relaxed);
 		if (threads < best_threads) {
@@ -168,15 +173,32 @@ thread_move(uint32_t core)
 {
 	struct thread *thread = thread_current();
 	struct reactor *target = reactor_of_core(core);
-	const struct cpumask *cpumask;
 	struct placed *placed;
 
-	if (thread == NULL || target == NULL)
-		return -EINVAL;
-	cpumask = thread_cpumask(thread);
-	if (!cpumask_is_empty(cpumask) && !cpumask_test(cpumask, core))
+	if (thread == NULL || target == NULL || !is_allowed(thread_cpumask(thread), core))
 		return -EINVAL;
 	placed = thread_ctx(thread);
 	placed->move_to = core == thread_core(thread) ? NULL : target;
+	return 0;
+}
+
+int
+thread_set_cpumask(const struct cpumask *cpumask)
+{
+	static const struct cpumask anywhere;
+	struct thread *thread = thread_current();
+	struct reactor *target;
+	struct placed *placed;
+
+	if (cpumask == NULL)
+		cpumask = &anywhere;
+	target = choose(cpumask);
+	if (thread == NULL || target == NULL)
+		return -EINVAL;
+	thread_store_cpumask(thread, cpumask);
+	placed = thread_ctx(thread);
+	if (placed->move_to != NULL && is_allowed(cpumask, placed->move_to->core))
+		return 0;
+	placed->move_to = is_allowed(cpumask, thread_core(thread)) ? NULL : target;
 	return 0;
 }

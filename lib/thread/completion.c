@@ -227,28 +227,53 @@ coroutine_blocking(int (*fn)(void *arg), void *arg)
 	return call_wait_in_coroutine(&call);
 }
 
+/* thread NULL: the one with that id. */
 static int
-call_from_os_thread(struct thread *thread, struct call *call)
+call_send(struct call *call, struct thread *thread, uint64_t id)
 {
-	sem_init(&call->returned, 0, 0);
+	if (thread == NULL)
+		return thread_send_by_id(id, &call->msg, call_run, call);
 	thread_send(thread, &call->msg, call_run, call);
-	while (sem_wait(&call->returned) != 0) /* a signal handler ran */
+	return 0;
+}
+
+static int
+call_from_os_thread(struct call *call, struct thread *thread, uint64_t id)
+{
+	int rc;
+
+	sem_init(&call->returned, 0, 0);
+	rc = call_send(call, thread, id);
+	while (rc == 0 && sem_wait(&call->returned) != 0) /* a signal handler ran */
 		;
 	sem_destroy(&call->returned);
-	return call->rc;
+	return rc == 0 ? call->rc : rc;
+}
+
+static int
+call_on(struct thread *thread, uint64_t id, int (*fn)(void *arg), void *arg)
+{
+	struct call call = {.fn = fn, .arg = arg, .coroutine = coroutine_current()};
+	int rc;
+
+	if (call.coroutine == NULL) {
+		assert(thread_current() == NULL);
+		return call_from_os_thread(&call, thread, id);
+	}
+	if (call.coroutine->cancelled)
+		return -ECANCELED;
+	rc = call_send(&call, thread, id);
+	return rc == 0 ? call_wait_in_coroutine(&call) : rc;
 }
 
 int
 thread_call(struct thread *thread, int (*fn)(void *arg), void *arg)
 {
-	struct call call = {.fn = fn, .arg = arg, .coroutine = coroutine_current()};
+	return call_on(thread, 0, fn, arg);
+}
 
-	if (call.coroutine == NULL) {
-		assert(thread_current() == NULL);
-		return call_from_os_thread(thread, &call);
-	}
-	if (call.coroutine->cancelled)
-		return -ECANCELED;
-	thread_send(thread, &call.msg, call_run, &call);
-	return call_wait_in_coroutine(&call);
+int
+thread_call_by_id(uint64_t id, int (*fn)(void *arg), void *arg)
+{
+	return call_on(NULL, id, fn, arg);
 }

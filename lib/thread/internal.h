@@ -106,11 +106,11 @@ struct thread {
 	/* set once */
 	uint64_t id;
 	int wait_fd; /* epoll over the fds that the pollers named */
-	struct cpumask cpumask;
 	char name[THREAD_NAME_MAX];
 
 	/* under thread_lib.registry_lock */
 	RB_ENTRY(thread) registry_node;
+	struct cpumask cpumask; /* written by its thread, which may read it without the lock */
 
 	/* whoever polls the thread */
 	_Alignas(64) char ctx[];

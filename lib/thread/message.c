@@ -41,6 +41,21 @@ thread_send_unless_exiting(struct thread *thread, struct thread_msg *msg, thread
 	return !exiting;
 }
 
+int
+thread_send_by_id(uint64_t id, struct thread_msg *msg, thread_fn fn, void *ctx)
+{
+	struct thread *thread;
+
+	pthread_mutex_lock(&thread_lib.registry_lock);
+	thread = RB_FIND(thread_registry, &thread_lib.threads, &(struct thread){.id = id});
+	if (thread != NULL && thread_is_exiting(thread))
+		thread = NULL;
+	if (thread != NULL)
+		thread_send(thread, msg, fn, ctx);
+	pthread_mutex_unlock(&thread_lib.registry_lock);
+	return thread != NULL ? 0 : -ENODEV;
+}
+
 struct stray_msg {
 	struct thread_msg msg;
 	thread_fn fn;

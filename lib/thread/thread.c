@@ -300,6 +300,14 @@ thread_cpumask(const struct thread *thread)
 	return &thread->cpumask;
 }
 
+void
+thread_store_cpumask(struct thread *thread, const struct cpumask *cpumask)
+{
+	pthread_mutex_lock(&thread_lib.registry_lock);
+	thread->cpumask = cpumask != NULL ? *cpumask : (struct cpumask){{0}};
+	pthread_mutex_unlock(&thread_lib.registry_lock);
+}
+
 void *
 thread_ctx(struct thread *thread)
 {

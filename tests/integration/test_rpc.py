@@ -11,7 +11,7 @@ import time
 import uuid
 
 import pytest
-from harness import vhostctl
+from harness import vhostctl, wait_until
 
 PARSE_ERROR, INVALID_REQUEST, NO_METHOD, INVALID_PARAMS = -32700, -32600, -32601, -32602
 ENOENT, EAGAIN, EBUSY, EEXIST, ENODEV, EISDIR, EINVAL = -2, -11, -16, -17, -19, -21, -22
@@ -86,6 +86,39 @@ def test_reactors_and_threads(shared):
         assert len(thread["active_pollers"]) == counted["active_pollers_count"]
         for poller in thread["active_pollers"] + thread["timed_pollers"]:
             assert poller["run_count"] >= poller["busy_count"] >= 0
+
+
+def test_thread_cpumask(idle_vhostd):
+    def on_core():
+        return {thread["id"]: (reactor["lcore"], thread["cpumask"])
+                for reactor in idle_vhostd.rpc("framework_get_reactors")["reactors"]
+                for thread in reactor["lw_threads"]}
+
+    two = os.sched_getaffinity(0) >= {0, 1}
+    idle_vhostd.start(*(["-m", "3"] if two else []))
+    everywhere = "0x3" if two else "0x1"
+    idle_vhostd.rpc("bdev_null_create", name="disk", num_blocks=8, block_size=512)
+    idle_vhostd.rpc("vhost_create_blk_controller", ctrlr="disk", dev_name="disk")
+    ids = sorted(on_core())
+    assert len(ids) >= 2
+    for key in ids:
+        for core in (1, 0) if two else (0,):
+            mask = f"0x{1 << core:x}"
+            for text in (mask, f"[{core}]"):
+                assert idle_vhostd.rpc("thread_set_cpumask", id=key, cpumask=text) is True
+                wait_until(lambda k=key, c=core, m=mask: on_core()[k] == (c, m), "it moved")
+            stats = idle_vhostd.rpc("thread_get_stats")["threads"]
+            assert {thread["id"]: thread["cpumask"] for thread in stats}[key] == mask
+        error = idle_vhostd.error("thread_set_cpumask", id=key, cpumask="0x8000000000")
+        assert error.code == EINVAL and "0x8000000000" in error.message
+        assert on_core()[key] == (0, "0x1")
+        assert idle_vhostd.rpc("thread_set_cpumask", id=key, cpumask=everywhere) is True
+        assert on_core()[key] == (0, everywhere)
+    error = idle_vhostd.error("thread_set_cpumask", id=4711, cpumask="0x1")
+    assert error.code == ENODEV and "4711" in error.message and "No such device" in error.message
+    for params in ({"id": ids[0]}, {"cpumask": "0x1"}, {"id": 0, "cpumask": "0x1"},
+                   {"id": ids[0], "cpumask": "0x0"}, {"id": ids[0], "cpumask": "all"}):
+        assert idle_vhostd.error("thread_set_cpumask", **params).code == INVALID_PARAMS
 
 
 def test_io_channels(shared):

@@ -384,6 +384,7 @@ test_blocking_without_pool(void **state)
 
 struct call {
 	struct thread *target;
+	uint64_t id;
 	struct coroutine *coroutine;
 	unsigned int runs;
 	int rc;
@@ -426,6 +427,52 @@ test_call_from_a_coroutine(void **state)
 		assert_int_equal(call.runs, 1);
 	}
 	thread_finish(threads[1]);
+}
+
+static void
+run_call_by_id(void *arg)
+{
+	struct call *call = arg;
+	int rc;
+
+	rc = thread_call_by_id(call->id, called, call);
+	assert_ptr_equal(thread_current(), thread);
+	call->rc = rc;
+}
+
+static void
+test_call_by_id(void **state)
+{
+	struct thread *other = thread_create("other", NULL);
+	struct call call = {.target = other, .id = thread_id(other), .rc = PENDING};
+
+	(void)state;
+	start(run_call_by_id, &call);
+	poll_until_idle((struct thread *[]){thread, other}, 2);
+	assert_int_equal(call.rc, 21);
+	assert_int_equal(call.runs, 1);
+	/* A message that is under way is run by a thread that is told to exit ... */
+	start(run_call_by_id, &call);
+	poll_all();
+	thread_set_current(other);
+	thread_exit(other);
+	thread_set_current(NULL);
+	assert_false(thread_is_exited(other));
+	poll_until_idle((struct thread *[]){other, thread}, 2);
+	assert_int_equal(call.rc, 21);
+	assert_int_equal(call.runs, 2);
+	/* ... and then it takes no more, whether or not it is there still. */
+	for (unsigned int i = 0; i < 2; i++) {
+		call.rc = PENDING;
+		start(run_call_by_id, &call);
+		poll_all();
+		assert_int_equal(call.rc, -ENODEV);
+		if (i == 0)
+			thread_destroy(other);
+	}
+	call.id = 0;
+	assert_int_equal(thread_call_by_id(call.id, called, &call), -ENODEV); /* no coroutine */
+	assert_int_equal(call.runs, 2);
 }
 
 static void
@@ -492,6 +539,7 @@ main(void)
 		coroutine_test(test_cancel_a_blocking_call),
 		coroutine_test(test_blocking_without_pool),
 		coroutine_test(test_call_from_a_coroutine),
+		coroutine_test(test_call_by_id),
 		coroutine_test(test_cancel_a_call),
 		coroutine_test(test_call_from_an_os_thread),
 	};

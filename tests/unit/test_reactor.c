@@ -461,6 +461,126 @@ test_move_respects_the_cpumask(void **state)
 	assert_int_equal(thread_move(cores[0]), -EINVAL); /* not on a thread */
 }
 
+/* ---- cpumasks ---- */
+
+struct mask_change {
+	struct thread *thread;
+	struct cpumask mask; /* empty: passed as NULL */
+	int rc;
+	bool stored;
+	sem_t done;
+};
+
+static void
+change_mask(void *ctx)
+{
+	struct mask_change *change = ctx;
+
+	change->rc = thread_set_cpumask(cpumask_is_empty(&change->mask) ? NULL : &change->mask);
+	change->stored = cpumask_equal(thread_cpumask(thread_current()), &change->mask);
+	sem_post(&change->done);
+}
+
+/*
+ * Lets the thread run on `to` only (CPUMASK_CPUS: anywhere) and waits until it is on core. Whether
+ * that came to be, with that result.
+ */
+static bool
+change_mask_of(struct mask_change *change, uint32_t to, int rc, uint32_t core)
+{
+	memset(&change->mask, 0, sizeof(change->mask));
+	if (to < CPUMASK_CPUS)
+		cpumask_set(&change->mask, to);
+	thread_send_msg(change->thread, change_mask, change);
+	wait_for(&change->done);
+	for (int i = 0; i < DEADLINE_S * 1000 && thread_core(change->thread) != core; i++)
+		nap();
+	return change->rc == rc && change->stored == (rc == 0) &&
+	       thread_core(change->thread) == core;
+}
+
+static void
+drive_cpumask(void *arg)
+{
+	struct mask_change change = {0};
+	bool *good = arg;
+
+	sem_init(&change.done, 0, 0);
+	change.thread = thread_create("masked", NULL);
+	for (int i = 0; i < 100; i++) {
+		uint32_t core = cores[i % 2];
+
+		*good &= change_mask_of(&change, core, 0, core);
+		/* One that allows where it is moves nothing, a bad one changes nothing. */
+		*good &= change_mask_of(&change, CPUMASK_CPUS, 0, core);
+		*good &= change_mask_of(&change, CPUMASK_CPUS - 1, -EINVAL, core);
+	}
+	sem_destroy(&change.done);
+}
+
+static void
+test_cpumask_of_a_running_thread(void **state)
+{
+	static const enum reactor_mode modes[] = {REACTOR_INTERRUPT, REACTOR_POLL};
+	bool good = true;
+
+	(void)state;
+	for (size_t m = 0; m < 2; m++) {
+		run_reactors(modes[m], drive_cpumask, &good);
+		assert_true(good);
+	}
+	assert_int_equal(thread_set_cpumask(NULL), -EINVAL); /* not on a thread */
+}
+
+static void
+take_back_the_move(void *ctx)
+{
+	struct mask_change *change = ctx;
+	bool on_first = thread_core(thread_current()) == cores[0];
+
+	/* A move that the new cpumask forbids does not take place. */
+	change->rc = thread_move(on_first ? cores[1] : cores[0]);
+	change->rc |= thread_set_cpumask(&change->mask);
+	sem_post(&change->done);
+}
+
+static void
+answer_core(void *ctx)
+{
+	struct mask_change *change = ctx;
+
+	change->stored = cpumask_test(&change->mask, env_core_current());
+	sem_post(&change->done);
+}
+
+static void
+drive_move_and_cpumask(void *arg)
+{
+	struct mask_change *change = arg;
+
+	sem_init(&change->done, 0, 0);
+	change->thread = thread_create("masked", NULL);
+	cpumask_set(&change->mask, thread_core(change->thread));
+	thread_send_msg(change->thread, take_back_the_move, change);
+	wait_for(&change->done);
+	thread_send_msg(change->thread, answer_core, change);
+	wait_for(&change->done);
+}
+
+static void
+test_cpumask_takes_a_move_back(void **state)
+{
+	struct mask_change change = {0};
+
+	(void)state;
+	if (cores[0] == cores[1])
+		skip();
+	run_reactors(REACTOR_ADAPTIVE, drive_move_and_cpumask, &change);
+	assert_int_equal(change.rc, 0);
+	assert_true(change.stored);
+	sem_destroy(&change.done);
+}
+
 /* ---- sleeping: no wake-up is lost ---- */
 
 #define ROUNDS  3000u
@@ -924,6 +1044,8 @@ main(void)
 		cmocka_unit_test(test_no_threads_after_the_end),
 		cmocka_unit_test(test_messages_follow_a_moving_thread),
 		cmocka_unit_test(test_move_respects_the_cpumask),
+		cmocka_unit_test(test_cpumask_of_a_running_thread),
+		cmocka_unit_test(test_cpumask_takes_a_move_back),
 		cmocka_unit_test(test_no_wake_up_is_lost),
 		cmocka_unit_test(test_modes),
 		cmocka_unit_test(test_timed_poller_wakes),
