@@ -110,11 +110,11 @@ $(BUILD)/bin/vhostctl: $(VHOSTCTL_OBJS)
 
 # A test or a benchmark names the archives it links in a comment: /* links: virtio env */
 links_of = $(foreach room,$(shell sed -n 's,^/\* links: \(.*\) \*/$$,\1,p' $(1)),$(call archive,$(room)))
-# ... and a test the linker's flags that it needs: /* ldflags: -Wl,--wrap=calloc */
+# ... and the linker's flags that it needs: /* ldflags: -Wl,--wrap=calloc */
 ldflags_of = $(shell sed -n 's,^/\* ldflags: \(.*\) \*/$$,\1,p' $(1))
 .SECONDEXPANSION:
 $(BENCH_BINS): $(BUILD)/bin/%: $(BUILD)/obj/bench/%.o $$(call links_of,bench/$$*.c)
-	$(call link,$(LIBS))
+	$(call link,$(call ldflags_of,bench/$*.c) $(LIBS))
 $(UNIT_BINS): $(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $$(call links_of,tests/unit/$$*.c)
 	$(call link,$(call ldflags_of,tests/unit/$*.c) -lcmocka $(LIBS))
 $(INTEGRATION_BINS): $(BUILD)/integration/%: $(BUILD)/obj/tests/integration/%.o $$(call links_of,tests/integration/$$*.c)
