@@ -72,8 +72,7 @@ struct virtq_opts {
 /* A popped chain. */
 struct virtq_slot {
 	uint16_t head;           /* split: its index in the descriptor table; packed: buffer id */
-	bool in_flight;          /* virtq's own */
-	bool pushed;             /* virtq's own: not published yet (kept for in-flight tracking) */
+	uint8_t state;           /* virtq's own */
 	uint32_t readable_count; /* iovecs that the device reads, from iov[0] on */
 	uint32_t writable_count; /* iovecs that the device writes, from iov[readable_count] on */
 	uint16_t ring_descs;     /* virtq's own: what it takes of a packed ring */

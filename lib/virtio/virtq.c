@@ -222,14 +222,19 @@ virtq_stop(struct virtq *vq, const char *reason)
 static bool
 take_part(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain)
 {
+	size_t count = chain->next - chain->iov;
+
 	if (slot->iov != slot->inline_iov)
 		return virtq_stop(vq, "chain of too many buffers");
 	if (vq->free_count == 0)
 		return false;
 	slot->iov = vq->free_parts[--vq->free_count];
-	memcpy(slot->iov, chain->iov, chain->count * sizeof(*chain->iov));
+	memcpy(slot->iov, chain->iov, count * sizeof(*chain->iov));
+	if (chain->writable)
+		chain->writable = slot->iov + (chain->writable - chain->iov);
 	chain->iov = slot->iov;
-	chain->max = vq->part_iovs;
+	chain->next = slot->iov + count;
+	chain->end = slot->iov + vq->part_iovs;
 	return true;
 }
 
@@ -242,19 +247,31 @@ virtq_release_part(struct virtq *vq, struct virtq_slot *slot)
 	slot->iov = slot->inline_iov;
 }
 
-bool
-virtq_chain_recover(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
-		    uint64_t gpa, uint32_t len, int rc)
+void
+virtq_push_long(struct virtq *vq, struct virtq_slot *slot, uint32_t written)
 {
-	while (rc == -ENOBUFS) {
+	virtq_release_part(vq, slot);
+	vq->ops.push(vq, slot, written);
+}
+
+bool
+virtq_chain_add_slowly(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
+		       uint64_t gpa, uint32_t len)
+{
+	int count;
+
+	for (;;) {
+		count = guest_mem_map(vq->mem, &vq->buffer_hint, gpa, len, chain->next,
+				      (uint32_t)(chain->end - chain->next));
+		if (count != -ENOBUFS)
+			break;
 		if (!take_part(vq, slot, chain))
 			return false;
-		rc = guest_mem_map(vq->mem, &vq->buffer_hint, gpa, len, chain->iov + chain->count,
-				   chain->max - chain->count);
 	}
-	if (rc < 0)
+	if (count < 0)
 		return virtq_stop(vq, "buffer outside guest memory");
-	chain->count += rc;
+	chain->next += count;
+	chain->region = &vq->mem->regions[vq->buffer_hint];
 	return true;
 }
 

@@ -24,14 +24,14 @@ struct virtq_desc {
  * below.
  */
 struct virtq_chain {
-	struct iovec *iov;
-	uint32_t max;   /* iovecs that fit in there */
-	uint32_t count; /* iovecs */
-	uint32_t readable_count;
+	struct iovec *iov;                     /* of the first buffer */
+	struct iovec *next;                    /* of the next one */
+	struct iovec *end;                     /* of the room for them */
+	struct iovec *writable;                /* of the first writable one; NULL: none was seen */
+	const struct guest_mem_region *region; /* of the last buffer: the next one's, most likely */
 	uint32_t descriptors;
 	uint64_t bytes;
 	uint64_t readable_bytes;
-	bool writable; /* a writable buffer was seen */
 };
 
 /* Where descriptors are that the driver may change meanwhile: the queue's table or an indirect one. */
@@ -42,16 +42,22 @@ struct virtq_table {
 };
 
 /*
- * What virtq_chain_add() does about an error of guest_mem_map(): more room for iovecs, or the end.
- * False without `broken` means that the pool has no part left: the chain must wait for a push.
+ * What virtq_chain_add() does about a buffer that is not in one piece in the same region as the last
+ * one, or has no room left: adds it, or else ends the chain. False without `broken` means that the
+ * pool has no part left: the chain must wait for a push.
  */
-bool virtq_chain_recover(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
-			 uint64_t gpa, uint32_t len, int rc);
+bool virtq_chain_add_slowly(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
+			    uint64_t gpa, uint32_t len);
 
 static __always_inline void
-virtq_chain_begin(struct virtq_chain *chain, struct virtq_slot *slot)
+virtq_chain_begin(const struct virtq *vq, struct virtq_chain *chain, struct virtq_slot *slot)
 {
-	*chain = (struct virtq_chain){.iov = slot->inline_iov, .max = VIRTQ_INLINE_IOVS};
+	*chain = (struct virtq_chain){
+		.iov = slot->inline_iov,
+		.next = slot->inline_iov,
+		.end = slot->inline_iov + VIRTQ_INLINE_IOVS,
+		.region = &vq->mem->regions[vq->buffer_hint],
+	};
 	slot->iov = slot->inline_iov;
 }
 
@@ -60,33 +66,33 @@ static __always_inline bool
 virtq_chain_add(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
 		const struct virtq_desc *desc)
 {
-	int count;
+	uint64_t offset = desc->addr - chain->region->gpa;
 
 	if (desc->flags & VRING_DESC_F_WRITE) {
 		if (!chain->writable) {
-			chain->writable = true;
-			chain->readable_count = chain->count;
+			chain->writable = chain->next;
 			chain->readable_bytes = chain->bytes;
 		}
 	} else if (unlikely(chain->writable)) {
 		return virtq_stop(vq, "readable buffer after a writable one");
 	}
-	count = guest_mem_map(vq->mem, &vq->buffer_hint, desc->addr, desc->len,
-			      chain->iov + chain->count, chain->max - chain->count);
-	if (unlikely(count < 0)) {
-		/* A copy, so that the chain itself can stay in registers. */
-		struct virtq_chain copy = *chain;
-		bool recovered = virtq_chain_recover(vq, slot, &copy, desc->addr, desc->len, count);
-
-		*chain = copy;
-		if (!recovered)
-			return false;
-		count = 0;
-	}
-	chain->count += count;
-	chain->descriptors++;
 	/* Cannot overflow: 32 bits each, and the number of descriptors is bounded. */
 	chain->bytes += desc->len;
+	/* An empty buffer is not in here: its last byte would be far away. */
+	if (likely(offset < chain->region->size &&
+		   (uint64_t)desc->len - 1 < chain->region->size - offset &&
+		   chain->next != chain->end)) {
+		chain->next->iov_base = chain->region->hva + offset;
+		chain->next->iov_len = desc->len;
+		chain->next++;
+	} else {
+		/* A copy, so that the chain itself can stay in registers. */
+		struct virtq_chain copy = *chain;
+		bool added = virtq_chain_add_slowly(vq, slot, &copy, desc->addr, desc->len);
+
+		*chain = copy;
+		return added;
+	}
 	return true;
 }
 
@@ -95,7 +101,9 @@ static __always_inline bool
 virtq_chain_end(struct virtq *vq, struct virtq_slot *slot, uint16_t head,
 		const struct virtq_chain *chain)
 {
-	uint32_t readable_count = chain->writable ? chain->readable_count : chain->count;
+	uint32_t count = (uint32_t)(chain->next - chain->iov);
+	uint32_t readable_count =
+		chain->writable ? (uint32_t)(chain->writable - chain->iov) : count;
 	uint64_t readable_bytes = chain->writable ? chain->readable_bytes : chain->bytes;
 
 	if (unlikely(chain->descriptors > vq->max_chain))
@@ -104,9 +112,9 @@ virtq_chain_end(struct virtq *vq, struct virtq_slot *slot, uint16_t head,
 	if (unlikely(chain->bytes > 1ULL << 32))
 		return virtq_stop(vq, "chain longer than 4 GiB");
 	slot->head = head;
-	slot->in_flight = true;
+	slot->state = SLOT_POPPED;
 	slot->readable_count = readable_count;
-	slot->writable_count = chain->count - readable_count;
+	slot->writable_count = count - readable_count;
 	slot->readable_bytes = readable_bytes;
 	slot->writable_bytes = chain->bytes - readable_bytes;
 	return true;

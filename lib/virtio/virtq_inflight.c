@@ -375,8 +375,10 @@ start_region(struct virtq *vq, const struct virtq_opts *opts)
 int
 virtq_inflight_start(struct virtq *vq, const struct virtq_opts *opts)
 {
-	uint32_t arrays = opts->packed ? 5 : 2;
 	struct virtq_inflight *inflight;
+	uint32_t arrays = opts->packed ? 4 : 1;
+	size_t bytes = sizeof(*inflight) + vq->size * sizeof(inflight->batch[0]) +
+		       (size_t)arrays * vq->size * sizeof(uint16_t);
 	int rc;
 
 	if (!opts->inflight)
@@ -384,15 +386,14 @@ virtq_inflight_start(struct virtq *vq, const struct virtq_opts *opts)
 	if (opts->inflight_size < region_bytes(opts->packed, opts->size) ||
 	    (uintptr_t)opts->inflight % sizeof(uint64_t) != 0)
 		return -EINVAL;
-	inflight = calloc(1, sizeof(*inflight) + (size_t)arrays * vq->size * sizeof(uint16_t));
+	inflight = calloc(1, bytes);
 	if (!inflight)
 		return -ENOMEM;
 	inflight->split = opts->inflight;
-	inflight->batch = inflight->arrays;
-	inflight->waiting = inflight->arrays + vq->size;
-	inflight->next = inflight->arrays + 2 * vq->size;
-	inflight->last = inflight->arrays + 3 * vq->size;
-	inflight->num = inflight->arrays + 4 * vq->size;
+	inflight->waiting = (uint16_t *)&inflight->batch[vq->size];
+	inflight->next = inflight->waiting + vq->size;
+	inflight->last = inflight->next + vq->size;
+	inflight->num = inflight->last + vq->size;
 	vq->inflight = inflight;
 	rc = start_region(vq, opts);
 	if (rc < 0)

@@ -75,6 +75,9 @@ _Static_assert(offsetof(struct inflight_packed_desc, counter) == 8, "DescStatePa
 _Static_assert(offsetof(struct inflight_packed_desc, addr) == 24, "DescStatePacked");
 _Static_assert(sizeof(struct inflight_packed) == 32, "QueueRegionPacked");
 _Static_assert(offsetof(struct inflight_packed, used.old_wrap_counter) == 21, "QueueRegionPacked");
+_Static_assert(offsetof(struct inflight_packed, free_head) % sizeof(uint32_t) == 0,
+	       "stored at once");
+_Static_assert(offsetof(struct inflight_packed, used) % sizeof(uint64_t) == 0, "stored at once");
 _Static_assert(sizeof(struct inflight_used) == sizeof(uint64_t), "stored at once");
 
 struct virtq_inflight {
@@ -91,15 +94,17 @@ struct virtq_inflight {
 	uint32_t waiting_next;
 	uint16_t batch_head; /* split */
 	uint16_t free_head;  /* packed */
-	/* Each has the queue's size; the last three for packed rings only. */
-	uint16_t *batch;   /* slots that were pushed and are not published yet */
+	/* Each has the queue's size; next, last and num for packed rings only. */
 	uint16_t *waiting; /* entries, in the order of their counters */
 	uint16_t *next, *last, *num;
-	uint16_t arrays[];
+	/* What was pushed and is not published yet: slots, and in the upper half their entries. */
+	uint32_t batch[];
 };
 
 /* A place in the list of free entries while a packed chain is copied there. */
 struct virtq_inflight_cursor {
+	struct inflight_packed_desc *desc;
+	const uint16_t *links;
 	uint16_t last;
 	uint16_t next;
 	uint16_t count;
@@ -132,14 +137,6 @@ virtq_inflight_step(void)
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 
-/* Remembers what the next publish is about. */
-static __always_inline void
-virtq_inflight_remember(struct virtq_inflight *inflight, struct virtq_slot *slot)
-{
-	slot->pushed = true;
-	inflight->batch[inflight->batch_count++] = slot->head;
-}
-
 /* ---- split ---- */
 
 static __always_inline void
@@ -153,15 +150,15 @@ virtq_inflight_split_mark(struct virtq *vq, uint16_t head)
 }
 
 static __always_inline void
-virtq_inflight_split_push(struct virtq *vq, struct virtq_slot *slot)
+virtq_inflight_split_push(struct virtq_inflight *inflight, const struct virtq_slot *slot)
 {
-	struct virtq_inflight *inflight = vq->inflight;
+	uint16_t head = slot->head;
 
-	store_u16(&inflight->split->desc[slot->head].next, inflight->batch_head);
+	store_u16(&inflight->split->desc[head].next, inflight->batch_head);
 	virtq_inflight_step();
-	store_u16(&inflight->split->last_batch_head, slot->head);
-	inflight->batch_head = slot->head;
-	virtq_inflight_remember(inflight, slot);
+	store_u16(&inflight->split->last_batch_head, head);
+	inflight->batch_head = head;
+	inflight->batch[inflight->batch_count++] = head;
 }
 
 /* After used->idx. */
@@ -169,67 +166,70 @@ static __always_inline void
 virtq_inflight_split_after(struct virtq *vq)
 {
 	struct virtq_inflight *inflight = vq->inflight;
-	uint32_t i;
+	struct inflight_split *region = inflight->split;
+	uint32_t i, count = inflight->batch_count;
 
 	virtq_inflight_step();
-	for (i = 0; i < inflight->batch_count; i++) {
-		uint16_t head = inflight->batch[i];
+	for (i = 0; i < count; i++) {
+		uint16_t head = (uint16_t)inflight->batch[i];
 
-		__atomic_store_n(&inflight->split->desc[head].inflight, 0, __ATOMIC_RELAXED);
-		virtq_slot_of(vq, head)->pushed = false;
+		__atomic_store_n(&region->desc[head].inflight, 0, __ATOMIC_RELAXED);
+		virtq_slot_of(vq, head)->state = SLOT_FREE;
 	}
 	inflight->batch_count = 0;
 	virtq_inflight_step();
-	store_u16(&inflight->split->used_idx, vq->used_next);
+	store_u16(&region->used_idx, vq->used_next);
 }
 
 /* ---- packed ---- */
 
 static __always_inline void
-virtq_inflight_packed_begin(const struct virtq *vq, struct virtq_inflight_cursor *cursor)
+virtq_inflight_packed_begin(const struct virtq_inflight *inflight,
+			    struct virtq_inflight_cursor *cursor)
 {
-	*cursor = (struct virtq_inflight_cursor){.next = vq->inflight->free_head};
+	*cursor = (struct virtq_inflight_cursor){
+		.desc = inflight->packed->desc,
+		.links = inflight->next,
+		.next = inflight->free_head,
+	};
 }
 
 /*
- * Copies one of a chain's descriptors to a free entry. There is one: there are as many as the ring
- * has, and no chain is popped that does not fit in the ring.
+ * Copies one of a chain's descriptors, two words, to a free entry. There is one: there are as many
+ * as the ring has, and no chain is popped that does not fit in the ring.
  */
 static __always_inline void
-virtq_inflight_packed_add(struct virtq *vq, struct virtq_inflight_cursor *cursor,
-			  const struct virtq_desc *desc)
+virtq_inflight_packed_add(struct virtq_inflight_cursor *cursor, const uint64_t desc[2])
 {
-	uint64_t *words = (uint64_t *)&vq->inflight->packed->desc[cursor->next];
+	uint64_t *words = (uint64_t *)&cursor->desc[cursor->next];
 
-	store_u64(&words[2], desc->id | (uint64_t)desc->flags << 16 | (uint64_t)desc->len << 32);
-	store_u64(&words[3], desc->addr);
+	/* The ring has the length before id and flags, and the address before all. */
+	store_u64(&words[2], desc[1] >> 32 | desc[1] << 32);
+	store_u64(&words[3], desc[0]);
 	cursor->last = cursor->next;
-	cursor->next = vq->inflight->next[cursor->last];
+	cursor->next = cursor->links[cursor->last];
 	cursor->count++;
 }
 
 /*
  * The chain is valid. Until old_free_head is written all this is in free entries, which are taken
- * for nothing in flight: so the mark itself may come after the copies.
+ * for nothing in flight: so the mark itself may come after the copies, and together with what is in
+ * the same word. So may both heads of the list.
  */
 static __always_inline void
-virtq_inflight_packed_commit(struct virtq *vq, const struct virtq_inflight_cursor *cursor,
-			     struct virtq_slot *slot)
+virtq_inflight_packed_commit(struct virtq_inflight *inflight,
+			     const struct virtq_inflight_cursor *cursor, struct virtq_slot *slot)
 {
-	struct virtq_inflight *inflight = vq->inflight;
 	struct inflight_packed *region = inflight->packed;
 	uint16_t head = inflight->free_head;
-	struct inflight_packed_desc *entry = &region->desc[head];
+	uint64_t *words = (uint64_t *)&cursor->desc[head];
 
-	store_u16(&entry->num, cursor->count);
-	store_u64(&entry->counter, inflight->counter++);
-	store_u16(&entry->last, cursor->last);
+	store_u64(&words[1], inflight->counter++);
 	virtq_inflight_step();
-	__atomic_store_n(&entry->inflight, 1, __ATOMIC_RELAXED);
+	store_u64(&words[0], 1 | (uint64_t)cursor->links[head] << 16 |
+				     (uint64_t)cursor->last << 32 | (uint64_t)cursor->count << 48);
 	virtq_inflight_step();
-	store_u16(&region->free_head, cursor->next);
-	virtq_inflight_step();
-	store_u16(&region->old_free_head, cursor->next);
+	__atomic_store_n((uint32_t *)&region->free_head, cursor->next * 0x10001u, __ATOMIC_RELAXED);
 	inflight->free_head = cursor->next;
 	inflight->last[head] = cursor->last;
 	slot->inflight_entry = head;
@@ -237,9 +237,10 @@ virtq_inflight_packed_commit(struct virtq *vq, const struct virtq_inflight_curso
 
 /* The list of free entries is left alone until the publish: a pop may come before that. */
 static __always_inline void
-virtq_inflight_push(struct virtq *vq, struct virtq_slot *slot)
+virtq_inflight_packed_push(struct virtq_inflight *inflight, const struct virtq_slot *slot)
 {
-	virtq_inflight_remember(vq->inflight, slot);
+	inflight->batch[inflight->batch_count++] = slot->head | (uint32_t)slot->inflight_entry
+									<< 16;
 }
 
 /* Index and wrap counter are one step, hence one store; each is as off_wrap() in virtq_packed.c. */
@@ -254,22 +255,23 @@ virtq_inflight_store_used(struct inflight_packed *region, uint16_t old, uint16_t
 
 /* Before the ring is written. */
 static __always_inline void
-virtq_inflight_packed_before(struct virtq *vq, uint16_t old_used, uint16_t used)
+virtq_inflight_packed_before(struct virtq_inflight *inflight, uint16_t old_used, uint16_t used)
 {
-	struct virtq_inflight *inflight = vq->inflight;
 	struct inflight_packed *region = inflight->packed;
-	uint32_t i;
+	uint32_t i, count = inflight->batch_count;
+	uint16_t free_head = inflight->free_head;
 
-	for (i = 0; i < inflight->batch_count; i++) {
-		uint16_t entry = virtq_slot_of(vq, inflight->batch[i])->inflight_entry;
+	for (i = 0; i < count; i++) {
+		uint16_t entry = (uint16_t)(inflight->batch[i] >> 16);
 		uint16_t last = inflight->last[entry];
 
-		store_u16(&region->desc[last].next, inflight->free_head);
-		virtq_inflight_step();
-		store_u16(&region->free_head, entry);
-		inflight->next[last] = inflight->free_head;
-		inflight->free_head = entry;
+		store_u16(&region->desc[last].next, free_head);
+		inflight->next[last] = free_head;
+		free_head = entry;
 	}
+	inflight->free_head = free_head;
+	virtq_inflight_step();
+	store_u16(&region->free_head, free_head);
 	virtq_inflight_step();
 	virtq_inflight_store_used(region, old_used, used);
 	virtq_inflight_step();
@@ -281,14 +283,14 @@ virtq_inflight_packed_after(struct virtq *vq, uint16_t used)
 {
 	struct virtq_inflight *inflight = vq->inflight;
 	struct inflight_packed *region = inflight->packed;
-	uint32_t i;
+	uint32_t i, count = inflight->batch_count;
 
 	virtq_inflight_step();
-	for (i = 0; i < inflight->batch_count; i++) {
-		struct virtq_slot *slot = virtq_slot_of(vq, inflight->batch[i]);
+	for (i = 0; i < count; i++) {
+		uint32_t pushed = inflight->batch[i];
 
-		__atomic_store_n(&region->desc[slot->inflight_entry].inflight, 0, __ATOMIC_RELAXED);
-		slot->pushed = false;
+		__atomic_store_n(&region->desc[pushed >> 16].inflight, 0, __ATOMIC_RELAXED);
+		virtq_slot_of(vq, (uint16_t)pushed)->state = SLOT_FREE;
 	}
 	inflight->batch_count = 0;
 	virtq_inflight_step();

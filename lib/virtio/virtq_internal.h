@@ -18,6 +18,13 @@
 #define likely(x)   __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
+/* Of a slot. It stays SLOT_PUSHED until the publish where in-flight requests are tracked. */
+enum slot_state {
+	SLOT_FREE,
+	SLOT_POPPED,
+	SLOT_PUSHED,
+};
+
 /* The contracts are those of the functions of virtq.h. */
 struct virtq_ops {
 	uint32_t (*pop)(struct virtq *vq, struct virtq_slot **slots, uint32_t max);
@@ -89,16 +96,8 @@ bool virtq_stop(struct virtq *vq, const char *reason);
 /* Gives back the slot's part of the pool. */
 void virtq_release_part(struct virtq *vq, struct virtq_slot *slot);
 
-/* What a push begins with: the chain is not the user's any more. */
-static __always_inline void
-virtq_end_chain(struct virtq *vq, struct virtq_slot *slot)
-{
-	assert(slot->in_flight);
-	slot->in_flight = false;
-	vq->in_flight--;
-	if (unlikely(slot->iov != slot->inline_iov))
-		virtq_release_part(vq, slot);
-}
+/* The push of a slot that has a part of the pool. */
+void virtq_push_long(struct virtq *vq, struct virtq_slot *slot, uint32_t written);
 
 /* Shared memory: each of these is one access that the compiler neither repeats nor splits. */
 

@@ -40,15 +40,15 @@ is_available(const struct virtq *vq, uint16_t position, uint16_t flags)
 
 /* The only look at a descriptor; false if it is not available. */
 static __always_inline bool
-load_available(const struct virtq *vq, uint16_t position, struct virtq_desc *desc)
+load_available(const struct virtq *vq, uint16_t position, uint64_t words[2])
 {
-	const uint64_t *words = words_at(vq, position);
-	/* The driver writes the flags last (virtio 1.2 §2.8.21.1). */
-	uint64_t rest = __atomic_load_n(&words[1], __ATOMIC_ACQUIRE);
+	const uint64_t *shared = words_at(vq, position);
 
-	if (!is_available(vq, position, (uint16_t)(rest >> 48)))
+	/* The driver writes the flags last (virtio 1.2 §2.8.21.1). */
+	words[1] = __atomic_load_n(&shared[1], __ATOMIC_ACQUIRE);
+	if (!is_available(vq, position, (uint16_t)(words[1] >> 48)))
 		return false;
-	*desc = virtq_decode_desc(load_u64(&words[0]), rest, true);
+	words[0] = load_u64(&shared[0]);
 	return true;
 }
 
@@ -65,6 +65,7 @@ add_table(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
 
 	if (unlikely(!virtq_find_table(vq, desc, &table)))
 		return false;
+	chain->descriptors += table.count;
 	for (i = 0; i < table.count; i++) {
 		struct virtq_desc entry = virtq_load_desc(vq, &table, i, true);
 
@@ -80,13 +81,8 @@ add_desc(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
 {
 	if (desc->flags & VRING_DESC_F_INDIRECT)
 		return add_table(vq, slot, chain, desc);
+	chain->descriptors++;
 	return virtq_chain_add(vq, slot, chain, desc);
-}
-
-static __always_inline bool
-is_busy(const struct virtq_slot *slot, const bool inflight)
-{
-	return slot->in_flight || (inflight && slot->pushed);
 }
 
 /*
@@ -95,11 +91,11 @@ is_busy(const struct virtq_slot *slot, const bool inflight)
  * one is the queue's own.
  */
 static __always_inline struct virtq_slot *
-guess_slot(const struct virtq *vq, uint16_t id, const bool inflight)
+guess_slot(const struct virtq *vq, uint16_t id)
 {
 	struct virtq_slot *slot = virtq_slot_of(vq, id & vq->mask);
 
-	return likely(id < vq->size && !is_busy(slot, inflight)) ? slot
+	return likely(id < vq->size && slot->state == SLOT_FREE) ? slot
 								 : virtq_slot_of(vq, vq->size);
 }
 
@@ -109,7 +105,7 @@ move_chain(struct virtq *vq, struct virtq_slot *from, struct virtq_slot *to, uin
 {
 	uint32_t i;
 
-	if (to->in_flight || to->pushed)
+	if (to->state != SLOT_FREE)
 		return virtq_stop(vq, "buffer id that is in flight already");
 	if (from->iov != from->inline_iov) {
 		to->iov = from->iov;
@@ -133,7 +129,8 @@ claim_slot(struct virtq *vq, struct virtq_slot *built, uint16_t id, const struct
 		return NULL;
 	}
 	slot = virtq_slot_of(vq, id);
-	if (unlikely(slot != built) && !move_chain(vq, built, slot, chain->count))
+	if (unlikely(slot != built) &&
+	    !move_chain(vq, built, slot, (uint32_t)(chain->next - chain->iov)))
 		return NULL;
 	return slot;
 }
@@ -147,30 +144,33 @@ pop_chain(struct virtq *vq, const bool inflight)
 	struct virtq_slot *built, *slot;
 	struct virtq_chain chain;
 	struct virtq_desc desc;
+	uint64_t words[2];
 	uint16_t count = 0;
 
-	if (!load_available(vq, vq->last_avail, &desc))
+	if (!load_available(vq, vq->last_avail, words))
 		return NULL;
 	if (inflight)
-		virtq_inflight_packed_begin(vq, &cursor);
-	built = guess_slot(vq, desc.id, inflight);
-	virtq_chain_begin(&chain, built);
+		virtq_inflight_packed_begin(vq->inflight, &cursor);
+	desc = virtq_decode_desc(words[0], words[1], true);
+	built = guess_slot(vq, desc.id);
+	virtq_chain_begin(vq, &chain, built);
 	for (;;) {
 		if (unlikely(count == room)) {
 			virtq_break(vq, "descriptor list longer than the ring");
 			goto fail;
 		}
 		if (inflight)
-			virtq_inflight_packed_add(vq, &cursor, &desc);
+			virtq_inflight_packed_add(&cursor, words);
 		count++;
 		if (unlikely(!add_desc(vq, built, &chain, &desc)))
 			goto fail;
 		if (!(desc.flags & VRING_DESC_F_NEXT))
 			break;
-		if (unlikely(!load_available(vq, vq->last_avail + count, &desc))) {
+		if (unlikely(!load_available(vq, vq->last_avail + count, words))) {
 			virtq_break(vq, "descriptor list that is not available as a whole");
 			goto fail;
 		}
+		desc = virtq_decode_desc(words[0], words[1], true);
 	}
 	slot = claim_slot(vq, built, desc.id, &chain);
 	if (unlikely(!slot))
@@ -180,7 +180,7 @@ pop_chain(struct virtq *vq, const bool inflight)
 		goto fail;
 	slot->ring_descs = count;
 	if (inflight)
-		virtq_inflight_packed_commit(vq, &cursor, slot);
+		virtq_inflight_packed_commit(vq->inflight, &cursor, slot);
 	vq->last_avail += count;
 	/* The request's header, most likely: the driver's core wrote it. */
 	__builtin_prefetch(slot->iov->iov_base);
@@ -228,7 +228,7 @@ pop_waiting(struct virtq *vq, uint16_t entry)
 	struct virtq_desc desc;
 	uint16_t count = 0, at = entry;
 
-	virtq_chain_begin(&chain, built);
+	virtq_chain_begin(vq, &chain, built);
 	do {
 		desc = virtq_inflight_packed_load(vq, &at);
 		count++;
@@ -270,7 +270,13 @@ push(struct virtq *vq, struct virtq_slot *slot, uint32_t written, const bool inf
 {
 	uint64_t flags, used;
 
-	virtq_end_chain(vq, slot);
+	assert(slot->state == SLOT_POPPED);
+	if (unlikely(slot->iov != slot->inline_iov)) {
+		virtq_push_long(vq, slot, written);
+		return;
+	}
+	slot->state = inflight ? SLOT_PUSHED : SLOT_FREE;
+	vq->in_flight--;
 	/* virtio 1.2 §2.8.5: in a used descriptor WRITE says that the length means something. */
 	flags = (virtq_wrap_counter(vq, vq->used_next) ? AVAIL | USED : 0) |
 		(written ? VRING_DESC_F_WRITE : 0);
@@ -281,7 +287,7 @@ push(struct virtq *vq, struct virtq_slot *slot, uint32_t written, const bool inf
 		store_u64(&words_at(vq, vq->used_next)[1], used);
 	vq->used_next += slot->ring_descs;
 	if (inflight)
-		virtq_inflight_push(vq, slot);
+		virtq_inflight_packed_push(vq->inflight, slot);
 }
 
 static void
@@ -321,7 +327,7 @@ publish(struct virtq *vq, const bool event_idx, const bool inflight)
 	if (vq->used_next == old)
 		return false;
 	if (inflight)
-		virtq_inflight_packed_before(vq, virtq_off_wrap(vq, old),
+		virtq_inflight_packed_before(vq->inflight, virtq_off_wrap(vq, old),
 					     virtq_off_wrap(vq, vq->used_next));
 	/*
 	 * Sequentially consistent with the load in wants_call(): either the driver, which asks for

@@ -39,12 +39,16 @@ walk_table(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
 
 	for (left = table->count; left > 0; left--) {
 		*desc = virtq_load_desc(vq, table, index, false);
-		if (desc->flags & VRING_DESC_F_INDIRECT)
+		if (desc->flags & VRING_DESC_F_INDIRECT) {
+			chain->descriptors += table->count - left;
 			return WALK_TABLE;
+		}
 		if (unlikely(!virtq_chain_add(vq, slot, chain, desc)))
 			return WALK_STOP;
-		if (!(desc->flags & VRING_DESC_F_NEXT))
+		if (!(desc->flags & VRING_DESC_F_NEXT)) {
+			chain->descriptors += table->count - left + 1;
 			return WALK_END;
+		}
 		index = desc->next;
 		if (unlikely(index >= table->count)) {
 			virtq_break(vq, "next descriptor outside the table");
@@ -75,7 +79,7 @@ walk_chain(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
 
 /* NULL: the queue is broken, or the chain must wait. */
 static __always_inline struct virtq_slot *
-pop_chain(struct virtq *vq, uint16_t head, const bool inflight)
+pop_chain(struct virtq *vq, uint16_t head)
 {
 	struct virtq_slot *slot;
 	struct virtq_chain chain;
@@ -85,11 +89,11 @@ pop_chain(struct virtq *vq, uint16_t head, const bool inflight)
 		return NULL;
 	}
 	slot = virtq_slot_of(vq, head);
-	if (unlikely(slot->in_flight || (inflight && slot->pushed))) {
+	if (unlikely(slot->state != SLOT_FREE)) {
 		virtq_break(vq, "head that is in flight already");
 		return NULL;
 	}
-	virtq_chain_begin(&chain, slot);
+	virtq_chain_begin(vq, &chain, slot);
 	if (unlikely(!walk_chain(vq, slot, &chain, head) ||
 		     !virtq_chain_end(vq, slot, head, &chain))) {
 		virtq_release_part(vq, slot);
@@ -113,7 +117,7 @@ pop_batch(struct virtq *vq, struct virtq_slot **slots, uint32_t count, const boo
 		__builtin_prefetch(virtq_slot_of(vq, heads[i] & vq->mask), 1);
 	}
 	for (i = 0; i < count; i++) {
-		slots[i] = pop_chain(vq, heads[i], inflight);
+		slots[i] = pop_chain(vq, heads[i]);
 		if (unlikely(!slots[i]))
 			break;
 		if (inflight)
@@ -159,7 +163,7 @@ pop_plain(struct virtq *vq, struct virtq_slot **slots, uint32_t max)
 static struct virtq_slot *
 pop_waiting(struct virtq *vq, uint16_t entry)
 {
-	return pop_chain(vq, entry, true);
+	return pop_chain(vq, entry);
 }
 
 static uint32_t
@@ -182,13 +186,19 @@ push(struct virtq *vq, struct virtq_slot *slot, uint32_t written, const bool inf
 {
 	vring_used_elem_t *elem;
 
-	virtq_end_chain(vq, slot);
+	assert(slot->state == SLOT_POPPED);
+	if (unlikely(slot->iov != slot->inline_iov)) {
+		virtq_push_long(vq, slot, written);
+		return;
+	}
+	slot->state = inflight ? SLOT_PUSHED : SLOT_FREE;
+	vq->in_flight--;
 	elem = &vq->used->ring[vq->used_next & vq->mask];
 	__atomic_store_n(&elem->id, slot->head, __ATOMIC_RELAXED);
 	__atomic_store_n(&elem->len, written, __ATOMIC_RELAXED);
 	vq->used_next++;
 	if (inflight)
-		virtq_inflight_split_push(vq, slot);
+		virtq_inflight_split_push(vq->inflight, slot);
 }
 
 static void

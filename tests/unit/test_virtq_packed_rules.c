@@ -373,6 +373,28 @@ test_indirect_not_negotiated(void **state)
 	packed_close(&packed);
 }
 
+/* What was pushed and is not published is still the device's: it cannot be offered again. */
+static void
+test_ring_full_of_what_is_not_published(void **state)
+{
+	struct virtq_opts opts = {.size = SIZE};
+	struct virtq_slot *slots[SIZE];
+	struct packed_rig packed;
+	int i;
+
+	(void)state;
+	packed_open_with(&packed, &opts, START);
+	for (i = 0; i < SIZE; i++)
+		packed_put_small(&packed, i);
+	assert_int_equal(virtq_pop(packed.rig.vq, slots, SIZE), SIZE);
+	for (i = 0; i < SIZE; i++)
+		virtq_push(packed.rig.vq, slots[i], 0);
+	packed_put_small(&packed, 0);
+	assert_int_equal(virtq_pop(packed.rig.vq, slots, SIZE), 0);
+	assert_string_equal(virtq_broken(packed.rig.vq), LONG);
+	packed_close(&packed);
+}
+
 /* In one pop: what came before the bad chain is popped, what comes after is not. */
 static void
 test_valid_chain_before_a_bad_one(void **state)
@@ -614,6 +636,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_rules),
 		cmocka_unit_test(test_indirect_not_negotiated),
+		cmocka_unit_test(test_ring_full_of_what_is_not_published),
 		cmocka_unit_test(test_valid_chain_before_a_bad_one),
 		cmocka_unit_test(test_pop_writes_nothing),
 		cmocka_unit_test(test_wrap_counters_that_lie),
