@@ -5,20 +5,23 @@
  * what it finds: every request must be completed exactly once, and come in the order in which the
  * driver offered it. The new device dies at each step of its repairs, too.
  *
- * While the device works, the processor's trap flag is set, so that SIGTRAP comes after each
- * instruction; the handler keeps a copy of the shared memory whenever it has changed.
+ * While the device works, the shared memory is write-protected. An instruction that writes there
+ * ends in SIGSEGV; it is let through with the processor's trap flag set, so that SIGTRAP comes right
+ * after it, and then a copy of the memory is kept.
  */
 #include "virtq_rig.h"
 
 #include <signal.h>
 #include <stdio.h>
+#include <ucontext.h>
 
 #define SIZE          4
 #define REQUESTS      16
 #define SEEDS         4
 #define MAX_SNAPSHOTS 4096
 #define FIRST_INDEX   65529 /* of the split ring: both indexes go round */
-#define TRAP_FLAG     "0x100"
+#define TRAP_FLAG     0x100
+#define WORLD_BYTES   4096 /* mapped for a world: whole pages */
 
 #define AVAIL (1u << VRING_PACKED_DESC_F_AVAIL)
 #define USED  (1u << VRING_PACKED_DESC_F_USED)
@@ -49,9 +52,11 @@ struct world {
 	uint8_t completions[REQUESTS];
 };
 
+_Static_assert(sizeof(struct world) <= WORLD_BYTES, "mapped");
+
 /* The device under test, and the world it lives in. */
 struct device {
-	struct world world;
+	struct world *world;
 	bool packed;
 	struct guest_mem *mem;
 	struct virtq *vq;
@@ -62,7 +67,7 @@ struct device {
 };
 
 static struct snapshots {
-	const struct world *watched; /* NULL: none */
+	struct world *watched; /* NULL: none */
 	struct world *worlds;
 	uint32_t count;
 } snapshots;
@@ -94,37 +99,57 @@ pick(struct device *device, uint32_t below)
 	return (uint32_t)((device->random * 0x2545f4914f6cdd1dULL) >> 33) % below;
 }
 
-/* ---- step by step ---- */
+/* ---- store by store ---- */
 
 static void
-on_trap(int number)
+protect(int protection)
+{
+	if (mprotect(snapshots.watched, WORLD_BYTES, protection) != 0)
+		abort();
+}
+
+/* Before a store. */
+static void
+on_fault(int number, siginfo_t *info, void *context)
+{
+	uintptr_t offset = (uintptr_t)info->si_addr - (uintptr_t)snapshots.watched;
+
+	if (!snapshots.watched || offset >= WORLD_BYTES) {
+		signal(number, SIG_DFL); /* it comes again */
+		return;
+	}
+	protect(PROT_READ | PROT_WRITE);
+	((ucontext_t *)context)->uc_mcontext.gregs[REG_EFL] |= TRAP_FLAG;
+}
+
+/* After it. */
+static void
+on_trap(int number, siginfo_t *info, void *context)
 {
 	struct snapshots *s = &snapshots;
 
 	(void)number;
-	if (!s->watched || s->count == MAX_SNAPSHOTS)
-		return;
-	if (memcmp(&s->worlds[s->count - 1], s->watched, sizeof(*s->watched)) != 0)
+	(void)info;
+	((ucontext_t *)context)->uc_mcontext.gregs[REG_EFL] &= ~(greg_t)TRAP_FLAG;
+	if (s->count < MAX_SNAPSHOTS &&
+	    memcmp(&s->worlds[s->count - 1], s->watched, sizeof(*s->watched)) != 0)
 		memcpy(&s->worlds[s->count++], s->watched, sizeof(*s->watched));
+	protect(PROT_READ);
 }
 
 /* Keeps a copy of it now, and then after each change until stop_watching(). */
 static void
-watch(const struct world *world)
+watch(struct world *world)
 {
 	memcpy(&snapshots.worlds[snapshots.count++], world, sizeof(*world));
 	snapshots.watched = world;
-	__asm__ volatile("lea -128(%%rsp), %%rsp\n\tpushfq\n\torq $" TRAP_FLAG
-			 ", (%%rsp)\n\tpopfq\n\tlea 128(%%rsp), %%rsp" ::
-				 : "memory", "cc");
+	protect(PROT_READ);
 }
 
 static void
 stop_watching(void)
 {
-	__asm__ volatile("lea -128(%%rsp), %%rsp\n\tpushfq\n\tandq $~" TRAP_FLAG
-			 ", (%%rsp)\n\tpopfq\n\tlea 128(%%rsp), %%rsp" ::
-				 : "memory", "cc");
+	protect(PROT_READ | PROT_WRITE);
 	snapshots.watched = NULL;
 }
 
@@ -160,7 +185,7 @@ put_packed(struct world *world, uint32_t request, uint16_t id, uint16_t descs)
 static void
 offer(struct device *device)
 {
-	struct world *world = &device->world;
+	struct world *world = device->world;
 	uint32_t request = world->offered;
 	uint16_t descs, id = 0;
 
@@ -190,7 +215,7 @@ offer(struct device *device)
 static bool
 take_used(struct device *device)
 {
-	struct world *world = &device->world;
+	struct world *world = device->world;
 	uint32_t id, request;
 
 	if (device->packed) {
@@ -223,11 +248,11 @@ pop(struct device *device, uint32_t max)
 
 	for (i = 0; i < got; i++) {
 		const struct virtq_slot *slot = device->slots[device->count + i];
-		uint32_t request = (uint8_t *)slot->iov[0].iov_base - device->world.data;
+		uint32_t request = (uint8_t *)slot->iov[0].iov_base - device->world->data;
 
 		check(request < REQUESTS);
 		check(request >= device->next_request);
-		check(device->world.completions[request] == 0);
+		check(device->world->completions[request] == 0);
 		check(slot->readable_count == descs_of(device, request));
 		device->next_request = request + 1;
 	}
@@ -263,7 +288,7 @@ step(struct device *device, bool watched)
 		return;
 	}
 	if (watched)
-		watch(&device->world);
+		watch(device->world);
 	if (action == 2)
 		pop(device, n < SIZE - device->count ? n : SIZE - device->count);
 	else if (action == 3)
@@ -288,7 +313,7 @@ is_complete(const struct world *world)
 static void
 run_to_the_end(struct device *device, bool watched)
 {
-	const struct world *world = &device->world;
+	const struct world *world = device->world;
 	uint32_t steps, i;
 
 	for (steps = 0; !is_complete(world); steps++) {
@@ -307,7 +332,7 @@ run_to_the_end(struct device *device, bool watched)
 static void
 start(struct device *device, bool watched)
 {
-	struct world *world = &device->world;
+	struct world *world = device->world;
 	struct virtq_opts opts = {
 		.size = SIZE,
 		.packed = device->packed,
@@ -334,23 +359,25 @@ start(struct device *device, bool watched)
 static struct device *
 make_device(bool packed)
 {
-	struct device *device = aligned_alloc(64, (sizeof(*device) + 63) / 64 * 64);
+	struct device *device = calloc(1, sizeof(*device));
 	struct guest_mem_region region = {.size = sizeof(struct world)};
 	uint32_t i;
 
 	assert_non_null(device);
-	memset(device, 0, sizeof(*device));
 	device->packed = packed;
-	region.hva = (uint8_t *)&device->world;
+	device->world =
+		mmap(NULL, WORLD_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_ptr_not_equal(device->world, MAP_FAILED);
+	region.hva = (uint8_t *)device->world;
 	assert_int_equal(guest_mem_create(&region, 1, &device->mem), 0);
-	device->world.free_descs = SIZE;
+	device->world->free_descs = SIZE;
 	for (i = 0; i < SIZE; i++)
-		device->world.request_of[i] = REQUESTS;
+		device->world->request_of[i] = REQUESTS;
 	if (!packed) {
-		device->world.next = FIRST_INDEX;
-		device->world.seen = FIRST_INDEX;
-		device->world.avail[1] = FIRST_INDEX;
-		device->world.used[1] = FIRST_INDEX;
+		device->world->next = FIRST_INDEX;
+		device->world->seen = FIRST_INDEX;
+		device->world->avail[1] = FIRST_INDEX;
+		device->world->used[1] = FIRST_INDEX;
 	}
 	return device;
 }
@@ -360,6 +387,7 @@ free_device(struct device *device)
 {
 	virtq_destroy(device->vq);
 	guest_mem_destroy(device->mem);
+	munmap(device->world, WORLD_BYTES);
 	free(device);
 }
 
@@ -369,7 +397,7 @@ go_on(bool packed, const struct world *world, uint32_t seed, bool watched)
 {
 	struct device *device = make_device(packed);
 
-	device->world = *world;
+	*device->world = *world;
 	device->random = seed;
 	start(device, watched);
 	run_to_the_end(device, false);
@@ -418,21 +446,18 @@ run_seed(bool packed, unsigned int seed)
 static void
 run_format(bool packed)
 {
-	struct sigaction action = {.sa_handler = on_trap}, old;
+	struct sigaction fault = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO}, old_fault;
+	struct sigaction trap = {.sa_sigaction = on_trap, .sa_flags = SA_SIGINFO}, old_trap;
 	unsigned int seed;
 
-#ifdef __SANITIZE_THREAD__
-	/* It cannot be stepped through: its own locks are taken again in the handler. */
-	print_message("# skip: the thread sanitizer cannot run step by step, and there is one "
-		      "thread here\n");
-	skip();
-#endif
 	snapshots.worlds = aligned_alloc(64, MAX_SNAPSHOTS * sizeof(*snapshots.worlds));
 	assert_non_null(snapshots.worlds);
-	assert_int_equal(sigaction(SIGTRAP, &action, &old), 0);
+	assert_int_equal(sigaction(SIGSEGV, &fault, &old_fault), 0);
+	assert_int_equal(sigaction(SIGTRAP, &trap, &old_trap), 0);
 	for (seed = 1; seed <= SEEDS; seed++)
 		run_seed(packed, seed);
-	sigaction(SIGTRAP, &old, NULL);
+	sigaction(SIGTRAP, &old_trap, NULL);
+	sigaction(SIGSEGV, &old_fault, NULL);
 	free(snapshots.worlds);
 }
 
