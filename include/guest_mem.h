@@ -7,6 +7,7 @@
 #ifndef VHOSTD_GUEST_MEM_H
 #define VHOSTD_GUEST_MEM_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/uio.h>
 
@@ -32,9 +33,25 @@ int guest_mem_create(const struct guest_mem_region *regions, uint32_t count,
 void guest_mem_destroy(struct guest_mem *mem);
 
 /*
- * The slow half of guest_mem_map(): searches, and splits a buffer that crosses into the next
- * region.
+ * The fast half of guest_mem_map(): whether the buffer is in one piece in that region, and then
+ * where. An empty one is not.
  */
+static inline bool
+guest_mem_region_map(const struct guest_mem_region *region, uint64_t gpa, uint32_t len,
+		     struct iovec *iov)
+{
+	uint64_t offset = gpa - region->gpa;
+	uint64_t end = offset + len;
+
+	/* Not above offset: it is empty, or so far below the region that the sum wraps. */
+	if (__builtin_expect(end <= offset || end > region->size, 0))
+		return false;
+	iov->iov_base = region->hva + offset;
+	iov->iov_len = len;
+	return true;
+}
+
+/* The slow half: searches, and splits a buffer that crosses into the next region. */
 int guest_mem_map_split(const struct guest_mem *mem, uint32_t *hint, uint64_t gpa, uint32_t len,
 			struct iovec *iov, uint32_t max);
 
@@ -48,16 +65,8 @@ static inline int
 guest_mem_map(const struct guest_mem *mem, uint32_t *hint, uint64_t gpa, uint32_t len,
 	      struct iovec *iov, uint32_t max)
 {
-	const struct guest_mem_region *region = &mem->regions[*hint];
-	uint64_t offset = gpa - region->gpa;
-
-	if (__builtin_expect(len != 0 && max != 0 && offset < region->size &&
-				     len <= region->size - offset,
-			     1)) {
-		iov[0].iov_base = region->hva + offset;
-		iov[0].iov_len = len;
+	if (max != 0 && guest_mem_region_map(&mem->regions[*hint], gpa, len, iov))
 		return 1;
-	}
 	return guest_mem_map_split(mem, hint, gpa, len, iov, max);
 }
 

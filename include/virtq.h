@@ -72,11 +72,12 @@ struct virtq_opts {
 /* A popped chain. */
 struct virtq_slot {
 	uint16_t head;           /* split: its index in the descriptor table; packed: buffer id */
-	uint8_t state;           /* virtq's own */
+	uint16_t ring_descs;     /* virtq's own: what it takes of a packed ring */
+	uint16_t inflight_entry; /* virtq's own: its first entry in a packed in-flight region, */
+	uint16_t inflight_last;  /* and its last one */
 	uint32_t readable_count; /* iovecs that the device reads, from iov[0] on */
 	uint32_t writable_count; /* iovecs that the device writes, from iov[readable_count] on */
-	uint16_t ring_descs;     /* virtq's own: what it takes of a packed ring */
-	uint16_t inflight_entry; /* virtq's own: its first entry in a packed in-flight region */
+	uint8_t state;           /* virtq's own */
 	uint64_t readable_bytes;
 	uint64_t writable_bytes;
 	struct iovec *iov; /* inline_iov, or a part of the queue's pool until it is pushed */

@@ -85,17 +85,37 @@ pool_bytes(const struct virtq *vq)
 	return (size_t)vq->part_count * vq->part_iovs * sizeof(struct iovec);
 }
 
+static size_t
+scratch_bytes(const struct virtq *vq)
+{
+	return vq->max_chain * sizeof(struct vring_desc);
+}
+
+static void
+unmap_memory(void *memory, size_t size)
+{
+	if (memory)
+		munmap(memory, size);
+}
+
+static void
+free_slots(struct virtq *vq)
+{
+	unmap_memory(vq->scratch, scratch_bytes(vq));
+	unmap_memory(vq->part_pool, pool_bytes(vq));
+	unmap_memory(vq->slots, slots_bytes(vq));
+}
+
 static int
 alloc_slots(struct virtq *vq)
 {
 	uint32_t i;
 
 	vq->slots = map_memory(slots_bytes(vq));
-	if (!vq->slots)
-		return -ENOMEM;
 	vq->part_pool = map_memory(pool_bytes(vq));
-	if (!vq->part_pool) {
-		munmap(vq->slots, slots_bytes(vq));
+	vq->scratch = map_memory(scratch_bytes(vq));
+	if (!vq->slots || !vq->part_pool || !vq->scratch) {
+		free_slots(vq);
 		return -ENOMEM;
 	}
 	for (i = 0; i < vq->part_count; i++)
@@ -103,13 +123,6 @@ alloc_slots(struct virtq *vq)
 			vq->part_pool + (size_t)(vq->part_count - 1 - i) * vq->part_iovs;
 	vq->free_count = vq->part_count;
 	return 0;
-}
-
-static void
-free_slots(struct virtq *vq)
-{
-	munmap(vq->part_pool, pool_bytes(vq));
-	munmap(vq->slots, slots_bytes(vq));
 }
 
 /* Allocates the queue itself, with its numbers set. */
@@ -157,6 +170,7 @@ init_rings(struct virtq *vq, const struct virtq_opts *opts)
 	if (opts->packed) {
 		vq->ops = virtq_packed_ops[opts->event_idx][inflight];
 		vq->ring = opts->desc;
+		vq->ring_end = vq->ring + vq->size;
 		vq->driver_event = opts->avail;
 		vq->device_event = opts->used;
 		return virtq_packed_init(vq, opts->base);
@@ -222,17 +236,14 @@ virtq_stop(struct virtq *vq, const char *reason)
 static bool
 take_part(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain)
 {
-	size_t count = chain->next - chain->iov;
+	size_t count = chain->next - slot->iov;
 
 	if (slot->iov != slot->inline_iov)
 		return virtq_stop(vq, "chain of too many buffers");
 	if (vq->free_count == 0)
 		return false;
 	slot->iov = vq->free_parts[--vq->free_count];
-	memcpy(slot->iov, chain->iov, count * sizeof(*chain->iov));
-	if (chain->writable)
-		chain->writable = slot->iov + (chain->writable - chain->iov);
-	chain->iov = slot->iov;
+	memcpy(slot->iov, slot->inline_iov, count * sizeof(*slot->iov));
 	chain->next = slot->iov + count;
 	chain->end = slot->iov + vq->part_iovs;
 	return true;
@@ -258,11 +269,12 @@ bool
 virtq_chain_add_slowly(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
 		       uint64_t gpa, uint32_t len)
 {
+	uint32_t region = 0;
 	int count;
 
 	for (;;) {
-		count = guest_mem_map(vq->mem, &vq->buffer_hint, gpa, len, chain->next,
-				      (uint32_t)(chain->end - chain->next));
+		count = guest_mem_map_split(vq->mem, &region, gpa, len, chain->next,
+					    (uint32_t)(chain->end - chain->next));
 		if (count != -ENOBUFS)
 			break;
 		if (!take_part(vq, slot, chain))
@@ -271,35 +283,41 @@ virtq_chain_add_slowly(struct virtq *vq, struct virtq_slot *slot, struct virtq_c
 	if (count < 0)
 		return virtq_stop(vq, "buffer outside guest memory");
 	chain->next += count;
-	chain->region = &vq->mem->regions[vq->buffer_hint];
+	if (count > 0)
+		vq->buffer_region = vq->mem->regions[region];
 	return true;
 }
 
-void
-virtq_load_scattered(struct virtq *vq, uint64_t gpa, uint64_t words[2])
+/* Of as many bytes as the table has. Each byte is read once. */
+static void
+copy_table(struct virtq *vq, const struct iovec *parts, int count)
 {
-	struct iovec parts[sizeof(struct vring_desc)];
-	uint8_t *to = (uint8_t *)words;
-	int count, i;
-	size_t j;
+	uint8_t *to = (uint8_t *)vq->scratch;
+	size_t i;
 
-	words[0] = 0;
-	words[1] = 0;
-	count = guest_mem_map(vq->mem, &vq->table_hint, gpa, sizeof(struct vring_desc), parts,
-			      sizeof(struct vring_desc));
-	for (i = 0; i < count; i++)
-		for (j = 0; j < parts[i].iov_len; j++)
-			*to++ = __atomic_load_n((const uint8_t *)parts[i].iov_base + j,
+	for (; count > 0; count--, parts++)
+		for (i = 0; i < parts->iov_len; i++)
+			*to++ = __atomic_load_n((const uint8_t *)parts->iov_base + i,
 						__ATOMIC_RELAXED);
 }
 
 bool
-virtq_find_scattered_table(struct virtq *vq, uint64_t gpa, uint32_t len)
+virtq_find_table_slowly(struct virtq *vq, uint64_t gpa, struct virtq_table *table)
 {
+	uint32_t bytes = (uint32_t)(table->count * sizeof(struct vring_desc)), region = 0;
 	struct iovec parts[GUEST_MEM_MAX_REGIONS];
+	int count;
 
-	if (guest_mem_map(vq->mem, &vq->table_hint, gpa, len, parts, GUEST_MEM_MAX_REGIONS) < 0)
+	count = guest_mem_map_split(vq->mem, &region, gpa, bytes, parts, GUEST_MEM_MAX_REGIONS);
+	if (count < 0)
 		return virtq_stop(vq, "indirect table outside guest memory");
+	if (count == 1 && (uintptr_t)parts->iov_base % sizeof(uint64_t) == 0) {
+		vq->table_region = vq->mem->regions[region];
+		table->words = parts->iov_base;
+		return true;
+	}
+	copy_table(vq, parts, count);
+	table->words = vq->scratch;
 	return true;
 }
 

@@ -238,7 +238,7 @@ settle_batch(struct recovery *recovery)
 		old = new;
 	}
 	inflight->free_head = load_u16(&region->old_free_head);
-	store_u16(&region->free_head, inflight->free_head);
+	store_u16(&region->free_head, (uint16_t)inflight->free_head);
 	virtq_inflight_step();
 	virtq_inflight_store_used(region, old, old);
 	vq->used_next = virtq_position_of(vq, old);
@@ -252,11 +252,11 @@ walk_free_list(struct recovery *recovery)
 {
 	struct virtq_inflight *inflight = recovery->inflight;
 	struct inflight_packed *region = inflight->packed;
-	uint16_t entry;
+	uint32_t entry;
 
 	for (entry = inflight->free_head; entry < recovery->vq->size;
 	     entry = inflight->next[entry]) {
-		if (!see(recovery, entry))
+		if (!see(recovery, (uint16_t)entry))
 			return -EPROTO;
 		store_u8(&region->desc[entry].inflight, 0);
 		inflight->next[entry] = load_u16(&region->desc[entry].next);

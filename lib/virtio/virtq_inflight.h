@@ -77,6 +77,8 @@ _Static_assert(sizeof(struct inflight_packed) == 32, "QueueRegionPacked");
 _Static_assert(offsetof(struct inflight_packed, used.old_wrap_counter) == 21, "QueueRegionPacked");
 _Static_assert(offsetof(struct inflight_packed, free_head) % sizeof(uint32_t) == 0,
 	       "stored at once");
+_Static_assert(offsetof(struct inflight_packed_desc, last) % sizeof(uint32_t) == 0,
+	       "stored at once");
 _Static_assert(offsetof(struct inflight_packed, used) % sizeof(uint64_t) == 0, "stored at once");
 _Static_assert(sizeof(struct inflight_used) == sizeof(uint64_t), "stored at once");
 
@@ -92,22 +94,23 @@ struct virtq_inflight {
 	uint32_t batch_count;
 	uint32_t waiting_count; /* to be popped again: waiting[waiting_next] … */
 	uint32_t waiting_next;
-	uint16_t batch_head; /* split */
-	uint16_t free_head;  /* packed */
+	/* The entries of what was pushed are a list; that of a packed ring is of this batch only. */
+	uint16_t batch_head;
+	uint16_t batch_last; /* packed */
+	uint32_t free_head;  /* packed; outside the ring: there is none */
 	/* Each has the queue's size; next, last and num for packed rings only. */
 	uint16_t *waiting; /* entries, in the order of their counters */
-	uint16_t *next, *last, *num;
-	/* What was pushed and is not published yet: slots, and in the upper half their entries. */
-	uint32_t batch[];
+	uint16_t *next;
+	uint16_t *last, *num;       /* of what is waiting */
+	struct virtq_slot *batch[]; /* what was pushed and is not published yet */
 };
 
 /* A place in the list of free entries while a packed chain is copied there. */
 struct virtq_inflight_cursor {
 	struct inflight_packed_desc *desc;
 	const uint16_t *links;
-	uint16_t last;
-	uint16_t next;
-	uint16_t count;
+	uint32_t last;
+	uint32_t next;
 };
 
 /* ---- virtq_inflight.c ---- */
@@ -131,6 +134,13 @@ virtq_inflight_waiting(const struct virtq *vq)
 
 /* ---- both formats ---- */
 
+/* Two fields of 16 bits at once, the first one in the lower half. */
+static __always_inline void
+store_u32(uint16_t *shared, uint32_t value)
+{
+	__atomic_store_n((uint32_t *)shared, value, __ATOMIC_RELAXED);
+}
+
 static __always_inline void
 virtq_inflight_step(void)
 {
@@ -150,7 +160,7 @@ virtq_inflight_split_mark(struct virtq *vq, uint16_t head)
 }
 
 static __always_inline void
-virtq_inflight_split_push(struct virtq_inflight *inflight, const struct virtq_slot *slot)
+virtq_inflight_split_push(struct virtq_inflight *inflight, struct virtq_slot *slot)
 {
 	uint16_t head = slot->head;
 
@@ -158,7 +168,7 @@ virtq_inflight_split_push(struct virtq_inflight *inflight, const struct virtq_sl
 	virtq_inflight_step();
 	store_u16(&inflight->split->last_batch_head, head);
 	inflight->batch_head = head;
-	inflight->batch[inflight->batch_count++] = head;
+	inflight->batch[inflight->batch_count++] = slot;
 }
 
 /* After used->idx. */
@@ -171,10 +181,10 @@ virtq_inflight_split_after(struct virtq *vq)
 
 	virtq_inflight_step();
 	for (i = 0; i < count; i++) {
-		uint16_t head = (uint16_t)inflight->batch[i];
+		struct virtq_slot *slot = inflight->batch[i];
 
-		__atomic_store_n(&region->desc[head].inflight, 0, __ATOMIC_RELAXED);
-		virtq_slot_of(vq, head)->state = SLOT_FREE;
+		__atomic_store_n(&region->desc[slot->head].inflight, 0, __ATOMIC_RELAXED);
+		slot->state = SLOT_FREE;
 	}
 	inflight->batch_count = 0;
 	virtq_inflight_step();
@@ -208,39 +218,56 @@ virtq_inflight_packed_add(struct virtq_inflight_cursor *cursor, const uint64_t d
 	store_u64(&words[3], desc[0]);
 	cursor->last = cursor->next;
 	cursor->next = cursor->links[cursor->last];
-	cursor->count++;
 }
 
 /*
- * The chain is valid. Until old_free_head is written all this is in free entries, which are taken
- * for nothing in flight: so the mark itself may come after the copies, and together with what is in
- * the same word. So may both heads of the list.
+ * The chain is valid, and the slot knows how many descriptors it has. Until old_free_head is written
+ * all this is in free entries, which are taken for nothing in flight: so the mark itself may come
+ * after the copies. Both heads of the list are written at once.
  */
 static __always_inline void
 virtq_inflight_packed_commit(struct virtq_inflight *inflight,
 			     const struct virtq_inflight_cursor *cursor, struct virtq_slot *slot)
 {
-	struct inflight_packed *region = inflight->packed;
-	uint16_t head = inflight->free_head;
-	uint64_t *words = (uint64_t *)&cursor->desc[head];
+	uint32_t head = inflight->free_head;
+	struct inflight_packed_desc *entry = &cursor->desc[head];
 
-	store_u64(&words[1], inflight->counter++);
+	store_u64(&entry->counter, inflight->counter++);
+	store_u32(&entry->last, cursor->last | (uint32_t)slot->ring_descs << 16);
 	virtq_inflight_step();
-	store_u64(&words[0], 1 | (uint64_t)cursor->links[head] << 16 |
-				     (uint64_t)cursor->last << 32 | (uint64_t)cursor->count << 48);
+	__atomic_store_n(&entry->inflight, 1, __ATOMIC_RELAXED);
 	virtq_inflight_step();
-	__atomic_store_n((uint32_t *)&region->free_head, cursor->next * 0x10001u, __ATOMIC_RELAXED);
+	store_u32(&inflight->packed->free_head, cursor->next * 0x10001u);
 	inflight->free_head = cursor->next;
-	inflight->last[head] = cursor->last;
-	slot->inflight_entry = head;
+	slot->inflight_entry = (uint16_t)head;
+	slot->inflight_last = (uint16_t)cursor->last;
 }
 
-/* The list of free entries is left alone until the publish: a pop may come before that. */
+/* A waiting chain is in its slot again. */
 static __always_inline void
-virtq_inflight_packed_push(struct virtq_inflight *inflight, const struct virtq_slot *slot)
+virtq_inflight_packed_claim(const struct virtq_inflight *inflight, uint16_t entry,
+			    struct virtq_slot *slot)
 {
-	inflight->batch[inflight->batch_count++] = slot->head | (uint32_t)slot->inflight_entry
-									<< 16;
+	slot->inflight_entry = entry;
+	slot->inflight_last = inflight->last[entry];
+}
+
+/*
+ * Puts the chain's entries before those of the batch. The list of free entries is left alone until
+ * the publish: a pop may come before that.
+ */
+static __always_inline void
+virtq_inflight_packed_push(struct virtq_inflight *inflight, struct virtq_slot *slot)
+{
+	uint16_t last = slot->inflight_last, next = inflight->batch_head;
+	uint32_t count = inflight->batch_count++;
+
+	if (count == 0)
+		inflight->batch_last = last;
+	store_u16(&inflight->packed->desc[last].next, next);
+	inflight->next[last] = next;
+	inflight->batch_head = slot->inflight_entry;
+	inflight->batch[count] = slot;
 }
 
 /* Index and wrap counter are one step, hence one store; each is as off_wrap() in virtq_packed.c. */
@@ -253,25 +280,18 @@ virtq_inflight_store_used(struct inflight_packed *region, uint16_t old, uint16_t
 	store_u64((uint64_t *)&region->used, idx | wrap_counter << 32);
 }
 
-/* Before the ring is written. */
+/* Before the ring is written: frees the batch's entries. old_free_head does not say so yet. */
 static __always_inline void
 virtq_inflight_packed_before(struct virtq_inflight *inflight, uint16_t old_used, uint16_t used)
 {
 	struct inflight_packed *region = inflight->packed;
-	uint32_t i, count = inflight->batch_count;
-	uint16_t free_head = inflight->free_head;
+	uint16_t last = inflight->batch_last;
 
-	for (i = 0; i < count; i++) {
-		uint16_t entry = (uint16_t)(inflight->batch[i] >> 16);
-		uint16_t last = inflight->last[entry];
-
-		store_u16(&region->desc[last].next, free_head);
-		inflight->next[last] = free_head;
-		free_head = entry;
-	}
-	inflight->free_head = free_head;
+	inflight->next[last] = (uint16_t)inflight->free_head;
+	store_u16(&region->desc[last].next, inflight->next[last]);
+	inflight->free_head = inflight->batch_head;
 	virtq_inflight_step();
-	store_u16(&region->free_head, free_head);
+	store_u16(&region->free_head, inflight->batch_head);
 	virtq_inflight_step();
 	virtq_inflight_store_used(region, old_used, used);
 	virtq_inflight_step();
@@ -287,14 +307,14 @@ virtq_inflight_packed_after(struct virtq *vq, uint16_t used)
 
 	virtq_inflight_step();
 	for (i = 0; i < count; i++) {
-		uint32_t pushed = inflight->batch[i];
+		struct virtq_slot *slot = inflight->batch[i];
 
-		__atomic_store_n(&region->desc[pushed >> 16].inflight, 0, __ATOMIC_RELAXED);
-		virtq_slot_of(vq, (uint16_t)pushed)->state = SLOT_FREE;
+		__atomic_store_n(&region->desc[slot->inflight_entry].inflight, 0, __ATOMIC_RELAXED);
+		slot->state = SLOT_FREE;
 	}
 	inflight->batch_count = 0;
 	virtq_inflight_step();
-	store_u16(&region->old_free_head, inflight->free_head);
+	store_u16(&region->old_free_head, (uint16_t)inflight->free_head);
 	virtq_inflight_step();
 	virtq_inflight_store_used(region, used, used);
 }

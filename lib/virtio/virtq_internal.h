@@ -47,7 +47,7 @@ struct virtq {
 			struct vring_used *used;
 		};
 		struct {
-			struct vring_packed_desc *ring;
+			struct vring_packed_desc *ring, *ring_end;
 			const struct vring_packed_desc_event *driver_event;
 			struct vring_packed_desc_event *device_event;
 		};
@@ -59,6 +59,7 @@ struct virtq {
 	uint32_t max_chain;      /* descriptors */
 	uint32_t part_iovs;      /* iovecs in each of the pool's parts */
 	struct iovec *part_pool; /* for chains of more than VIRTQ_INLINE_IOVS buffers */
+	uint64_t *scratch;       /* a copy of an indirect table that cannot be read in place */
 	uint32_t part_count;
 	bool packed;
 	bool event_idx;
@@ -77,9 +78,9 @@ struct virtq {
 	uint16_t kick_event; /* the avail_event that the driver was told last */
 	bool kicks_enabled;
 	uint32_t in_flight;
-	uint32_t buffer_hint; /* region of the last buffer */
-	uint32_t table_hint;  /* region of the last indirect table */
-	uint64_t used_first;  /* packed: the batch's first used descriptor, held back */
+	struct guest_mem_region buffer_region; /* of the last buffer: the next one's, most likely */
+	struct guest_mem_region table_region;  /* of the last indirect table */
+	uint64_t used_first; /* packed: the batch's first used descriptor, held back */
 	uint32_t free_count;
 	struct iovec *free_parts[]; /* a stack: what was touched last is taken first */
 };

@@ -6,6 +6,7 @@
  * than the ring is long.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "virtq_chain.h"
 #include "virtq_inflight.h"
@@ -38,152 +39,185 @@ is_available(const struct virtq *vq, uint16_t position, uint16_t flags)
 	return (flags & (AVAIL | USED)) == (virtq_wrap_counter(vq, position) ? AVAIL : USED);
 }
 
-/* The only look at a descriptor; false if it is not available. */
-static __always_inline bool
-load_available(const struct virtq *vq, uint16_t position, uint64_t words[2])
-{
-	const uint64_t *shared = words_at(vq, position);
+/* Where the next descriptor is, while chains are popped. */
+struct place {
+	const uint64_t *words;
+	uint16_t flags; /* AVAIL and USED as they are there when it is available */
+};
 
+/* The only look at a descriptor, and on to the next one; false if it is not available. */
+static __always_inline bool
+take(const struct virtq *vq, struct place *place, uint64_t words[2])
+{
 	/* The driver writes the flags last (virtio 1.2 §2.8.21.1). */
-	words[1] = __atomic_load_n(&shared[1], __ATOMIC_ACQUIRE);
-	if (!is_available(vq, position, (uint16_t)(words[1] >> 48)))
+	words[1] = __atomic_load_n(&place->words[1], __ATOMIC_ACQUIRE);
+	if (((words[1] >> 48) ^ place->flags) & (AVAIL | USED))
 		return false;
-	words[0] = load_u64(&shared[0]);
-	return true;
-}
-
-/*
- * The descriptors of an indirect table are used in order; of their flags only WRITE has a meaning
- * (virtio 1.2 §2.8.7).
- */
-static __always_inline bool
-add_table(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
-	  const struct virtq_desc *desc)
-{
-	struct virtq_table table = {0};
-	uint32_t i;
-
-	if (unlikely(!virtq_find_table(vq, desc, &table)))
-		return false;
-	chain->descriptors += table.count;
-	for (i = 0; i < table.count; i++) {
-		struct virtq_desc entry = virtq_load_desc(vq, &table, i, true);
-
-		if (unlikely(!virtq_chain_add(vq, slot, chain, &entry)))
-			return false;
+	words[0] = load_u64(&place->words[0]);
+	place->words += 2;
+	if (unlikely(place->words == (const uint64_t *)vq->ring_end)) {
+		place->words = (const uint64_t *)vq->ring;
+		place->flags ^= AVAIL | USED;
 	}
 	return true;
 }
 
-static __always_inline bool
-add_desc(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
-	 const struct virtq_desc *desc)
+static __always_inline uint16_t
+id_of(const uint64_t words[2])
 {
-	if (desc->flags & VRING_DESC_F_INDIRECT)
-		return add_table(vq, slot, chain, desc);
-	chain->descriptors++;
-	return virtq_chain_add(vq, slot, chain, desc);
+	return (uint16_t)(words[1] >> 32);
+}
+
+/*
+ * Adds the table that ends a chain, of which `left` descriptors may follow. They are used in order;
+ * of their flags only WRITE has a meaning (virtio 1.2 §2.8.7).
+ */
+static __always_inline bool
+add_table(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
+	  const struct virtq_desc *desc, uint32_t left)
+{
+	struct virtq_table table;
+	uint32_t i = 0;
+
+	if (unlikely(!virtq_find_table(vq, desc, &table)))
+		return false;
+	if (unlikely(table.count > left))
+		return virtq_stop(vq, "chain of too many descriptors");
+	do {
+		struct virtq_desc entry = virtq_load_desc(&table, i, true);
+
+		if (unlikely(!virtq_chain_add(vq, slot, chain, &entry)))
+			return false;
+	} while (++i < table.count);
+	return true;
 }
 
 /*
  * Where to build a chain. Its buffer id is in its last descriptor (virtio 1.2 §2.8.6), but drivers
  * write it into all of them: the first one's is a guess that saves a copy. The slot after the last
- * one is the queue's own.
+ * one is the queue's own, with a head that is no valid id.
  */
 static __always_inline struct virtq_slot *
 guess_slot(const struct virtq *vq, uint16_t id)
 {
-	struct virtq_slot *slot = virtq_slot_of(vq, id & vq->mask);
-
-	return likely(id < vq->size && slot->state == SLOT_FREE) ? slot
-								 : virtq_slot_of(vq, vq->size);
-}
-
-/* The guess was wrong: moves the chain's iovecs to its slot. */
-static __attribute__((noinline)) bool
-move_chain(struct virtq *vq, struct virtq_slot *from, struct virtq_slot *to, uint32_t count)
-{
-	uint32_t i;
-
-	if (to->state != SLOT_FREE)
-		return virtq_stop(vq, "buffer id that is in flight already");
-	if (from->iov != from->inline_iov) {
-		to->iov = from->iov;
-		from->iov = from->inline_iov;
-		return true;
-	}
-	to->iov = to->inline_iov;
-	for (i = 0; i < count; i++)
-		to->iov[i] = from->iov[i];
-	return true;
-}
-
-/* The slot of the chain that was built in another one, or in the same. NULL: the queue is broken. */
-static __always_inline struct virtq_slot *
-claim_slot(struct virtq *vq, struct virtq_slot *built, uint16_t id, const struct virtq_chain *chain)
-{
 	struct virtq_slot *slot;
 
-	if (unlikely(id >= vq->size)) {
-		virtq_break(vq, "buffer id outside the ring");
-		return NULL;
+	if (likely(id < vq->size)) {
+		slot = virtq_slot_of(vq, id);
+		if (likely(slot->state == SLOT_FREE)) {
+			slot->head = id;
+			return slot;
+		}
 	}
-	slot = virtq_slot_of(vq, id);
-	if (unlikely(slot != built) &&
-	    !move_chain(vq, built, slot, (uint32_t)(chain->next - chain->iov)))
-		return NULL;
+	slot = virtq_slot_of(vq, vq->size);
+	slot->head = UINT16_MAX;
 	return slot;
 }
 
-/* NULL: there is none, the queue is broken, or the chain must wait. */
-static __always_inline struct virtq_slot *
-pop_chain(struct virtq *vq, const bool inflight)
+/*
+ * The guess was wrong: moves the chain to its slot. False: the queue is broken, and the chain still
+ * is where it was.
+ */
+static __attribute__((noinline)) bool
+move_chain(struct virtq *vq, struct virtq_slot *from, uint16_t id, struct virtq_chain *chain)
 {
-	uint32_t room = vq->size - (uint16_t)(vq->last_avail - vq->used_published);
+	uint32_t count = (uint32_t)(chain->next - from->iov);
+	struct virtq_slot *to;
+
+	if (id >= vq->size)
+		return virtq_stop(vq, "buffer id outside the ring");
+	to = virtq_slot_of(vq, id);
+	if (to->state != SLOT_FREE)
+		return virtq_stop(vq, "buffer id that is in flight already");
+	to->readable_count = from->readable_count;
+	to->readable_bytes = from->readable_bytes;
+	to->iov = to->inline_iov;
+	if (from->iov == from->inline_iov) {
+		memcpy(to->iov, from->iov, count * sizeof(*to->iov));
+	} else {
+		to->iov = from->iov;
+		from->iov = from->inline_iov;
+	}
+	to->head = id;
+	chain->next = to->iov + count;
+	return true;
+}
+
+/* Ends a chain that takes so many descriptors of the ring. NULL: the queue is broken. */
+static __always_inline struct virtq_slot *
+end_chain(struct virtq *vq, struct virtq_slot *built, uint16_t id, struct virtq_chain *chain,
+	  uint16_t ring_descs)
+{
+	struct virtq_slot *slot = built;
+
+	if (unlikely(built->head != id || id >= vq->size)) {
+		struct virtq_chain copy = *chain;
+
+		if (!move_chain(vq, built, id, &copy))
+			return NULL;
+		*chain = copy;
+		slot = virtq_slot_of(vq, id);
+	}
+	if (unlikely(!virtq_chain_end(vq, slot, chain))) {
+		virtq_release_part(vq, slot);
+		return NULL;
+	}
+	slot->ring_descs = ring_descs;
+	/* The request's header, most likely: the driver's core wrote it. */
+	__builtin_prefetch(slot->iov->iov_base);
+	return slot;
+}
+
+/*
+ * Pops the chain at that place, of at most `room` descriptors, and moves on to the next one. NULL:
+ * there is none, the queue is broken, or the chain must wait.
+ */
+static __always_inline struct virtq_slot *
+pop_chain(struct virtq *vq, struct place *next, uint16_t room, const bool inflight)
+{
 	struct virtq_inflight_cursor cursor;
 	struct virtq_slot *built, *slot;
+	struct place place = *next;
 	struct virtq_chain chain;
 	struct virtq_desc desc;
 	uint64_t words[2];
-	uint16_t count = 0;
+	uint32_t count;
 
-	if (!load_available(vq, vq->last_avail, words))
+	if (!take(vq, &place, words))
 		return NULL;
 	if (inflight)
 		virtq_inflight_packed_begin(vq->inflight, &cursor);
-	desc = virtq_decode_desc(words[0], words[1], true);
-	built = guess_slot(vq, desc.id);
-	virtq_chain_begin(vq, &chain, built);
-	for (;;) {
-		if (unlikely(count == room)) {
+	built = guess_slot(vq, id_of(words));
+	virtq_chain_begin(&chain, built);
+	for (count = 1;; count++) {
+		if (unlikely(count > room)) {
 			virtq_break(vq, "descriptor list longer than the ring");
 			goto fail;
 		}
 		if (inflight)
 			virtq_inflight_packed_add(&cursor, words);
-		count++;
-		if (unlikely(!add_desc(vq, built, &chain, &desc)))
+		desc = virtq_decode_desc(words[0], words[1], true);
+		if (desc.flags & VRING_DESC_F_INDIRECT) {
+			if (unlikely(!add_table(vq, built, &chain, &desc,
+						vq->max_chain + 1 - count)))
+				goto fail;
+			break;
+		}
+		if (unlikely(!virtq_chain_add(vq, built, &chain, &desc)))
 			goto fail;
 		if (!(desc.flags & VRING_DESC_F_NEXT))
 			break;
-		if (unlikely(!load_available(vq, vq->last_avail + count, words))) {
+		if (unlikely(!take(vq, &place, words))) {
 			virtq_break(vq, "descriptor list that is not available as a whole");
 			goto fail;
 		}
-		desc = virtq_decode_desc(words[0], words[1], true);
 	}
-	slot = claim_slot(vq, built, desc.id, &chain);
+	slot = end_chain(vq, built, id_of(words), &chain, (uint16_t)count);
 	if (unlikely(!slot))
 		goto fail;
-	built = slot;
-	if (unlikely(!virtq_chain_end(vq, slot, desc.id, &chain)))
-		goto fail;
-	slot->ring_descs = count;
 	if (inflight)
 		virtq_inflight_packed_commit(vq->inflight, &cursor, slot);
-	vq->last_avail += count;
-	/* The request's header, most likely: the driver's core wrote it. */
-	__builtin_prefetch(slot->iov->iov_base);
+	*next = place;
 	return slot;
 fail:
 	virtq_release_part(vq, built);
@@ -193,21 +227,29 @@ fail:
 static __always_inline uint32_t
 pop(struct virtq *vq, struct virtq_slot **slots, uint32_t max, const bool inflight)
 {
+	struct place place = {
+		.words = words_at(vq, vq->last_avail),
+		.flags = virtq_wrap_counter(vq, vq->last_avail) ? AVAIL : USED,
+	};
+	uint16_t room = (uint16_t)(vq->size - (uint16_t)(vq->last_avail - vq->used_published));
 	struct virtq_slot *slot;
 	uint32_t popped;
 
 	if (unlikely(vq->broken))
 		return 0;
 	for (popped = 0; popped < max; popped++) {
-		const struct vring_packed_desc *ahead =
-			&vq->ring[(vq->last_avail + PREFETCH_AHEAD) & vq->mask];
+		const uint64_t *ahead = place.words + 2 * PREFETCH_AHEAD;
 
 		/* Only a hint: nothing is checked, and nothing depends on it. */
-		__builtin_prefetch(virtq_slot_of(vq, load_u16(&ahead->id) & vq->mask), 1);
-		slot = pop_chain(vq, inflight);
+		if (likely(ahead < (const uint64_t *)vq->ring_end))
+			__builtin_prefetch(virtq_slot_of(vq, load_u64(&ahead[1]) >> 32 & vq->mask),
+					   1);
+		slot = pop_chain(vq, &place, room, inflight);
 		if (!slot)
 			break;
 		slots[popped] = slot;
+		room -= slot->ring_descs;
+		vq->last_avail += slot->ring_descs;
 	}
 	vq->in_flight += popped;
 	return popped;
@@ -219,30 +261,40 @@ pop_plain(struct virtq *vq, struct virtq_slot **slots, uint32_t max)
 	return pop(vq, slots, max, false);
 }
 
+/* Adds a descriptor of the in-flight region; a table of at most so many. */
+static bool
+add_copy(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
+	 const struct virtq_desc *desc, uint32_t left)
+{
+	if (desc->flags & VRING_DESC_F_INDIRECT)
+		return add_table(vq, slot, chain, desc, left);
+	return virtq_chain_add(vq, slot, chain, desc);
+}
+
 /* A chain of the in-flight region: its descriptors are in the ring no more. */
 static struct virtq_slot *
 pop_waiting(struct virtq *vq, uint16_t entry)
 {
-	struct virtq_slot *built = virtq_slot_of(vq, vq->size), *slot = NULL;
+	struct virtq_slot *built = virtq_slot_of(vq, vq->size), *slot;
 	struct virtq_chain chain;
 	struct virtq_desc desc;
-	uint16_t count = 0, at = entry;
+	uint16_t count, at = entry;
 
-	virtq_chain_begin(vq, &chain, built);
-	do {
+	built->head = UINT16_MAX;
+	virtq_chain_begin(&chain, built);
+	for (count = 1;; count++) {
+		bool is_last = count == virtq_inflight_packed_length(vq, entry);
+
 		desc = virtq_inflight_packed_load(vq, &at);
-		count++;
-		if (!add_desc(vq, built, &chain, &desc))
+		if (!add_copy(vq, built, &chain, &desc, is_last ? vq->max_chain + 1 - count : 0))
 			goto fail;
-	} while (count < virtq_inflight_packed_length(vq, entry));
-	slot = claim_slot(vq, built, desc.id, &chain);
+		if (is_last)
+			break;
+	}
+	slot = end_chain(vq, built, desc.id, &chain, count);
 	if (!slot)
 		goto fail;
-	built = slot;
-	if (!virtq_chain_end(vq, slot, desc.id, &chain))
-		goto fail;
-	slot->ring_descs = count;
-	slot->inflight_entry = entry;
+	virtq_inflight_packed_claim(vq->inflight, entry, slot);
 	return slot;
 fail:
 	virtq_release_part(vq, built);
@@ -268,6 +320,7 @@ pop_tracked(struct virtq *vq, struct virtq_slot **slots, uint32_t max)
 static __always_inline void
 push(struct virtq *vq, struct virtq_slot *slot, uint32_t written, const bool inflight)
 {
+	uint16_t position = vq->used_next;
 	uint64_t flags, used;
 
 	assert(slot->state == SLOT_POPPED);
@@ -277,15 +330,15 @@ push(struct virtq *vq, struct virtq_slot *slot, uint32_t written, const bool inf
 	}
 	slot->state = inflight ? SLOT_PUSHED : SLOT_FREE;
 	vq->in_flight--;
+	vq->used_next = position + slot->ring_descs;
 	/* virtio 1.2 §2.8.5: in a used descriptor WRITE says that the length means something. */
-	flags = (virtq_wrap_counter(vq, vq->used_next) ? AVAIL | USED : 0) |
+	flags = (virtq_wrap_counter(vq, position) ? AVAIL | USED : 0) |
 		(written ? VRING_DESC_F_WRITE : 0);
 	used = written | (uint64_t)slot->head << 32 | flags << 48;
-	if (vq->used_next == vq->used_published)
+	if (position == vq->used_published)
 		vq->used_first = used;
 	else
-		store_u64(&words_at(vq, vq->used_next)[1], used);
-	vq->used_next += slot->ring_descs;
+		store_u64(&words_at(vq, position)[1], used);
 	if (inflight)
 		virtq_inflight_packed_push(vq->inflight, slot);
 }

@@ -24,57 +24,35 @@ avail_event(const struct virtq *vq)
 
 /* ---- pop ---- */
 
-enum walk_result {
-	WALK_STOP,  /* the queue is broken, or the chain must wait */
-	WALK_END,   /* of the chain */
-	WALK_TABLE, /* the chain goes on in an indirect table */
-};
-
-/* Adds a table's descriptors from index on; the last one looked at is in *desc. */
-static __always_inline enum walk_result
-walk_table(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
-	   const struct virtq_table *table, uint32_t index, struct virtq_desc *desc)
-{
-	uint32_t left;
-
-	for (left = table->count; left > 0; left--) {
-		*desc = virtq_load_desc(vq, table, index, false);
-		if (desc->flags & VRING_DESC_F_INDIRECT) {
-			chain->descriptors += table->count - left;
-			return WALK_TABLE;
-		}
-		if (unlikely(!virtq_chain_add(vq, slot, chain, desc)))
-			return WALK_STOP;
-		if (!(desc->flags & VRING_DESC_F_NEXT)) {
-			chain->descriptors += table->count - left + 1;
-			return WALK_END;
-		}
-		index = desc->next;
-		if (unlikely(index >= table->count)) {
-			virtq_break(vq, "next descriptor outside the table");
-			return WALK_STOP;
-		}
-	}
-	virtq_break(vq, "descriptor loop");
-	return WALK_STOP;
-}
-
 static __always_inline bool
 walk_chain(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain, uint16_t head)
 {
-	struct virtq_table table = {.entries = vq->desc, .count = vq->size};
+	struct virtq_table table = {.words = (const uint64_t *)vq->desc, .count = vq->size};
+	uint32_t index = head, left = vq->max_chain + 1;
+	bool indirect = false;
 	struct virtq_desc desc;
-	enum walk_result result;
 
-	result = walk_table(vq, slot, chain, &table, head, &desc);
-	if (result == WALK_TABLE) {
-		if (unlikely(!virtq_find_table(vq, &desc, &table)))
+	for (;;) {
+		desc = virtq_load_desc(&table, index, false);
+		if (desc.flags & VRING_DESC_F_INDIRECT) {
+			if (unlikely(indirect))
+				return virtq_stop(vq, "indirect descriptor in an indirect table");
+			if (unlikely(!virtq_find_table(vq, &desc, &table)))
+				return false;
+			indirect = true;
+			index = 0;
+			continue;
+		}
+		if (unlikely(--left == 0))
+			return virtq_stop(vq, "descriptor loop, or too many descriptors");
+		if (unlikely(!virtq_chain_add(vq, slot, chain, &desc)))
 			return false;
-		result = walk_table(vq, slot, chain, &table, 0, &desc);
-		if (unlikely(result == WALK_TABLE))
-			return virtq_stop(vq, "indirect descriptor in an indirect table");
+		if (!(desc.flags & VRING_DESC_F_NEXT))
+			return true;
+		index = desc.next;
+		if (unlikely(index >= table.count))
+			return virtq_stop(vq, "next descriptor outside the table");
 	}
-	return result == WALK_END;
 }
 
 /* NULL: the queue is broken, or the chain must wait. */
@@ -93,12 +71,12 @@ pop_chain(struct virtq *vq, uint16_t head)
 		virtq_break(vq, "head that is in flight already");
 		return NULL;
 	}
-	virtq_chain_begin(vq, &chain, slot);
-	if (unlikely(!walk_chain(vq, slot, &chain, head) ||
-		     !virtq_chain_end(vq, slot, head, &chain))) {
+	virtq_chain_begin(&chain, slot);
+	if (unlikely(!walk_chain(vq, slot, &chain, head) || !virtq_chain_end(vq, slot, &chain))) {
 		virtq_release_part(vq, slot);
 		return NULL;
 	}
+	slot->head = head;
 	/* The request's header, most likely: the driver's core wrote it. */
 	__builtin_prefetch(slot->iov->iov_base);
 	return slot;

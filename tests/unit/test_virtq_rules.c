@@ -398,7 +398,7 @@ offer_too_many_after_direct(struct rig *rig)
 }
 
 #define OUTSIDE "buffer outside guest memory"
-#define LOOP    "descriptor loop"
+#define LOOP    "descriptor loop, or too many descriptors"
 #define ORDER   "readable buffer after a writable one"
 #define NESTED  "indirect descriptor in an indirect table"
 #define LENGTH  "indirect table of a wrong length"
@@ -449,7 +449,7 @@ static const struct rule rules[] = {
 	RULE(loop_in_a_table, LOOP),
 	RULE(readable_table_after_writable, ORDER),
 	RULE(bad_buffer_in_a_table, OUTSIDE),
-	RULE(too_many_after_direct, "chain of too many descriptors"),
+	RULE(too_many_after_direct, LOOP),
 	/* Allowed. */
 	{"the whole table", NULL, offer_whole_table, false, 0, 8, 0, 8, 0},
 	{"4 GiB", NULL, offer_4_gib, false, 0, 0, 2, 0, 1ULL << 32},
