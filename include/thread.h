@@ -202,6 +202,8 @@ void thread_for_each_poller(struct thread *thread,
  * constant for its life.
  */
 int thread_wait_fd(const struct thread *thread);
+/* Whether a message waits that thread_poll() would run. For the one who polls it. */
+bool thread_has_messages(const struct thread *thread);
 /*
  * Tries to prepare for sleep: false when a message waits, a poller has work or cannot be armed, or
  * an exiting thread has nothing left (then everything is as before). After true, call

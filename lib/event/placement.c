@@ -35,9 +35,10 @@ arrive(void *arg1, void *arg2)
 	struct reactor *reactor = arg1;
 	struct placed *placed = arg2;
 	struct thread *thread = thread_from_ctx(placed);
-	struct epoll_event event = {.events = EPOLLIN};
+	struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.ptr = placed};
 
-	TAILQ_INSERT_TAIL(&reactor->placed, placed, link);
+	placed->last_busy = reactor->now;
+	TAILQ_INSERT_TAIL(&reactor->placed[placed->warmth], placed, link);
 	placed->blind =
 		epoll_ctl(reactor->epoll_fd, EPOLL_CTL_ADD, thread_wait_fd(thread), &event) < 0;
 	if (placed->blind) {
@@ -51,7 +52,7 @@ arrive(void *arg1, void *arg2)
 static void
 leave(struct reactor *reactor, struct placed *placed)
 {
-	TAILQ_REMOVE(&reactor->placed, placed, link);
+	TAILQ_REMOVE(&reactor->placed[placed->warmth], placed, link);
 	if (placed->blind)
 		reactor->blind_threads--;
 	else
@@ -130,8 +131,11 @@ wake(struct thread *thread)
 	struct reactor *reactor = atomic_load(&placed->reactor);
 
 	/* NULL: it is being placed, and will be polled when it arrives. */
-	if (reactor != NULL)
-		reactor_wake(reactor);
+	if (reactor == NULL)
+		return;
+	if (atomic_load(&placed->quiet))
+		atomic_store(&reactor->look, true);
+	reactor_wake(reactor);
 }
 
 const struct thread_lib_ops placement_ops = {

@@ -9,7 +9,6 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "../thread/msg_cache.h"
@@ -119,9 +118,8 @@ run_events(struct reactor *reactor)
 
 /* ---- the loop ---- */
 
-/* Charges the time since the last call to busy or idle. Returns it. */
-static uint64_t
-account(struct reactor *reactor, bool busy)
+uint64_t
+reactor_account(struct reactor *reactor, bool busy)
 {
 	uint64_t now = env_ticks();
 	uint64_t ticks = now - reactor->now;
@@ -131,6 +129,25 @@ account(struct reactor *reactor, bool busy)
 	if (busy)
 		reactor->last_busy = now;
 	return ticks;
+}
+
+bool
+reactor_poll_thread(struct reactor *reactor, struct placed *placed)
+{
+	struct thread *thread = thread_from_ctx(placed);
+	int rc = thread_poll(thread, reactor->now);
+	bool busy = rc != POLLER_IDLE;
+
+	thread_account(thread, rc, reactor_account(reactor, busy));
+	if (busy) {
+		placed->last_busy = reactor->now;
+		if (placed->warmth != WARMTH_HOT)
+			quiet_warm(reactor, placed);
+	} else if (placed->warmth == WARMTH_HOT) {
+		quiet_cool(reactor, placed);
+	}
+	placement_after_poll(reactor, placed);
+	return busy;
 }
 
 /* Returns whether anything was done. */
@@ -143,16 +160,16 @@ iterate(struct reactor *reactor)
 
 	if (ran > 0)
 		counter_add(&reactor->events_run, ran);
-	if (ran > 0 || TAILQ_EMPTY(&reactor->placed))
-		account(reactor, busy);
-	for (placed = TAILQ_FIRST(&reactor->placed); placed != NULL; placed = next) {
-		struct thread *thread = thread_from_ctx(placed);
-		int rc = thread_poll(thread, reactor->now);
-
-		busy |= rc != POLLER_IDLE;
-		thread_account(thread, rc, account(reactor, rc != POLLER_IDLE));
+	if (ran > 0 || (TAILQ_EMPTY(&reactor->placed[WARMTH_HOT]) &&
+			TAILQ_EMPTY(&reactor->placed[WARMTH_COLD])))
+		reactor_account(reactor, busy);
+	if (quiet_is_due(reactor))
+		busy |= quiet_look(reactor);
+	if (TAILQ_EMPTY(&reactor->placed[WARMTH_HOT]))
+		return quiet_poll_cold(reactor) || busy;
+	for (placed = TAILQ_FIRST(&reactor->placed[WARMTH_HOT]); placed != NULL; placed = next) {
 		next = TAILQ_NEXT(placed, link);
-		placement_after_poll(reactor, placed);
+		busy |= reactor_poll_thread(reactor, placed);
 	}
 	return busy;
 }
@@ -160,84 +177,55 @@ iterate(struct reactor *reactor)
 static bool
 has_reason_to_stay_awake(struct reactor *reactor)
 {
-	return !mpsc_queue_is_empty(&reactor->events) || atomic_load(&stopping) ||
-	       atomic_load(&reactor->mode) == REACTOR_POLL || reactor->blind_threads > 0;
-}
-
-static uint64_t
-next_due(struct reactor *reactor)
-{
-	struct placed *placed;
-	uint64_t first = UINT64_MAX;
-
-	TAILQ_FOREACH (placed, &reactor->placed, link) {
-		uint64_t due = thread_next_due(thread_from_ctx(placed));
-
-		if (due < first)
-			first = due;
-	}
-	return first;
-}
-
-/* Sleeps in the kernel until an fd is ready or `due` has come. */
-static void
-wait_until(struct reactor *reactor, uint64_t due)
-{
-	struct epoll_event events[16]; /* not looked at: every thread will be polled */
-	uint64_t now = env_ticks();
-	uint64_t ticks = due > now ? due - now : 0;
-	uint64_t hz = env_ticks_hz();
-	struct timespec timeout = {
-		.tv_sec = (time_t)(ticks / hz),
-		.tv_nsec = (long)((unsigned __int128)(ticks % hz) * 1000000000u / hz),
-	};
-
-	epoll_pwait2(reactor->epoll_fd, events, sizeof(events) / sizeof(events[0]),
-		     due == UINT64_MAX ? NULL : &timeout, NULL);
+	return !mpsc_queue_is_empty(&reactor->events) || atomic_load(&reactor->look) ||
+	       atomic_load(&stopping) || atomic_load(&reactor->mode) == REACTOR_POLL ||
+	       reactor->blind_threads > 0;
 }
 
 /*
  * Sleeps, unless there is work. Why no wake-up is lost:
  *
  * - The reactor stores sleeping = true, looks at all that could be work, and waits for event_fd.
- * - A sender (of an event, a message, a mode, the stop) pushes, or stores what it wants to be seen,
- *   looks at `sleeping`, and if that is set writes event_fd.
+ * - A sender (of an event, a message to a quiet thread, a mode, the stop) pushes, or stores what it
+ *   wants to be seen, looks at `sleeping`, and if that is set writes event_fd.
  *
  * All four accesses are sequentially consistent, so in their one order either the push comes before
  * the reactor's look, which finds it, or the sender's look comes after the reactor's store: it sees
  * `sleeping` and writes event_fd. That is the case too when the write comes before the wait: an
  * edge that nobody has waited for yet is kept by the kernel. The exchange in reactor_wake() lets
  * one of several senders write; the others rely on its write, which wakes the reactor for all of
- * their pushes. What is not sent but found on a file descriptor has the same order in each poller's
- * `arm`: ask for the wake-up, then look once more. A left-over edge (the reactor was awake already)
- * makes one sleep end early, which is harmless.
+ * their pushes.
+ *
+ * The reactor looks at a thread's messages when it arms it, and that may have been before an earlier
+ * sleep. So there is the same pair once more: it stores `quiet` and then looks at the messages; a
+ * sender pushes, looks at `quiet`, and if that is set stores `look`, which is among all that could
+ * be work. What is not sent but found on a file descriptor has the same order in each poller's
+ * `arm`: ask for the wake-up, then look once more; the edges from before are taken away before that.
+ *
+ * A left-over edge (the reactor was awake already) makes one sleep end early, which is harmless. So
+ * is an edge of event_fd that a reactor takes which is awake and looks at its fds: it was for a
+ * sleep that is over.
  */
 static void
 reactor_sleep(struct reactor *reactor)
 {
-	struct placed *placed, *refused;
+	bool armed;
 
 	atomic_store(&reactor->sleeping, true);
 	if (has_reason_to_stay_awake(reactor)) {
 		atomic_store(&reactor->sleeping, false);
 		return;
 	}
-	TAILQ_FOREACH (refused, &reactor->placed, link) {
-		if (!thread_arm(thread_from_ctx(refused)))
-			break;
-	}
-	if (refused == NULL) {
+	armed = quiet_arm_all(reactor);
+	if (armed) {
 		counter_add(&reactor->sleeps, 1);
-		wait_until(reactor, next_due(reactor));
+		quiet_sleep(reactor);
 	}
 	atomic_store(&reactor->sleeping, false);
-	for (placed = TAILQ_FIRST(&reactor->placed); placed != refused;
-	     placed = TAILQ_NEXT(placed, link))
-		thread_disarm(thread_from_ctx(placed));
-	account(reactor, false);
-	if (refused != NULL)
-		reactor->last_busy =
-			reactor->now; /* look busy: do not try again in every iteration */
+	if (!armed) { /* look busy: do not try again in every iteration */
+		reactor_account(reactor, false);
+		reactor->last_busy = reactor->now;
+	}
 }
 
 static bool
@@ -275,7 +263,8 @@ tell_to_exit(struct reactor *reactor)
 {
 	struct placed *placed;
 
-	TAILQ_FOREACH (placed, &reactor->placed, link) {
+	quiet_warm_all(reactor);
+	TAILQ_FOREACH (placed, &reactor->placed[WARMTH_HOT], link) {
 		struct thread *thread = thread_from_ctx(placed);
 
 		if (thread_is_exiting(thread))
@@ -302,7 +291,8 @@ wind_down(struct reactor *reactor)
 			sched_yield();
 	}
 	placement_close(true);
-	TAILQ_FOREACH (placed, &reactor->placed, link)
+	quiet_warm_all(reactor);
+	TAILQ_FOREACH (placed, &reactor->placed[WARMTH_HOT], link)
 		log_err("reactor %u: thread %s did not end within %d s", reactor->core,
 			thread_name(thread_from_ctx(placed)), EXIT_SECONDS);
 }
@@ -363,7 +353,9 @@ reactor_create(uint32_t core, enum reactor_mode mode)
 	atomic_init(&reactor->mode, (int)mode);
 	atomic_init(&reactor->state, REACTOR_INITIALIZED);
 	mpsc_queue_init(&reactor->events);
-	TAILQ_INIT(&reactor->placed);
+	reactor->quiet_due = UINT64_MAX;
+	for (int warmth = 0; warmth < WARMTHS; warmth++)
+		TAILQ_INIT(&reactor->placed[warmth]);
 	reactor->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	reactor->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (reactor->epoll_fd < 0 || reactor->event_fd < 0 ||
@@ -382,6 +374,7 @@ reactors_init(enum reactor_mode mode, struct errmsg *err)
 {
 	thread_lib_init(&placement_ops);
 	spin_ticks = env_ticks_hz() * REACTOR_SPIN_US / 1000000;
+	quiet_init(env_ticks_hz());
 	atomic_store(&stopping, false);
 	placement_close(false);
 	for (uint32_t core = env_core_first(); core != ENV_NO_CORE; core = env_core_next(core)) {

@@ -274,6 +274,12 @@ thread_poll(struct thread *thread, uint64_t now)
 	return rc != POLLER_IDLE ? POLLER_BUSY : POLLER_IDLE;
 }
 
+bool
+thread_has_messages(const struct thread *thread)
+{
+	return !mpsc_queue_is_empty(&thread->messages);
+}
+
 uint64_t
 thread_now(const struct thread *thread)
 {

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Reactors on real cores. The main thread runs them; a "driver" OS thread does what the test is
+ * about, writes down what it saw, and stops them. With one CPU the tests that need two cores are
+ * skipped. Included by the tests of lib/event after cmocka.h.
+ */
+#ifndef VHOSTD_TESTS_REACTOR_RIG_H
+#define VHOSTD_TESTS_REACTOR_RIG_H
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "env.h"
+#include "event.h"
+#include "log.h"
+
+#define DEADLINE_S 60
+
+static uint32_t cores[2]; /* the first two; equal where there is one */
+
+/* ---- waiting ---- */
+
+static inline void
+nap(void)
+{
+	struct timespec pause = {.tv_nsec = 200000};
+
+	nanosleep(&pause, NULL);
+}
+
+static inline struct timespec
+deadline(void)
+{
+	struct timespec end;
+
+	clock_gettime(CLOCK_REALTIME, &end);
+	end.tv_sec += DEADLINE_S;
+	return end;
+}
+
+/* Whether the semaphore was posted in time. */
+static inline bool
+wait_for(sem_t *sem)
+{
+	struct timespec end = deadline();
+
+	while (sem_timedwait(sem, &end) < 0) {
+		if (errno != EINTR)
+			return false;
+	}
+	return true;
+}
+
+/* Waits until *value >= wanted. */
+static inline bool
+wait_until_at_least(_Atomic uint64_t *value, uint64_t wanted)
+{
+	struct timespec end = deadline(), now;
+
+	do {
+		if (atomic_load(value) >= wanted)
+			return true;
+		nap();
+		clock_gettime(CLOCK_REALTIME, &now);
+	} while (now.tv_sec < end.tv_sec);
+	return false;
+}
+
+static inline bool
+wait_until_slept(uint32_t core, uint64_t sleeps)
+{
+	struct timespec end = deadline(), now;
+	struct reactor_info info;
+
+	do {
+		reactor_get_info(core, &info);
+		if (info.sleeps >= sleeps)
+			return true;
+		nap();
+		clock_gettime(CLOCK_REALTIME, &now);
+	} while (now.tv_sec < end.tv_sec);
+	return false;
+}
+
+/* ---- the driver ---- */
+
+struct driver {
+	void (*fn)(void *arg);
+	void *arg;
+};
+
+static inline void *
+driver_main(void *arg)
+{
+	struct driver *driver = arg;
+
+	driver->fn(driver->arg);
+	reactors_stop();
+	return NULL;
+}
+
+/* Runs reactors while fn(arg) runs beside them. */
+static inline void
+run_reactors(enum reactor_mode mode, void (*fn)(void *arg), void *arg)
+{
+	struct driver driver = {fn, arg};
+	struct errmsg err = {""};
+	pthread_t os_thread;
+
+	assert_int_equal(reactors_init(mode, &err), 0);
+	assert_int_equal(pthread_create(&os_thread, NULL, driver_main, &driver), 0);
+	assert_int_equal(reactors_run(), 0);
+	pthread_join(os_thread, NULL);
+	for (uint32_t core = env_core_first(); core != ENV_NO_CORE; core = env_core_next(core)) {
+		struct reactor_info info;
+
+		assert_int_equal(reactor_get_info(core, &info), 0);
+		assert_int_equal(info.state, REACTOR_SHUTDOWN);
+		assert_int_equal(info.threads, 0);
+	}
+	reactors_fini();
+}
+
+/* ---- set-up ---- */
+
+static inline int
+rig_setup(void **state)
+{
+	struct env_opts opts = {.name = "reactor_rig"};
+	struct errmsg err = {""};
+	cpu_set_t set;
+	int found = 0;
+
+	(void)state;
+	pthread_getaffinity_np(pthread_self(), sizeof(set), &set);
+	for (uint32_t cpu = 0; cpu < CPUMASK_CPUS && found < 2; cpu++) {
+		if (!CPU_ISSET(cpu, &set))
+			continue;
+		cpumask_set(&opts.cpus, cpu);
+		cores[found++] = cpu;
+	}
+	if (found == 1)
+		cores[1] = cores[0];
+	if (env_init(&opts, &err) != 0)
+		return -1;
+	return 0;
+}
+
+static inline int
+rig_teardown(void **state)
+{
+	(void)state;
+	env_fini();
+	return 0;
+}
+
+#endif

@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* links: event thread env */
+/* What becomes of threads that have nothing to do beside one that is busy, and what wakes them. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include <sys/eventfd.h>
+
+#include "reactor_rig.h"
+
+#define QUIET 63
+
+/* A thread on the second core with one poller. */
+struct member {
+	struct thread *thread;
+	struct poller *poller; /* on the thread, and: */
+	uint64_t period_us;
+	int fd; /* named by the poller; -1: none */
+	bool can_sleep;
+	_Atomic bool busy; /* what its polls return */
+
+	_Atomic uint64_t runs;
+	_Atomic uint64_t work;     /* for its next poll */
+	_Atomic uint64_t found;    /* by its polls */
+	_Atomic uint64_t messages; /* run */
+	_Atomic uint64_t armed;    /* how often */
+	_Atomic uint64_t disarmed;
+	_Atomic uint64_t polled_armed; /* must stay 0 */
+	bool is_armed;                 /* on the thread */
+	sem_t done;
+};
+
+static int
+member_poll(void *arg)
+{
+	struct member *member = arg;
+	uint64_t work;
+
+	atomic_fetch_add_explicit(&member->runs, 1, memory_order_relaxed);
+	if (member->is_armed)
+		atomic_fetch_add(&member->polled_armed, 1);
+	if (member->busy)
+		return POLLER_BUSY;
+	work = atomic_exchange(&member->work, 0);
+	atomic_fetch_add(&member->found, work);
+	return work > 0 ? POLLER_BUSY : POLLER_IDLE;
+}
+
+static bool
+member_arm(void *arg)
+{
+	struct member *member = arg;
+
+	if (atomic_load(&member->work) > 0)
+		return false;
+	member->is_armed = true;
+	atomic_fetch_add(&member->armed, 1);
+	return true;
+}
+
+static void
+member_disarm(void *arg)
+{
+	struct member *member = arg;
+
+	member->is_armed = false;
+	atomic_fetch_add(&member->disarmed, 1);
+}
+
+static void
+member_start(void *ctx)
+{
+	static const struct poller_sleep_ops ops = {.arm = member_arm, .disarm = member_disarm};
+	struct member *member = ctx;
+
+	member->poller = poller_register(member_poll, member, member->period_us, "member");
+	if (member->can_sleep)
+		poller_set_sleep_ops(member->poller, &ops);
+	if (member->fd >= 0)
+		poller_add_fd(member->poller, member->fd);
+	sem_post(&member->done);
+}
+
+static void
+member_stop(void *ctx)
+{
+	struct member *member = ctx;
+
+	poller_unregister(&member->poller);
+	thread_exit(thread_current());
+	sem_post(&member->done);
+}
+
+static void
+member_message(void *ctx)
+{
+	atomic_fetch_add(&((struct member *)ctx)->messages, 1);
+}
+
+static void
+member_create(struct member *member)
+{
+	struct cpumask only = {{0}};
+
+	cpumask_set(&only, cores[1]);
+	sem_init(&member->done, 0, 0);
+	member->thread = thread_create("member", &only);
+	thread_send_msg(member->thread, member_start, member);
+	wait_for(&member->done);
+}
+
+static void
+member_end(struct member *member)
+{
+	thread_send_msg(member->thread, member_stop, member);
+	wait_for(&member->done);
+	sem_destroy(&member->done);
+}
+
+/* ---- one busy thread and many idle ones ---- */
+
+struct crowd {
+	struct member busy;
+	struct member quiet[QUIET];
+	/* in the same time */
+	uint64_t busy_runs;
+	uint64_t quiet_runs;
+	uint64_t least_runs;  /* of one */
+	uint64_t armed_again; /* how often threads were that nothing had woken */
+	bool good;
+};
+
+static void
+crowd_create(struct crowd *crowd)
+{
+	crowd->good = true;
+	crowd->busy.fd = -1;
+	crowd->busy.busy = true;
+	member_create(&crowd->busy);
+	for (int i = 0; i < QUIET; i++) {
+		crowd->quiet[i].fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		crowd->quiet[i].can_sleep = true;
+		member_create(&crowd->quiet[i]);
+	}
+}
+
+static void
+crowd_end(struct crowd *crowd)
+{
+	member_end(&crowd->busy);
+	for (int i = 0; i < QUIET; i++) {
+		member_end(&crowd->quiet[i]);
+		close(crowd->quiet[i].fd);
+		crowd->good &= crowd->quiet[i].polled_armed == 0;
+	}
+}
+
+static uint64_t
+quiet_runs(struct crowd *crowd, uint64_t *each)
+{
+	uint64_t sum = 0;
+
+	for (int i = 0; i < QUIET; i++) {
+		each[i] = crowd->quiet[i].runs;
+		sum += each[i];
+	}
+	return sum;
+}
+
+/* Counts polls while the busy thread is polled that often. */
+static void
+crowd_count(struct crowd *crowd, uint64_t polls)
+{
+	uint64_t before[QUIET], after[QUIET];
+	uint64_t busy_before = crowd->busy.runs;
+
+	crowd->quiet_runs = quiet_runs(crowd, before);
+	crowd->good &= wait_until_at_least(&crowd->busy.runs, busy_before + polls);
+	crowd->quiet_runs = quiet_runs(crowd, after) - crowd->quiet_runs;
+	crowd->busy_runs = crowd->busy.runs - busy_before;
+	crowd->least_runs = UINT64_MAX;
+	for (int i = 0; i < QUIET; i++) {
+		if (after[i] - before[i] < crowd->least_runs)
+			crowd->least_runs = after[i] - before[i];
+	}
+}
+
+/* Until polls of the idle threads are few beside those of the busy one. */
+static void
+wait_until_quiet(struct crowd *crowd)
+{
+	for (int i = 0; i < DEADLINE_S * 1000; i++) {
+		crowd_count(crowd, 20000);
+		if (crowd->quiet_runs < crowd->busy_runs / 2)
+			return;
+	}
+	crowd->good = false;
+}
+
+static void
+wake_each_by_message(struct crowd *crowd)
+{
+	for (int i = 0; i < QUIET; i++) {
+		struct member *member = &crowd->quiet[i];
+
+		thread_send_msg(member->thread, member_message, member);
+		crowd->good &= wait_until_at_least(&member->messages, 1);
+	}
+}
+
+static void
+wake_each_by_work(struct crowd *crowd, bool kick)
+{
+	for (int i = 0; i < QUIET; i++) {
+		struct member *member = &crowd->quiet[i];
+		uint64_t found = member->found;
+
+		atomic_fetch_add(&member->work, 1);
+		if (kick)
+			eventfd_write(member->fd, 1);
+		crowd->good &= wait_until_at_least(&member->found, found + 1);
+	}
+}
+
+static void
+drive_cold(void *arg)
+{
+	struct crowd *crowd = arg;
+
+	crowd_create(crowd);
+	wait_until_quiet(crowd);
+	crowd_count(crowd, 2000000);
+	wake_each_by_message(crowd);
+	wake_each_by_work(crowd, false);
+	crowd_end(crowd);
+}
+
+/* Without the turns of cold threads each iteration would poll all. */
+static void
+test_cold_threads_have_turns(void **state)
+{
+	static struct crowd crowd;
+
+	(void)state;
+	memset(&crowd, 0, sizeof(crowd));
+	run_reactors(REACTOR_POLL, drive_cold, &crowd);
+	assert_true(crowd.good);
+	assert_true(crowd.quiet_runs < crowd.busy_runs / 2);
+	assert_true(crowd.least_runs > 0);
+}
+
+static void
+drive_all_cold(void *arg)
+{
+	struct crowd *crowd = arg;
+
+	crowd_create(crowd);
+	wait_until_quiet(crowd);
+	member_end(&crowd->busy);
+	/* Nobody is hot: each iteration polls all of them. */
+	for (int i = 0; i < QUIET; i++)
+		crowd->good &=
+			wait_until_at_least(&crowd->quiet[i].runs, crowd->quiet[i].runs + 10000);
+	member_create(&crowd->busy);
+	crowd_end(crowd);
+}
+
+static void
+test_all_cold_are_polled(void **state)
+{
+	static struct crowd crowd;
+
+	(void)state;
+	memset(&crowd, 0, sizeof(crowd));
+	run_reactors(REACTOR_POLL, drive_all_cold, &crowd);
+	assert_true(crowd.good);
+}
+
+static void
+drive_armed(void *arg)
+{
+	struct crowd *crowd = arg;
+
+	crowd_create(crowd);
+	for (int i = 0; i < QUIET; i++)
+		crowd->good &= wait_until_at_least(&crowd->quiet[i].armed, 1);
+	wait_until_quiet(crowd);
+	crowd_count(crowd, 2000000);
+	wake_each_by_message(crowd);
+	wake_each_by_work(crowd, true);
+	for (int i = 0; i < QUIET; i++)
+		crowd->good &= wait_until_at_least(&crowd->quiet[i].armed, 3);
+	/* In the mode poll nobody needs a kick. */
+	crowd->good &= reactor_set_mode(cores[1], REACTOR_POLL) == 0;
+	for (int i = 0; i < QUIET; i++)
+		crowd->good &=
+			wait_until_at_least(&crowd->quiet[i].disarmed, crowd->quiet[i].armed);
+	wake_each_by_work(crowd, false);
+	/* And back, first with a busy thread, then without one. */
+	crowd->good &= reactor_set_mode(cores[1], REACTOR_ADAPTIVE) == 0;
+	wake_each_by_work(crowd, true);
+	crowd->busy.busy = false;
+	wake_each_by_work(crowd, true);
+	crowd->busy.busy = true;
+	crowd_end(crowd);
+}
+
+static void
+test_armed_threads_are_not_polled(void **state)
+{
+	static struct crowd crowd;
+
+	(void)state;
+	memset(&crowd, 0, sizeof(crowd));
+	run_reactors(REACTOR_ADAPTIVE, drive_armed, &crowd);
+	assert_true(crowd.good);
+	assert_true(crowd.quiet_runs < crowd.busy_runs / 2);
+}
+
+/* ---- asleep ---- */
+
+static void
+drive_one_of_many(void *arg)
+{
+	struct crowd *crowd = arg;
+	struct reactor_info info;
+	uint64_t armed[QUIET];
+
+	for (int i = 0; i < QUIET; i++) {
+		crowd->quiet[i].fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		crowd->quiet[i].can_sleep = true;
+		member_create(&crowd->quiet[i]);
+	}
+	crowd->good = wait_until_slept(cores[1], 1);
+	for (int i = 0; i < QUIET; i++) {
+		crowd->good &= wait_until_at_least(&crowd->quiet[i].armed, 1);
+		armed[i] = crowd->quiet[i].armed;
+	}
+	for (int i = 0; i < 100; i++) {
+		reactor_get_info(cores[1], &info);
+		atomic_fetch_add(&crowd->quiet[0].work, 1);
+		eventfd_write(crowd->quiet[0].fd, 1);
+		crowd->good &= wait_until_at_least(&crowd->quiet[0].found, (uint64_t)i + 1);
+		crowd->good &= wait_until_slept(cores[1], info.sleeps + 1);
+	}
+	for (int i = 1; i < QUIET; i++)
+		crowd->armed_again += crowd->quiet[i].armed - armed[i];
+	for (int i = 0; i < QUIET; i++) {
+		member_end(&crowd->quiet[i]);
+		close(crowd->quiet[i].fd);
+		crowd->good &= crowd->quiet[i].polled_armed == 0;
+	}
+}
+
+/* What wakes one thread leaves the others armed. */
+static void
+test_only_the_woken_is_armed_again(void **state)
+{
+	static const enum reactor_mode modes[] = {REACTOR_INTERRUPT, REACTOR_ADAPTIVE};
+	static struct crowd crowd;
+
+	(void)state;
+	for (size_t m = 0; m < 2; m++) {
+		memset(&crowd, 0, sizeof(crowd));
+		run_reactors(modes[m], drive_one_of_many, &crowd);
+		assert_true(crowd.good);
+		assert_int_equal(crowd.armed_again, 0);
+	}
+}
+
+/* ---- timers ---- */
+
+#define PERIODS 4
+
+struct timers {
+	struct member busy;
+	struct member timed[PERIODS];
+	bool with_busy;
+	bool good;
+};
+
+static void
+drive_timers(void *arg)
+{
+	struct timers *timers = arg;
+
+	timers->good = true;
+	timers->busy = (struct member){.busy = true, .fd = -1};
+	if (timers->with_busy)
+		member_create(&timers->busy);
+	for (int i = 0; i < PERIODS; i++) {
+		timers->timed[i] =
+			(struct member){.fd = -1, .period_us = 300u + 700u * (uint64_t)i};
+		member_create(&timers->timed[i]);
+	}
+	for (int i = 0; i < PERIODS; i++)
+		timers->good &= wait_until_at_least(&timers->timed[i].runs, 30);
+	for (int i = 0; i < PERIODS; i++)
+		member_end(&timers->timed[i]);
+	if (timers->with_busy)
+		member_end(&timers->busy);
+}
+
+static void
+test_timers_of_quiet_threads(void **state)
+{
+	static const enum reactor_mode modes[] = {REACTOR_POLL, REACTOR_ADAPTIVE,
+						  REACTOR_INTERRUPT};
+	static struct timers timers;
+
+	(void)state;
+	for (size_t m = 0; m < 3; m++) {
+		for (int busy = 0; busy < 2; busy++) {
+			timers.with_busy = busy == 1;
+			run_reactors(modes[m], drive_timers, &timers);
+			assert_true(timers.good);
+		}
+	}
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_cold_threads_have_turns),
+		cmocka_unit_test(test_all_cold_are_polled),
+		cmocka_unit_test(test_armed_threads_are_not_polled),
+		cmocka_unit_test(test_only_the_woken_is_armed_again),
+		cmocka_unit_test(test_timers_of_quiet_threads),
+	};
+
+	return cmocka_run_group_tests(tests, rig_setup, rig_teardown);
+}
