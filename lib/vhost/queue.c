@@ -7,19 +7,22 @@
 
 #include "device.h"
 #include "log.h"
+#include "notifier.h"
 #include "session.h"
 
 #define likely(condition)   __builtin_expect(!!(condition), 1)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
 
-/* An eventfd that does not block; nothing can be done about one that is full or gone. */
+/* *eventfd is -1 afterwards if it must not be used again. */
 static void
-signal_eventfd(int fd)
+signal_eventfd(const struct vhost_queue *queue, int *eventfd)
 {
-	static const uint64_t one = 1;
-
-	if (fd >= 0 && write(fd, &one, sizeof(one)) != sizeof(one))
+	if (*eventfd < 0 || likely(vhost_notify(*eventfd) == 0))
 		return;
+	log_warn("vhost %s: queue %u: the front-end lets an eventfd block; it is not told of "
+		 "anything until it sends another",
+		 vhost_session_name(queue->session), queue->index);
+	*eventfd = -1;
 }
 
 /* Shows the driver what was pushed since the last time. */
@@ -27,7 +30,7 @@ static void
 publish(struct vhost_queue *queue)
 {
 	if (likely(!queue->abandoned) && virtq_publish(queue->setup.vq))
-		signal_eventfd(queue->setup.call_fd);
+		signal_eventfd(queue, &queue->setup.call_fd);
 }
 
 static void
@@ -36,7 +39,7 @@ report_broken(struct vhost_queue *queue)
 	queue->broken = true;
 	log_warn("vhost %s: queue %u: broken: %s; it takes no more requests until it is reset",
 		 vhost_session_name(queue->session), queue->index, virtq_broken(queue->setup.vq));
-	signal_eventfd(queue->setup.err_fd);
+	signal_eventfd(queue, &queue->setup.err_fd);
 }
 
 static void
@@ -125,7 +128,7 @@ vhost_queue_start(struct vhost_queue *queue, const struct vhost_queue_setup *set
 	queue->state = VHOST_QUEUE_RUNNING;
 	virtq_disable_kicks(setup->vq);
 	/* The driver may wait for a call that went to an earlier eventfd. */
-	signal_eventfd(setup->call_fd);
+	signal_eventfd(queue, &queue->setup.call_fd);
 	return 0;
 }
 
@@ -165,7 +168,7 @@ vhost_queue_set_fds(struct vhost_queue *queue, int call_fd, int err_fd)
 {
 	queue->setup.call_fd = call_fd;
 	queue->setup.err_fd = err_fd;
-	signal_eventfd(call_fd);
+	signal_eventfd(queue, &queue->setup.call_fd);
 	if (queue->broken)
-		signal_eventfd(err_fd);
+		signal_eventfd(queue, &queue->setup.err_fd);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Guests that break the rules of the ring: only their queue stops, and only until it is reset. */
 /* links: client testlib */
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -376,6 +377,115 @@ test_rings_overlap(void **state)
 	guest_end(&guest);
 }
 
+/* ---- eventfds that nobody could write ---- */
+
+/* The front-end shares our open file description: what the daemon has set there, it takes back, and then it fills the counter. */
+static void
+make_blocking_and_full(int fd)
+{
+	const uint64_t nearly = UINT64_MAX - 1;
+	uint64_t count;
+
+	assert_int_equal(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
+	if (read(fd, &count, sizeof(count)) < 0)
+		assert_int_equal(errno, EAGAIN);
+	assert_int_equal(write(fd, &nearly, sizeof(nearly)), sizeof(nearly));
+	assert_int_equal(fcntl(fd, F_SETFL, 0), 0);
+}
+
+static void
+make_usable(int fd)
+{
+	uint64_t count;
+
+	assert_int_equal(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
+	assert_int_equal(read(fd, &count, sizeof(count)), sizeof(count));
+}
+
+/* As many flushes, without reading the call eventfd. The bystander, on the same reactor, is served between any two. */
+static void
+flush_by_polling(struct client_blk *blk, unsigned int count)
+{
+	const struct client_blk_request flush = {.type = VIRTIO_BLK_T_FLUSH};
+	struct client_blk_completion completion;
+
+	for (unsigned int i = 0; i < count; i++) {
+		assert_int_equal(client_blk_submit(blk, &flush), 0);
+		rig_check();
+		assert_int_equal(client_ring_poll(blk->ring, RIG_WAIT_MS), 0);
+		assert_int_equal(client_blk_reap(blk, &completion), 1);
+		assert_int_equal(completion.status, VIRTIO_BLK_S_OK);
+	}
+}
+
+static void
+test_full_call_eventfd(void **state)
+{
+	struct guest guest;
+	struct client_ring *ring;
+	unsigned int lines;
+
+	(void)state;
+	guest_start(&guest, "disk", NULL);
+	ring = &guest.device.rings[0];
+	guest_round_trip(&guest, 0, 0, 4096, 1);
+	lines = daemon_log_count(&rig_daemon, "vhost disk");
+	make_blocking_and_full(ring->call_fd);
+	flush_by_polling(&guest.blk[0], 20);
+	/* Told of a new eventfd, which is no better. */
+	assert_int_equal(client_set_vring_call(&guest.device.client, 0, ring->call_fd, true), 0);
+	make_blocking_and_full(ring->call_fd);
+	flush_by_polling(&guest.blk[0], 20);
+	assert_int_equal(daemon_log_count(&rig_daemon, "vhost disk"), lines);
+	/* Nothing has stopped for good: calls come again. */
+	make_usable(ring->call_fd);
+	guest_round_trip(&guest, 0, 0, 4096, 2);
+	guest_end(&guest);
+}
+
+/* The same while the queue stops and starts, which tells the driver, too; and of the eventfd for errors. */
+static void
+test_full_error_eventfd(void **state)
+{
+	unsigned int lines = daemon_log_count(&rig_daemon, "vhost disk: queue 0: broken");
+	struct guest guest;
+	struct place place;
+
+	(void)state;
+	guest_start(&guest, "disk", NULL);
+	find_place(&guest, 0, &place);
+	make_blocking_and_full(place.ring->err_fd);
+	head_outside(&place);
+	assert_int_equal(client_ring_kick_always(place.ring), 0);
+	rig_wait_for_log("vhost disk: queue 0: broken", lines);
+	rig_check();
+	make_blocking_and_full(place.ring->call_fd);
+	assert_int_equal(client_device_stop(&guest.device), 0);
+	make_usable(place.ring->err_fd);
+	client_device_reset(&guest.device);
+	make_blocking_and_full(place.ring->call_fd);
+	assert_int_equal(client_device_start(&guest.device), 0);
+	rig_check();
+	make_usable(place.ring->call_fd);
+	guest_round_trip(&guest, 0, 0, 4096, 1);
+	guest_end(&guest);
+}
+
+/* The front-end has closed its own: nobody listens. */
+static void
+test_closed_eventfds(void **state)
+{
+	struct guest guest;
+
+	(void)state;
+	guest_start(&guest, "disk", NULL);
+	close(guest.device.rings[0].call_fd);
+	close(guest.device.rings[0].err_fd);
+	guest.device.rings[0].call_fd = guest.device.rings[0].err_fd = -1;
+	flush_by_polling(&guest.blk[0], 20);
+	guest_end(&guest);
+}
+
 /* ---- memory that changes under our eyes ---- */
 
 struct scribbler {
@@ -522,6 +632,9 @@ main(void)
 		RIG_TEST(test_good_before_bad),
 		RIG_TEST(test_table_not_negotiated),
 		RIG_TEST(test_rings_overlap),
+		RIG_TEST(test_full_call_eventfd),
+		RIG_TEST(test_full_error_eventfd),
+		RIG_TEST(test_closed_eventfds),
 		RIG_TEST(test_changing_descriptors),
 		RIG_TEST(test_random_rings),
 		cmocka_unit_test(rig_test_end),
