@@ -140,6 +140,12 @@ bool bdev_is_open(const struct bdev *bdev);
  */
 int bdev_delete(const char *name, const char *module, struct errmsg *err);
 
+/*
+ * App thread, in a coroutine [waits]. Looks at the device's size again, where the module knows how to; openers get RESIZE if it has
+ * changed. 0, -ENODEV, -EBUSY (being deleted), -ENOMEM or what the module failed with.
+ */
+int bdev_rescan(const char *name, struct errmsg *err);
+
 /* ---- submitting ---- */
 
 /* On any thread. NULL with errno as io_channel_get(). */
@@ -200,6 +206,8 @@ struct bdev_ops {
 	void (*flush_submissions)(void *channel_ctx); /* may be NULL */
 	/* App thread, in a coroutine: the last user is gone; frees ctx. */
 	void (*destroy)(void *bdev_ctx);
+	/* App thread, in a coroutine [waits]; bdev stays. See bdev_rescan(); may be NULL. */
+	int (*rescan)(struct bdev *bdev, void *bdev_ctx, struct errmsg *err);
 	json_t *(*describe)(void *bdev_ctx); /* driver_specific; may be NULL */
 	/* {method, params} that makes it again; may return NULL (part of another object). */
 	json_t *(*config)(void *bdev_ctx);

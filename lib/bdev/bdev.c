@@ -7,6 +7,7 @@
 
 #include "bdev_core.h"
 #include "log.h"
+#include "notify.h"
 
 LOG_FLAG(bdev)
 
@@ -197,10 +198,28 @@ bdev_resize(struct bdev *bdev, uint64_t num_blocks)
 	bdev->info.size = size;
 	atomic_store_explicit(&bdev->size, size, memory_order_relaxed);
 	log_notice("bdev %s: its size is %lu bytes now", bdev->info.name, size);
+	notify_send(NOTIFY_BDEV_RESIZE, "%s", bdev->info.name);
 	bdev_get(bdev);
 	tell_users(bdev, BDEV_EVENT_RESIZE);
 	bdev_put(bdev);
 	return 0;
+}
+
+int
+bdev_rescan(const char *name, struct errmsg *err)
+{
+	struct bdev_desc *desc; /* keeps it from being deleted meanwhile */
+	struct bdev *bdev;
+	int rc;
+
+	rc = bdev_open(name, false, "its rescan", NULL, NULL, &desc, err);
+	if (rc != 0)
+		return rc;
+	bdev = desc->bdev;
+	if (bdev->ops->rescan != NULL)
+		rc = bdev->ops->rescan(bdev, bdev->ctx, err);
+	bdev_close(desc);
+	return rc;
 }
 
 /* ---- beginning ---- */
@@ -258,6 +277,7 @@ bdev_register(const struct bdev_info *info, const struct bdev_ops *ops, void *ct
 		goto out;
 	}
 	TAILQ_INSERT_TAIL(&g_bdevs, bdev, link);
+	notify_send(NOTIFY_BDEV_REGISTER, "%s", bdev->info.name);
 	*result = bdev;
 	return 0;
 out:
@@ -312,6 +332,7 @@ end(void *arg)
 	if (bdev->ops->destroy != NULL)
 		bdev->ops->destroy(bdev->ctx);
 	log_info("bdev %s: deleted", bdev->info.name);
+	notify_send(NOTIFY_BDEV_UNREGISTER, "%s", bdev->info.name);
 	TAILQ_REMOVE(&g_bdevs, bdev, link);
 	free(bdev);
 	completion_signal(gone, 0);

@@ -122,6 +122,32 @@ disk_new(const struct bdev_uring_opts *opts)
 	return disk;
 }
 
+/* ---- rescan ---- */
+
+struct sizing {
+	const struct uring_file *file;
+	uint64_t size;
+	struct errmsg *err;
+};
+
+static int
+get_size(void *arg)
+{
+	struct sizing *sizing = arg;
+
+	return uring_file_get_size(sizing->file, &sizing->size, sizing->err);
+}
+
+static int
+uring_rescan(struct bdev *bdev, void *ctx, struct errmsg *err)
+{
+	struct uring_disk *disk = ctx;
+	struct sizing sizing = {.file = &disk->file, .err = err};
+	int rc = coroutine_blocking(get_size, &sizing);
+
+	return rc == 0 ? bdev_resize(bdev, sizing.size / disk->file.block_size) : rc;
+}
+
 /* ---- creation ---- */
 
 struct opening {
@@ -166,6 +192,7 @@ disk_register(struct uring_disk *disk, struct bdev_info *info, struct errmsg *er
 	disk->ops = uring_io_ops;
 	disk->ops.module = MODULE;
 	disk->ops.destroy = uring_destroy;
+	disk->ops.rescan = uring_rescan;
 	disk->ops.describe = uring_describe;
 	disk->ops.config = uring_config;
 	disk->ops.buffer_alignment = disk->file.alignment;
@@ -215,40 +242,12 @@ bdev_uring_create(const struct bdev_uring_opts *opts, struct bdev **bdev, struct
 	return 0;
 }
 
-/* ---- rescan ---- */
-
-struct sizing {
-	const struct uring_file *file;
-	uint64_t size;
-	struct errmsg *err;
-};
-
-static int
-get_size(void *arg)
-{
-	struct sizing *sizing = arg;
-
-	return uring_file_get_size(sizing->file, &sizing->size, sizing->err);
-}
-
 int
 bdev_uring_rescan(const char *name, struct errmsg *err)
 {
 	struct bdev *bdev = bdev_by_name(name);
-	struct uring_disk *disk = bdev == NULL ? NULL : bdev_module_ctx(bdev, MODULE);
-	struct bdev_desc *desc; /* keeps it from being deleted meanwhile */
-	struct sizing sizing = {.err = err};
-	int rc;
 
-	if (disk == NULL)
+	if (bdev == NULL || bdev_module_ctx(bdev, MODULE) == NULL)
 		return err_set(err, -ENODEV, "there is no " MODULE " block device %s", name);
-	rc = bdev_open(name, false, "its rescan", NULL, NULL, &desc, err);
-	if (rc != 0)
-		return rc;
-	sizing.file = &disk->file;
-	rc = coroutine_blocking(get_size, &sizing);
-	if (rc == 0)
-		rc = bdev_resize(bdev, sizing.size / disk->file.block_size);
-	bdev_close(desc);
-	return rc;
+	return bdev_rescan(name, err);
 }
