@@ -51,6 +51,29 @@ int vhost_blk_create(const struct vhost_blk_opts *opts, struct errmsg *err);
 int vhost_controller_delete(const char *name, struct errmsg *err);
 
 /*
+ * App thread, in a coroutine [waits]; holds for running queues when it returns. Of a queue that does more than iops_threshold
+ * requests per second the calls (interrupts) are at least delay_base_us × (rate ÷ iops_threshold − 1), at most delay_base_us apart; one that
+ * is put off goes out within that time, and before the queue sleeps or stops. delay_base_us 0: none is put off.
+ * 0, -ENODEV, -EBUSY (being deleted), -EINVAL.
+ */
+#define VHOST_COALESCING_DELAY_MAX     1000000 /* us */
+#define VHOST_COALESCING_THRESHOLD_MIN 100     /* requests per second */
+int vhost_controller_set_coalescing(const char *name, uint32_t delay_base_us,
+				    uint32_t iops_threshold, struct errmsg *err);
+
+/*
+ * App thread, in a coroutine [waits]. Looks at the block device's size again and tells the driver to do so. 0, -ENODEV, -EBUSY
+ * (being deleted), or what reading the size failed with.
+ */
+int vhost_controller_resize(const char *name, struct errmsg *err);
+
+/*
+ * App thread, in a coroutine [waits]. New array of what vhost_get_stats answers: the controller of that name, or all (NULL). NULL and
+ * *rc: -ENODEV, -EBUSY (being deleted), -ENOMEM.
+ */
+json_t *vhost_stats_json(const char *name, bool per_queue, int *rc, struct errmsg *err);
+
+/*
  * App thread, in a coroutine [waits]. New array of what vhost_get_controllers answers; name NULL: all of them, else
  * that one (NULL is returned when there is none).
  */

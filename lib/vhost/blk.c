@@ -142,6 +142,8 @@ static void
 finish(struct blk_request *request, uint8_t status)
 {
 	*request->status = status;
+	if (unlikely(status != VIRTIO_BLK_S_OK))
+		request->queue->counters[VHOST_ERRORS]++;
 	vhost_queue_complete(request->queue, virtq_slot_from_ctx(request),
 			     status == VIRTIO_BLK_S_OK ? request->written : 1);
 }
@@ -570,6 +572,26 @@ on_bdev_event(void *ctx, enum bdev_event event)
 	}
 }
 
+/* The block device tells of a new size by itself; of one that is not new nobody would. */
+static int
+blk_resize(void *device, struct errmsg *err)
+{
+	struct vhost_blk *blk = device;
+	uint64_t before = atomic_load(&blk->size);
+	struct vhost_controller *controller;
+	int rc;
+
+	if (blk->desc == NULL)
+		return err_set(err, -ENODEV, "block device %s is gone", blk->bdev_name);
+	blk->refs++;
+	rc = bdev_rescan(blk->bdev_name, err);
+	controller = vhost_controller_of_device(blk);
+	if (rc == 0 && controller != NULL && atomic_load(&blk->size) == before)
+		vhost_controller_config_changed(controller);
+	blk_put(blk);
+	return rc;
+}
+
 static json_t *
 blk_describe(void *device)
 {
@@ -601,6 +623,7 @@ static const struct vhost_device_ops blk_ops = {
 	.thread_start = blk_thread_start,
 	.thread_stop = blk_thread_stop,
 	.handle = blk_handle,
+	.resize = blk_resize,
 	.destroy = blk_destroy,
 	.describe = blk_describe,
 	.config = blk_config,

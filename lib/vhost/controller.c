@@ -10,6 +10,7 @@
 
 #include "env.h"
 #include "log.h"
+#include "notify.h"
 #include "session.h"
 #include "utf8.h"
 
@@ -23,6 +24,9 @@
 	(1ULL << VIRTIO_F_VERSION_1 | 1ULL << VIRTIO_F_ANY_LAYOUT |                                \
 	 1ULL << VIRTIO_RING_F_INDIRECT_DESC | 1ULL << VIRTIO_RING_F_EVENT_IDX |                   \
 	 1ULL << VHOST_USER_F_PROTOCOL_FEATURES)
+
+/* Of other targets: what their clients expect to see before they set it. */
+#define IOPS_THRESHOLD 60000
 
 /* In creation order. App thread only. */
 static TAILQ_HEAD(, vhost_controller) controllers = TAILQ_HEAD_INITIALIZER(controllers);
@@ -59,9 +63,22 @@ vhost_controller_of_device(const void *device)
 	return NULL;
 }
 
-/* The first that is ready and was created after the one of that serial number; NULL at the end. */
-static struct vhost_controller *
-next_ready(uint64_t serial)
+struct vhost_controller *
+vhost_controller_find(const char *name, int *rc, struct errmsg *err)
+{
+	struct vhost_controller *controller = find_ready(name);
+
+	if (controller == NULL)
+		*rc = err_set(err, -ENODEV, "vhost controller %s: No such device", name);
+	else if (controller->deleting)
+		*rc = err_set(err, -EBUSY, "vhost controller %s: is being deleted", name);
+	else
+		return controller;
+	return NULL;
+}
+
+struct vhost_controller *
+vhost_controller_next(uint64_t serial)
 {
 	struct vhost_controller *controller;
 
@@ -94,11 +111,34 @@ vhost_controller_must_wait(const struct vhost_controller *controller,
 }
 
 void
+vhost_controller_for_each_queue(struct vhost_controller *controller,
+				void (*fn)(struct vhost_queue *queue, void *arg), void *arg)
+{
+	struct vhost_session *session;
+
+	TAILQ_FOREACH (session, &controller->sessions, link) {
+		for (uint32_t i = 0; i < controller->queue_count; i++)
+			fn(&session->queues[i], arg);
+	}
+}
+
+/* What it has counted is not lost. */
+static void
+keep_counters(struct vhost_controller *controller, const struct vhost_session *session)
+{
+	for (uint32_t i = 0; i < controller->queue_count; i++) {
+		for (int j = 0; j < VHOST_COUNTERS; j++)
+			controller->counters[i][j] += session->queues[i].counters[j];
+	}
+}
+
+void
 vhost_controller_detach(struct vhost_controller *controller, struct vhost_session *session)
 {
 	struct vhost_session *other;
 
 	TAILQ_REMOVE(&controller->sessions, session, link);
+	keep_counters(controller, session);
 	vhost_session_free(session);
 	if (vhost_controller_must_wait(controller, NULL))
 		return;
@@ -276,6 +316,7 @@ vhost_controller_create(const struct vhost_controller_opts *opts, struct errmsg 
 	controller->ops = opts->ops;
 	controller->device = opts->device;
 	controller->queue_count = VHOST_MAX_QUEUES;
+	atomic_init(&controller->iops_threshold, IOPS_THRESHOLD);
 	controller->features = TRANSPORT_FEATURES | opts->ops->features(opts->device);
 	controller->has_cpumask = opts->cpumask != NULL;
 	if (opts->cpumask != NULL)
@@ -292,6 +333,7 @@ vhost_controller_create(const struct vhost_controller_opts *opts, struct errmsg 
 		return rc;
 	}
 	controller->ready = true;
+	notify_send(NOTIFY_VHOST_CONTROLLER_CREATE, "%s", controller->name);
 	log_notice("vhost %s: %s controller listens on %s", controller->name, controller->ops->name,
 		   controller->endpoint.path);
 	return 0;
@@ -342,6 +384,7 @@ delete_controller(struct vhost_controller *controller, uint64_t *budget_us, stru
 	end_thread(controller);
 	TAILQ_REMOVE(&controllers, controller, link);
 	controller->ops->destroy(controller->device);
+	notify_send(NOTIFY_VHOST_CONTROLLER_DELETE, "%s", controller->name);
 	log_notice("vhost %s: deleted", controller->name);
 	free(controller);
 	return 0;
@@ -408,10 +451,11 @@ controller_json(struct vhost_controller *controller)
 	char cpumask[CPUMASK_TEXT_MAX];
 	json_t *object;
 
-	object = json_pack("{s:s, s:s, s:i, s:i, s:s, s:O, s:o}", "ctrlr", controller->name,
-			   "cpumask", format_cpumask(controller, cpumask), "delay_base_us", 0,
-			   "iops_threshold", 60000, "socket", controller->endpoint.path, "sessions",
-			   call.array, "backend_specific",
+	object = json_pack("{s:s, s:s, s:I, s:I, s:s, s:O, s:o}", "ctrlr", controller->name,
+			   "cpumask", format_cpumask(controller, cpumask), "delay_base_us",
+			   (json_int_t)atomic_load(&controller->delay_base_us), "iops_threshold",
+			   (json_int_t)atomic_load(&controller->iops_threshold), "socket",
+			   controller->endpoint.path, "sessions", call.array, "backend_specific",
 			   controller->ops->describe(controller->device));
 	if (object != NULL && !controller->deleting)
 		thread_call(controller->thread, sessions_on_thread, &call);
@@ -422,7 +466,8 @@ controller_json(struct vhost_controller *controller)
 json_t *
 vhost_controllers_json(const char *name)
 {
-	struct vhost_controller *controller = name != NULL ? find_ready(name) : next_ready(0);
+	struct vhost_controller *controller =
+		name != NULL ? find_ready(name) : vhost_controller_next(0);
 	json_t *array;
 
 	if (name != NULL && controller == NULL)
@@ -433,9 +478,23 @@ vhost_controllers_json(const char *name)
 		uint64_t serial = controller->serial;
 
 		json_array_append_new(array, controller_json(controller));
-		controller = name == NULL ? next_ready(serial) : NULL;
+		controller = name == NULL ? vhost_controller_next(serial) : NULL;
 	}
 	return array;
+}
+
+/* NULL: calls are not coalesced, as with every new controller. */
+static json_t *
+coalescing_config(const struct vhost_controller *controller)
+{
+	json_int_t delay_base_us = atomic_load(&controller->delay_base_us);
+	json_int_t iops_threshold = atomic_load(&controller->iops_threshold);
+
+	if (delay_base_us == 0 && iops_threshold == IOPS_THRESHOLD)
+		return NULL;
+	return json_pack("{s:s, s:{s:s, s:I, s:I}}", "method", "vhost_controller_set_coalescing",
+			 "params", "ctrlr", controller->name, "delay_base_us", delay_base_us,
+			 "iops_threshold", iops_threshold);
 }
 
 json_t *
@@ -460,6 +519,7 @@ vhost_config_json(void)
 				params, "cpumask",
 				json_string(cpumask_format(&controller->cpumask, text)));
 		json_array_append_new(array, object);
+		json_array_append_new(array, coalescing_config(controller));
 	}
 	return array;
 }
@@ -507,7 +567,7 @@ vhost_lib_fini(void)
 	uint64_t serial = 0;
 	struct errmsg err;
 
-	while ((controller = next_ready(serial)) != NULL) {
+	while ((controller = vhost_controller_next(serial)) != NULL) {
 		/* By a client whose call has not ended. */
 		if (controller->deleting) {
 			if (coroutine_sleep(1000) != 0)

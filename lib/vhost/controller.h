@@ -5,6 +5,7 @@
 #ifndef VHOSTD_VHOST_CONTROLLER_H
 #define VHOSTD_VHOST_CONTROLLER_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/queue.h>
@@ -13,6 +14,7 @@
 #include "cpumask.h"
 #include "device.h"
 #include "errmsg.h"
+#include "queue.h"
 #include "thread.h"
 #include "vhost.h"
 #include "vhost_user.h"
@@ -40,8 +42,14 @@ struct vhost_controller {
 	bool deleting;
 	TAILQ_ENTRY(vhost_controller) link;
 
+	/* written by the app thread; a queue reads them when it starts and when it is told of a change */
+	_Atomic uint32_t delay_base_us;
+	_Atomic uint32_t iops_threshold;
+
 	/* controller's thread only */
 	bool closing; /* starts no queue any more */
+	/* of sessions that are gone, by queue */
+	uint64_t counters[VHOST_MAX_QUEUES][VHOST_COUNTERS];
 	TAILQ_HEAD(vhost_session_list, vhost_session) sessions;
 };
 
@@ -67,6 +75,17 @@ void vhost_controller_config_changed(struct vhost_controller *controller);
 
 /* App thread. The one that has this device; NULL while it is being made. */
 struct vhost_controller *vhost_controller_of_device(const void *device);
+
+/* App thread. The one of that name that is listed and not being deleted; NULL, -ENODEV or -EBUSY and why. */
+struct vhost_controller *vhost_controller_find(const char *name, int *rc, struct errmsg *err);
+/* App thread. The first that is listed and was created after the one of that serial number; NULL at the end. */
+struct vhost_controller *vhost_controller_next(uint64_t serial);
+
+/*
+ * Controller's thread, which is that of its queues, too: fn for each queue of each session, whether it runs or not.
+ */
+void vhost_controller_for_each_queue(struct vhost_controller *controller,
+				     void (*fn)(struct vhost_queue *queue, void *arg), void *arg);
 
 /* ---- controller's thread, for lib/vhost/session.c ---- */
 

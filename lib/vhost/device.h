@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "errmsg.h"
 #include "virtq.h"
 
 struct vhost_queue;
@@ -44,6 +45,8 @@ struct vhost_device_ops {
 
 	/* ---- app thread ---- */
 
+	/* [waits] Looks at the size of what is behind it again. 0 or a negative errno; the driver is told in any case. */
+	int (*resize)(void *device, struct errmsg *err);
 	/* [waits] After the thread is gone: closes and frees device. */
 	void (*destroy)(void *device);
 	/* The value of backend_specific; a new object or NULL. */

@@ -5,9 +5,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "controller.h"
 #include "device.h"
 #include "log.h"
 #include "notifier.h"
+#include "notify.h"
 #include "session.h"
 
 #define likely(condition)   __builtin_expect(!!(condition), 1)
@@ -25,20 +27,70 @@ signal_eventfd(const struct vhost_queue *queue, int *eventfd)
 	*eventfd = -1;
 }
 
-/* Shows the driver what was pushed since the last time. */
+static void
+call(struct vhost_queue *queue)
+{
+	queue->call_pending = false;
+	queue->counters[VHOST_CALLS]++;
+	signal_eventfd(queue, &queue->setup.call_fd);
+}
+
+static bool
+may_call(struct vhost_queue *queue)
+{
+	return likely(queue->coalescing.base == 0) ||
+	       vhost_coalescing_may_call(&queue->coalescing, thread_now(thread_current()),
+					 queue->counters[VHOST_REQUESTS]);
+}
+
+/*
+ * Shows the driver what was pushed since the last time. Whether it is to be called is the answer for these chains alone: with
+ * EVENT_IDX the next ones may well be wanted silently, so a call that is put off is remembered.
+ */
+static void
+publish_pushed(struct vhost_queue *queue)
+{
+	bool wanted;
+
+	queue->published = queue->counters[VHOST_REQUESTS];
+	if (unlikely(queue->abandoned))
+		return;
+	wanted = virtq_publish(queue->setup.vq);
+	if (!wanted)
+		queue->counters[VHOST_CALLS_SUPPRESSED]++;
+	else if (unlikely(queue->call_pending))
+		queue->counters[VHOST_CALLS_COALESCED]++;
+	queue->call_pending |= wanted;
+}
+
 static void
 publish(struct vhost_queue *queue)
 {
-	if (likely(!queue->abandoned) && virtq_publish(queue->setup.vq))
-		signal_eventfd(queue, &queue->setup.call_fd);
+	if (queue->published != queue->counters[VHOST_REQUESTS])
+		publish_pushed(queue);
+	if (queue->call_pending && may_call(queue))
+		call(queue);
+}
+
+/* The same, and what was put off goes out now. */
+static void
+publish_all(struct vhost_queue *queue)
+{
+	publish(queue);
+	if (queue->call_pending)
+		call(queue);
 }
 
 static void
 report_broken(struct vhost_queue *queue)
 {
 	queue->broken = true;
+	queue->counters[VHOST_BREAKS]++;
 	log_warn("vhost %s: queue %u: broken: %s; it takes no more requests until it is reset",
 		 vhost_session_name(queue->session), queue->index, virtq_broken(queue->setup.vq));
+	notify_send(NOTIFY_VHOST_QUEUE_BROKEN, "%s: queue %u: %s",
+		    vhost_session_name(queue->session), queue->index,
+		    virtq_broken(queue->setup.vq));
 	signal_eventfd(queue, &queue->setup.err_fd);
 }
 
@@ -54,8 +106,10 @@ static void
 poll_stopping(struct vhost_queue *queue)
 {
 	publish(queue);
-	if (virtq_in_flight(queue->setup.vq) == 0)
-		finish_stop(queue);
+	if (virtq_in_flight(queue->setup.vq) > 0)
+		return;
+	publish_all(queue);
+	finish_stop(queue);
 }
 
 static int
@@ -89,12 +143,15 @@ queue_arm(void *arg)
 {
 	struct vhost_queue *queue = arg;
 
-	/* A completion may have come after this iteration's poll. */
-	publish(queue);
+	/* A completion may have come after this iteration's poll; nobody would send a call later. */
+	publish_all(queue);
 	if (queue->state != VHOST_QUEUE_RUNNING)
 		return virtq_in_flight(queue->setup.vq) > 0;
 	/* A driver without a kick fd asked us to poll (vhost-user: bit 8 of SET_VRING_KICK). */
-	return queue->setup.kick_fd >= 0 && virtq_enable_kicks(queue->setup.vq);
+	if (queue->setup.kick_fd < 0 || !virtq_enable_kicks(queue->setup.vq))
+		return false;
+	queue->counters[VHOST_SLEEPS]++;
+	return true;
 }
 
 static void
@@ -114,6 +171,8 @@ vhost_queue_start(struct vhost_queue *queue, const struct vhost_queue_setup *set
 
 	queue->setup = *setup;
 	queue->broken = false;
+	queue->call_pending = false;
+	vhost_queue_adopt_coalescing(queue);
 	queue->poller = poller_register(queue_poll, queue, 0, "vhost_queue");
 	if (queue->poller == NULL)
 		return -ENOMEM;
@@ -160,6 +219,7 @@ void
 vhost_queue_abandon(struct vhost_queue *queue)
 {
 	queue->abandoned = true;
+	queue->call_pending = false;
 	vhost_queue_stop(queue);
 }
 
@@ -168,7 +228,18 @@ vhost_queue_set_fds(struct vhost_queue *queue, int call_fd, int err_fd)
 {
 	queue->setup.call_fd = call_fd;
 	queue->setup.err_fd = err_fd;
+	queue->call_pending = false;
 	signal_eventfd(queue, &queue->setup.call_fd);
 	if (queue->broken)
 		signal_eventfd(queue, &queue->setup.err_fd);
+}
+
+void
+vhost_queue_adopt_coalescing(struct vhost_queue *queue)
+{
+	struct vhost_controller *controller = queue->session->controller;
+
+	vhost_coalescing_set(&queue->coalescing, atomic_load(&controller->delay_base_us),
+			     atomic_load(&controller->iops_threshold), thread_now(thread_current()),
+			     queue->counters[VHOST_REQUESTS]);
 }

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "coalescing.h"
 #include "memory.h"
 #include "thread.h"
 #include "virtq.h"
@@ -22,6 +23,20 @@ enum vhost_queue_state {
 	VHOST_QUEUE_WAITING, /* started, but requests of the session before are still running */
 	VHOST_QUEUE_RUNNING,
 	VHOST_QUEUE_STOPPING, /* takes nothing new; its requests finish */
+};
+
+/* What a queue counts, over all its starts. */
+enum vhost_counter {
+	VHOST_REQUESTS,         /* given back to the driver */
+	VHOST_BYTES_READ,       /* written for the driver, status bytes included */
+	VHOST_BYTES_WRITTEN,    /* of the driver's, headers included */
+	VHOST_ERRORS,           /* requests that the device answered with an error */
+	VHOST_SLEEPS,           /* times that the queue began to wait for a kick */
+	VHOST_CALLS,            /* sent */
+	VHOST_CALLS_SUPPRESSED, /* the driver did not want to be told of what was published */
+	VHOST_CALLS_COALESCED,  /* went into a later one */
+	VHOST_BREAKS,           /* the driver or front-end broke a rule */
+	VHOST_COUNTERS,
 };
 
 /* What the control path prepares and the controller's thread adopts. The fds are -1 where there is none. */
@@ -44,8 +59,13 @@ struct vhost_queue {
 	struct vhost_queue_setup setup;
 	struct poller *poller;
 	enum vhost_queue_state state;
-	bool broken;    /* reported */
-	bool abandoned; /* the driver is not told of anything any more */
+	bool broken;       /* reported */
+	bool abandoned;    /* the driver is not told of anything any more */
+	bool call_pending; /* the driver wants to be told of what was published */
+	struct vhost_coalescing coalescing;
+	uint64_t published; /* of counters[VHOST_REQUESTS] */
+	/* Also the controller's thread while the queue is stopped; never set back. */
+	uint64_t counters[VHOST_COUNTERS];
 };
 
 /* ---- all on the controller's thread ---- */
@@ -67,12 +87,18 @@ void vhost_queue_abandon(struct vhost_queue *queue);
 /* Swaps the eventfds and tells the driver once, since a completion may have gone to the old one. */
 void vhost_queue_set_fds(struct vhost_queue *queue, int call_fd, int err_fd);
 
+/* The controller's parameters for coalescing have changed. */
+void vhost_queue_adopt_coalescing(struct vhost_queue *queue);
+
 /*
  * Gives a chain back. The driver sees it at the end of this or the next poll, with all others.
  */
 static inline void
 vhost_queue_complete(struct vhost_queue *queue, struct virtq_slot *slot, uint32_t written)
 {
+	queue->counters[VHOST_REQUESTS]++;
+	queue->counters[VHOST_BYTES_READ] += written;
+	queue->counters[VHOST_BYTES_WRITTEN] += slot->readable_bytes;
 	virtq_push(queue->setup.vq, slot, written);
 }
 

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What can be asked of a controller while it runs, and what it answers. App thread. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "controller.h"
+#include "session.h"
+
+/* ---- coalescing and size ---- */
+
+static void
+adopt_coalescing(struct vhost_queue *queue, void *arg)
+{
+	(void)arg;
+	if (queue->state != VHOST_QUEUE_STOPPED)
+		vhost_queue_adopt_coalescing(queue);
+}
+
+static int
+adopt_on_thread(void *arg)
+{
+	vhost_controller_for_each_queue(arg, adopt_coalescing, NULL);
+	return 0;
+}
+
+int
+vhost_controller_set_coalescing(const char *name, uint32_t delay_base_us, uint32_t iops_threshold,
+				struct errmsg *err)
+{
+	struct vhost_controller *controller;
+	int rc;
+
+	if (delay_base_us > VHOST_COALESCING_DELAY_MAX)
+		return err_set(err, -EINVAL, "vhost controller %s: delay_base_us is over %d", name,
+			       VHOST_COALESCING_DELAY_MAX);
+	if (iops_threshold < VHOST_COALESCING_THRESHOLD_MIN)
+		return err_set(err, -EINVAL, "vhost controller %s: iops_threshold is below %d",
+			       name, VHOST_COALESCING_THRESHOLD_MIN);
+	controller = vhost_controller_find(name, &rc, err);
+	if (controller == NULL)
+		return rc;
+	/* A queue that starts meanwhile sees them, or is told. */
+	atomic_store(&controller->delay_base_us, delay_base_us);
+	atomic_store(&controller->iops_threshold, iops_threshold);
+	return thread_call(controller->thread, adopt_on_thread, controller);
+}
+
+int
+vhost_controller_resize(const char *name, struct errmsg *err)
+{
+	struct vhost_controller *controller;
+	int rc;
+
+	controller = vhost_controller_find(name, &rc, err);
+	return controller != NULL ? controller->ops->resize(controller->device, err) : rc;
+}
+
+/* ---- statistics ---- */
+
+static const char *const counter_names[] = {
+	[VHOST_REQUESTS] = "requests",
+	[VHOST_BYTES_READ] = "bytes_read",
+	[VHOST_BYTES_WRITTEN] = "bytes_written",
+	[VHOST_ERRORS] = "errors",
+	[VHOST_SLEEPS] = "sleeps",
+	[VHOST_CALLS] = "calls",
+	[VHOST_CALLS_SUPPRESSED] = "calls_suppressed",
+	[VHOST_CALLS_COALESCED] = "calls_coalesced",
+	[VHOST_BREAKS] = "breaks",
+};
+
+_Static_assert(sizeof(counter_names) / sizeof(counter_names[0]) == VHOST_COUNTERS,
+	       "each counter has a name");
+
+/* A queue, or all of them, over the sessions of a controller. */
+struct queue_stats {
+	uint64_t counters[VHOST_COUNTERS];
+	uint32_t in_flight;
+	uint32_t running;
+	uint32_t broken;
+};
+
+struct stats_call {
+	struct vhost_controller *controller;
+	struct queue_stats queues[VHOST_MAX_QUEUES];
+};
+
+static void
+add_counters(struct queue_stats *stats, const uint64_t counters[VHOST_COUNTERS])
+{
+	for (int i = 0; i < VHOST_COUNTERS; i++)
+		stats->counters[i] += counters[i];
+}
+
+static void
+add_queue(struct vhost_queue *queue, void *arg)
+{
+	struct stats_call *call = arg;
+	struct queue_stats *stats = &call->queues[queue->index];
+
+	add_counters(stats, queue->counters);
+	if (queue->state == VHOST_QUEUE_STOPPED)
+		return;
+	stats->in_flight += virtq_in_flight(queue->setup.vq);
+	stats->running++;
+	stats->broken += queue->broken;
+}
+
+static int
+stats_on_thread(void *arg)
+{
+	struct stats_call *call = arg;
+
+	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++)
+		add_counters(&call->queues[i], call->controller->counters[i]);
+	vhost_controller_for_each_queue(call->controller, add_queue, call);
+	return 0;
+}
+
+static void
+set_counters(json_t *object, const struct queue_stats *stats)
+{
+	json_object_set_new(object, "inflight", json_integer(stats->in_flight));
+	for (int i = 0; i < VHOST_COUNTERS; i++)
+		json_object_set_new(object, counter_names[i],
+				    json_integer((json_int_t)stats->counters[i]));
+}
+
+/* Those that have ever run. */
+static json_t *
+queues_json(const struct stats_call *call)
+{
+	json_t *array = json_array();
+
+	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++) {
+		const struct queue_stats *stats = &call->queues[i];
+		json_t *object;
+
+		if (stats->running == 0 && stats->counters[VHOST_REQUESTS] == 0 &&
+		    stats->counters[VHOST_BREAKS] == 0)
+			continue;
+		object = json_pack("{s:I, s:b, s:b}", "queue", (json_int_t)i, "running",
+				   stats->running > 0, "broken", stats->broken > 0);
+		set_counters(object, stats);
+		json_array_append_new(array, object);
+	}
+	return array;
+}
+
+static json_t *
+call_json(const char *name, const struct stats_call *call, bool per_queue)
+{
+	struct queue_stats total = {.in_flight = 0};
+	json_t *object;
+
+	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++) {
+		add_counters(&total, call->queues[i].counters);
+		total.in_flight += call->queues[i].in_flight;
+		total.running += call->queues[i].running;
+		total.broken += call->queues[i].broken;
+	}
+	object = json_pack("{s:s, s:I, s:I}", "ctrlr", name, "running_queues",
+			   (json_int_t)total.running, "broken_queues", (json_int_t)total.broken);
+	set_counters(object, &total);
+	if (per_queue)
+		json_object_set_new(object, "queues", queues_json(call));
+	return object;
+}
+
+/* [waits]; the controller may be gone afterwards. NULL: no memory. */
+static json_t *
+controller_stats(struct vhost_controller *controller, bool per_queue)
+{
+	struct stats_call *call = calloc(1, sizeof(*call));
+	char name[VHOST_NAME_MAX + 1];
+	json_t *object;
+
+	if (call == NULL)
+		return NULL;
+	call->controller = controller;
+	memcpy(name, controller->name, sizeof(name));
+	thread_call(controller->thread, stats_on_thread, call);
+	object = call_json(name, call, per_queue);
+	free(call);
+	return object;
+}
+
+static json_t *
+all_stats(bool per_queue)
+{
+	struct vhost_controller *controller = vhost_controller_next(0);
+	json_t *array = json_array();
+
+	while (controller != NULL) {
+		/* They may come and go while one waits. */
+		uint64_t serial = controller->serial;
+
+		if (!controller->deleting)
+			json_array_append_new(array, controller_stats(controller, per_queue));
+		controller = vhost_controller_next(serial);
+	}
+	return array;
+}
+
+json_t *
+vhost_stats_json(const char *name, bool per_queue, int *rc, struct errmsg *err)
+{
+	struct vhost_controller *controller;
+	json_t *array;
+
+	*rc = -ENOMEM;
+	if (name == NULL)
+		return all_stats(per_queue);
+	controller = vhost_controller_find(name, rc, err);
+	if (controller == NULL)
+		return NULL;
+	array = json_array();
+	json_array_append_new(array, controller_stats(controller, per_queue));
+	return array;
+}
