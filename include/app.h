@@ -90,6 +90,12 @@ json_t *app_config_json(void);
  * was one; the next commit writes the state without it. App thread.
  */
 bool app_give_up(const char *method, const char *name);
+/*
+ * {"state": "startup" (before framework_start_init), "starting", "running" or "stopping", "state_file": path or null, "saved": whether
+ * the file has the configuration as it is, "failed": [{"subsystem", "method", "name"} …], entries of the file that could
+ * not be replayed and are kept}. App thread. NULL: no memory.
+ */
+json_t *app_state_json(void);
 /* One subsystem's part, or NULL when there is none of that name. */
 json_t *app_subsystem_config_json(const char *name);
 

@@ -66,6 +66,24 @@ app_is_stopping(void)
 	return atomic_load(&app.stopping);
 }
 
+json_t *
+app_state_json(void)
+{
+	static const char *const names[] = {
+		[PHASE_STARTUP] = "startup",
+		[PHASE_STARTING] = "starting",
+		[PHASE_RUNNING] = "running",
+		[PHASE_STOPPING] = "stopping",
+	};
+	enum phase phase = app_is_stopping() ? PHASE_STOPPING : app.phase;
+	json_t *object = json_pack("{s:s}", "state", names[phase]);
+	json_t *journal = config_state_json();
+
+	json_object_update(object, journal);
+	json_decref(journal);
+	return object;
+}
+
 void
 app_stop(int rc)
 {

@@ -9,6 +9,7 @@
 #include "coroutine.h"
 #include "internal.h"
 #include "log.h"
+#include "notify.h"
 #include "state.h"
 
 /* App thread only; `file` is the work pool's while a coroutine waits for it. */
@@ -98,7 +99,14 @@ is_creation(json_t *entry)
 	return strstr(method, "_create") != NULL || strstr(method, "_attach") != NULL;
 }
 
-/* Whether one of the entries makes what `failed` did not make. */
+/* Whether another entry of the same method for the same object takes its place. */
+static bool
+is_setting(json_t *entry)
+{
+	return strstr(json_string_value(json_object_get(entry, "method")), "_set_") != NULL;
+}
+
+/* Whether one of the entries makes or sets what `failed` did not. */
 static bool
 is_made_up_for(json_t *failed, json_t *entries)
 {
@@ -111,8 +119,12 @@ is_made_up_for(json_t *failed, json_t *entries)
 
 		if (json_equal(entry, failed))
 			return true;
-		if (is_creation(failed) && is_creation(entry) && name != NULL && other != NULL &&
-		    strcmp(name, other) == 0)
+		if (name == NULL || other == NULL || strcmp(name, other) != 0)
+			continue;
+		if (is_creation(failed) && is_creation(entry))
+			return true;
+		if (is_setting(failed) &&
+		    json_equal(json_object_get(entry, "method"), json_object_get(failed, "method")))
 			return true;
 	}
 	return false;
@@ -250,7 +262,36 @@ config_commit(struct errmsg *err)
 	coroutine_mutex_lock(&config.lock);
 	rc = commit_locked(err);
 	coroutine_mutex_unlock(&config.lock);
+	if (rc != 0)
+		notify_send(NOTIFY_STATE_SAVE_FAILED, "%s", err->text);
 	return rc;
+}
+
+static json_t *
+failed_json(void)
+{
+	json_t *array = json_array();
+	json_t *kept;
+	size_t i;
+
+	json_array_foreach (config.failed, i, kept) {
+		json_t *entry = json_object_get(kept, "entry");
+
+		json_array_append_new(array, json_pack("{s:O, s:O, s:s}", "subsystem",
+						       json_object_get(kept, "subsystem"), "method",
+						       json_object_get(entry, "method"), "name",
+						       display_name(entry)));
+	}
+	return array;
+}
+
+json_t *
+config_state_json(void)
+{
+	const char *path = config.file.path;
+
+	return json_pack("{s:s?, s:b, s:o}", "state_file", path, "saved",
+			 path != NULL && config.written != NULL, "failed", failed_json());
 }
 
 /* ---- reading and replaying ---- */

@@ -30,6 +30,9 @@ unsigned int config_replay(void);
  */
 int config_commit(struct errmsg *err);
 
+/* What app_state_json() says of the state's file; does not wait. NULL: no memory. */
+json_t *config_state_json(void);
+
 /* Forgets everything and gives the journal free. Also after a failed config_open(). */
 void config_close(void);
 
