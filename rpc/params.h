@@ -44,6 +44,23 @@ struct rpc_name {
 	const char *name;
 };
 
+/* ---- the daemon and its machine ---- */
+
+enum rpc_system_index {
+	RPC_FRAMEWORK_GET_STATE,
+	RPC_FRAMEWORK_GET_PCI_DEVICES,
+	RPC_NOTIFY_GET_TYPES,
+	RPC_NOTIFY_GET_NOTIFICATIONS,
+	RPC_SYSTEM_METHODS,
+};
+extern const struct rpc_schema rpc_system_schemas[RPC_SYSTEM_METHODS + 1];
+extern const struct rpc_method rpc_system_methods[RPC_SYSTEM_METHODS + 1];
+
+struct rpc_notify_get_notifications {
+	int64_t id;
+	int64_t max;
+};
+
 /* ---- threads ---- */
 
 enum rpc_thread_index {
@@ -141,6 +158,11 @@ enum rpc_vhost_index {
 	RPC_VHOST_CREATE_BLK_CONTROLLER,
 	RPC_VHOST_GET_CONTROLLERS,
 	RPC_VHOST_DELETE_CONTROLLER,
+	RPC_VHOST_CONTROLLER_SET_COALESCING,
+	RPC_VHOST_CONTROLLER_RESIZE,
+	RPC_VHOST_GET_STATS,
+	RPC_VIRTIO_BLK_CREATE_TRANSPORT,
+	RPC_VIRTIO_BLK_GET_TRANSPORTS,
 	RPC_VHOST_METHODS,
 };
 extern const struct rpc_schema rpc_vhost_schemas[RPC_VHOST_METHODS + 1];
@@ -155,8 +177,20 @@ struct rpc_vhost_create_blk_controller {
 	bool packed_ring;
 };
 
-struct rpc_vhost_delete_controller {
+/* For methods that take a controller and nothing else. */
+struct rpc_vhost_ctrlr {
 	const char *ctrlr;
+};
+
+struct rpc_vhost_set_coalescing {
+	const char *ctrlr;
+	int64_t delay_base_us;
+	int64_t iops_threshold;
+};
+
+struct rpc_vhost_get_stats {
+	const char *ctrlr;
+	bool per_queue;
 };
 
 #endif

@@ -44,18 +44,80 @@ get_controllers(const void *arg, json_t **result, struct errmsg *err)
 static int
 delete_controller(const void *arg, json_t **result, struct errmsg *err)
 {
-	const struct rpc_vhost_delete_controller *params = arg;
+	const struct rpc_vhost_ctrlr *params = arg;
 	int rc = vhost_controller_delete(params->ctrlr, err);
 
 	(void)result;
-	/* One that the state names and that could not be made. */
+	/* One that the state names and that could not be made, and what would have been set on it. */
 	if (rc == -ENODEV && app_give_up("vhost_create_blk_controller", params->ctrlr))
-		return 0;
+		rc = 0;
+	if (rc == 0)
+		app_give_up("vhost_controller_set_coalescing", params->ctrlr);
 	return rc;
+}
+
+static int
+set_coalescing(const void *arg, json_t **result, struct errmsg *err)
+{
+	const struct rpc_vhost_set_coalescing *params = arg;
+
+	(void)result;
+	return vhost_controller_set_coalescing(params->ctrlr, (uint32_t)params->delay_base_us,
+					       (uint32_t)params->iops_threshold, err);
+}
+
+static int
+resize_controller(const void *arg, json_t **result, struct errmsg *err)
+{
+	const struct rpc_vhost_ctrlr *params = arg;
+
+	(void)result;
+	return vhost_controller_resize(params->ctrlr, err);
+}
+
+static int
+get_stats(const void *arg, json_t **result, struct errmsg *err)
+{
+	const struct rpc_vhost_get_stats *params = arg;
+	int rc;
+
+	*result = vhost_stats_json(params->ctrlr, params->per_queue, &rc, err);
+	return *result != NULL ? 0 : rc;
+}
+
+/* ---- transports of virtio-blk: there is one ---- */
+
+static int
+create_transport(const void *arg, json_t **result, struct errmsg *err)
+{
+	const struct rpc_name *params = arg;
+
+	(void)result;
+	if (strcmp(params->name, TRANSPORT) == 0)
+		return err_set(err, -EEXIST, "virtio_blk transport " TRANSPORT ": File exists");
+	return err_set(err, -EINVAL, "virtio_blk transport '%.64s': only " TRANSPORT " is known",
+		       params->name);
+}
+
+static int
+get_transports(const void *arg, json_t **result, struct errmsg *err)
+{
+	const struct rpc_name *params = arg;
+
+	if (params->name != NULL && strcmp(params->name, TRANSPORT) != 0)
+		return err_set(err, -ENODEV, "virtio_blk transport '%.64s': No such device",
+			       params->name);
+	*result = json_pack("[{s:s}]", "name", TRANSPORT);
+	return *result != NULL ? 0 : -ENOMEM;
 }
 
 const struct rpc_method rpc_vhost_methods[RPC_VHOST_METHODS + 1] = {
 	{&rpc_vhost_schemas[RPC_VHOST_CREATE_BLK_CONTROLLER], create_blk_controller},
 	{&rpc_vhost_schemas[RPC_VHOST_GET_CONTROLLERS], get_controllers},
 	{&rpc_vhost_schemas[RPC_VHOST_DELETE_CONTROLLER], delete_controller},
+	{&rpc_vhost_schemas[RPC_VHOST_CONTROLLER_SET_COALESCING], set_coalescing},
+	{&rpc_vhost_schemas[RPC_VHOST_CONTROLLER_RESIZE], resize_controller},
+	{&rpc_vhost_schemas[RPC_VHOST_GET_STATS], get_stats},
+	{&rpc_vhost_schemas[RPC_VIRTIO_BLK_CREATE_TRANSPORT], create_transport},
+	{&rpc_vhost_schemas[RPC_VIRTIO_BLK_GET_TRANSPORTS], get_transports},
 };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "params.h"
 #include "rpc.h"
+#include "vhost.h"
 
 #define ROOM           "vhost"
 #define CREATE(member) offsetof(struct rpc_vhost_create_blk_controller, member)
@@ -41,12 +42,60 @@ static const struct rpc_param get_params[] = {
 	 .help = "of one controller; default: all of them"},
 };
 
-static const struct rpc_param delete_params[] = {
+static const struct rpc_param ctrlr_params[] = {
 	{.name = "ctrlr",
 	 .type = RPC_STRING,
 	 .required = true,
-	 .offset = offsetof(struct rpc_vhost_delete_controller, ctrlr),
+	 .offset = offsetof(struct rpc_vhost_ctrlr, ctrlr),
 	 .help = "name of the controller"},
+};
+
+static const struct rpc_param coalescing_params[] = {
+	{.name = "ctrlr",
+	 .type = RPC_STRING,
+	 .required = true,
+	 .offset = offsetof(struct rpc_vhost_set_coalescing, ctrlr),
+	 .help = "name of the controller"},
+	{.name = "delay_base_us",
+	 .type = RPC_INT,
+	 .required = true,
+	 .offset = offsetof(struct rpc_vhost_set_coalescing, delay_base_us),
+	 .min = 0,
+	 .max = VHOST_COALESCING_DELAY_MAX,
+	 .help = "longest time in µs that a call waits; 0: none waits"},
+	{.name = "iops_threshold",
+	 .type = RPC_INT,
+	 .required = true,
+	 .offset = offsetof(struct rpc_vhost_set_coalescing, iops_threshold),
+	 .min = VHOST_COALESCING_THRESHOLD_MIN,
+	 .max = UINT32_MAX,
+	 .help = "requests per second of one queue up to which its calls do not wait"},
+};
+
+static const struct rpc_param stats_params[] = {
+	{.name = "ctrlr",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct rpc_vhost_get_stats, ctrlr),
+	 .help = "of one controller; default: all of them"},
+	{.name = "per_queue",
+	 .type = RPC_BOOL,
+	 .offset = offsetof(struct rpc_vhost_get_stats, per_queue),
+	 .help = "each queue's, too"},
+};
+
+static const struct rpc_param create_transport_params[] = {
+	{.name = "name",
+	 .type = RPC_STRING,
+	 .required = true,
+	 .offset = offsetof(struct rpc_name, name),
+	 .help = "of the transport"},
+};
+
+static const struct rpc_param get_transports_params[] = {
+	{.name = "name",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct rpc_name, name),
+	 .help = "of one transport; default: all of them"},
 };
 
 const struct rpc_schema rpc_vhost_schemas[RPC_VHOST_METHODS + 1] = {
@@ -87,14 +136,95 @@ const struct rpc_schema rpc_vhost_schemas[RPC_VHOST_METHODS + 1] = {
 			.alias = "remove_vhost_controller",
 			.room = ROOM,
 			.flags = RPC_RUNTIME | RPC_CHANGES,
-			.params = delete_params,
-			.param_count = RPC_COUNT(delete_params),
-			.params_size = sizeof(struct rpc_vhost_delete_controller),
+			.params = ctrlr_params,
+			.param_count = RPC_COUNT(ctrlr_params),
+			.params_size = sizeof(struct rpc_vhost_ctrlr),
 			.help = "Deletes a controller when its requests are done (a guest that has "
 				"it loses its disk), or gives up one that the state names and that "
 				"could not be made. Answers true.\n"
 				"Errors: -19 (No such device), -16 (it is being deleted), -110 "
 				"(the block device does not finish "
 				"its requests).",
+		},
+	[RPC_VHOST_CONTROLLER_SET_COALESCING] =
+		{
+			.name = "vhost_controller_set_coalescing",
+			.alias = "set_vhost_controller_coalescing",
+			.room = ROOM,
+			.flags = RPC_RUNTIME | RPC_CHANGES,
+			.params = coalescing_params,
+			.param_count = RPC_COUNT(coalescing_params),
+			.params_size = sizeof(struct rpc_vhost_set_coalescing),
+			.help = "Lets several requests share a call (interrupt) to the guest, also "
+				"while it runs. Of a queue with a rate over iops_threshold the "
+				"calls are at least delay_base_us * (rate / iops_threshold - 1) "
+				"apart, and at most delay_base_us. A call that waits goes out "
+				"within that time, and before the queue sleeps or stops. Answers "
+				"true.\n"
+				"Errors: -19 (No such device), -16 (it is being deleted).",
+		},
+	[RPC_VHOST_CONTROLLER_RESIZE] =
+		{
+			.name = "vhost_controller_resize",
+			.room = ROOM,
+			.flags = RPC_RUNTIME,
+			.params = ctrlr_params,
+			.param_count = RPC_COUNT(ctrlr_params),
+			.params_size = sizeof(struct rpc_vhost_ctrlr),
+			.help = "Looks at the size of the controller's block device again (of a "
+				"file that has grown, for one) and tells the guest to do so. "
+				"Answers true.\n"
+				"Errors: -19 (No such device), -16 (it is being deleted), or why "
+				"the size cannot be read.",
+		},
+	[RPC_VHOST_GET_STATS] =
+		{
+			.name = "vhost_get_stats",
+			.room = ROOM,
+			.flags = RPC_RUNTIME,
+			.params = stats_params,
+			.param_count = RPC_COUNT(stats_params),
+			.params_size = sizeof(struct rpc_vhost_get_stats),
+			.help = "Answers an array of {ctrlr, running_queues, broken_queues, "
+				"inflight, requests, bytes_read, bytes_written, errors, sleeps, "
+				"calls, calls_suppressed, calls_coalesced, breaks}, and with "
+				"per_queue a member queues: an array of {queue, running, broken} "
+				"and the same counters, of each queue that was ever used. They "
+				"count from the controller's creation, over all front-ends: "
+				"requests given back to the guest, the bytes written to and read "
+				"from its memory for them (headers and status bytes included), "
+				"requests answered with an error, times that a queue began to wait "
+				"for a kick, calls (interrupts) sent, completions of which the "
+				"guest did not want to be told, calls that went into a later one "
+				"(vhost_controller_set_coalescing), and times that a queue was "
+				"stopped because its guest broke a rule.\n"
+				"Errors: -19 (No such device), -16 (it is being deleted).",
+			.columns = "ctrlr,queues=running_queues,inflight,requests,read=bytes_read,"
+				   "written=bytes_written,errors,calls,suppressed="
+				   "calls_suppressed,coalesced=calls_coalesced,sleeps,breaks",
+		},
+	[RPC_VIRTIO_BLK_CREATE_TRANSPORT] =
+		{
+			.name = "virtio_blk_create_transport",
+			.room = ROOM,
+			.flags = RPC_RUNTIME,
+			.params = create_transport_params,
+			.param_count = RPC_COUNT(create_transport_params),
+			.params_size = sizeof(struct rpc_name),
+			.help = "For clients that make the transport of their controllers "
+				"themselves. The only one, \"vhost_user_blk\", is always there.\n"
+				"Errors: -17 (File exists), -22 (no such transport can be made).",
+		},
+	[RPC_VIRTIO_BLK_GET_TRANSPORTS] =
+		{
+			.name = "virtio_blk_get_transports",
+			.room = ROOM,
+			.flags = RPC_RUNTIME,
+			.params = get_transports_params,
+			.param_count = RPC_COUNT(get_transports_params),
+			.params_size = sizeof(struct rpc_name),
+			.help = "Answers an array of {name}.\n"
+				"Errors: -19 (No such device).",
+			.columns = "name",
 		},
 };

@@ -21,6 +21,8 @@ def build(daemon):
     daemon.rpc("vhost_create_blk_controller", ctrlr="c1", dev_name="a", readonly=True,
                cpumask="0x1")
     daemon.rpc("vhost_create_blk_controller", ctrlr="c2", dev_name="u", packed_ring=True)
+    daemon.rpc("vhost_controller_set_coalescing", ctrlr="c1", delay_base_us=50,
+               iops_threshold=100000)
 
 
 def clear(daemon):
@@ -164,6 +166,44 @@ def test_what_cannot_be_made_is_kept_until_it_is_deleted(vhostd):
     vhostd.kill()
     vhostd.start()
     assert "could not be replayed" not in vhostd.log_text().rsplit("given up", 1)[1]
+
+
+def test_coalescing_of_a_controller_that_was_missing(vhostd):
+    """What was set on a controller is kept as long as the controller, and given up with it."""
+    image = vhostd.image("a.img")
+    vhostd.rpc("bdev_aio_create", name="a", filename=str(image))
+    vhostd.rpc("vhost_create_blk_controller", ctrlr="c", dev_name="a")
+    vhostd.rpc("vhost_controller_set_coalescing", ctrlr="c", delay_base_us=10, iops_threshold=200)
+    away = image.rename(image.with_name("away"))
+    for _ in range(2):
+        vhostd.stop()
+        vhostd.start()
+        failed = vhostd.rpc("framework_get_state")["failed"]
+        assert [(entry["subsystem"], entry["name"]) for entry in failed] == \
+            [("bdev", "a"), ("vhost", "c"), ("vhost", "c")]
+    away.rename(image)
+    vhostd.stop()
+    vhostd.start()
+    controller, = vhostd.rpc("vhost_get_controllers")
+    assert (controller["delay_base_us"], controller["iops_threshold"]) == (10, 200)
+    assert vhostd.rpc("framework_get_state")["failed"] == []
+    # Missing again, made again by hand, and set to something else: that is what counts.
+    image.rename(away)
+    vhostd.stop()
+    vhostd.start()
+    away.rename(image)
+    vhostd.rpc("bdev_aio_create", name="a", filename=str(image))
+    vhostd.rpc("vhost_create_blk_controller", ctrlr="c", dev_name="a")
+    vhostd.rpc("vhost_controller_set_coalescing", ctrlr="c", delay_base_us=20, iops_threshold=300)
+    assert vhostd.rpc("framework_get_state")["failed"] == []
+    image.rename(away)
+    vhostd.stop()
+    vhostd.start()
+    vhostd.rpc("vhost_delete_controller", ctrlr="c")
+    vhostd.rpc("bdev_aio_delete", name="a")
+    assert vhostd.rpc("framework_get_state")["failed"] == []
+    assert json.loads(vhostd.state.read_text())["subsystems"] == \
+        json.loads(save(vhostd))["subsystems"]
 
 
 def test_an_answer_is_durable_also_after_a_failed_save(vhostd):

@@ -353,7 +353,138 @@ def test_file_names(shared):
     assert shared.error("bdev_aio_create", name="f", filename="x" * 5000).code == INVALID_PARAMS
 
 
+# ---- the daemon and its machine ----
+
+def test_framework_state(shared):
+    state = shared.rpc("framework_get_state")
+    assert state == {"state": "running", "state_file": str(shared.state), "saved": True,
+                     "failed": []}
+
+
+def test_state_before_the_start(idle_vhostd):
+    idle_vhostd.start("--wait-for-rpc")
+    assert idle_vhostd.rpc("framework_get_state")["state"] == "startup"
+    idle_vhostd.rpc("framework_start_init")
+    assert idle_vhostd.rpc("framework_get_state")["state"] == "running"
+
+
+def test_state_that_cannot_be_saved(vhostd):
+    vhostd.rpc("bdev_null_create", name="a", num_blocks=8, block_size=512)
+    aside = vhostd.state.rename(vhostd.folder / "aside.json")
+    vhostd.state.mkdir()
+    vhostd.error("bdev_null_create", name="b", num_blocks=8, block_size=512)
+    assert vhostd.rpc("framework_get_state")["saved"] is False
+    event = vhostd.rpc("notify_get_notifications")[-1]
+    assert event["type"] == "state_save_failed" and str(vhostd.state) in event["ctx"]
+    vhostd.state.rmdir()
+    aside.rename(vhostd.state)
+    assert vhostd.error("bdev_null_create", name="b", num_blocks=8, block_size=512).code == EEXIST
+    assert vhostd.rpc("framework_get_state")["saved"] is True
+
+
+def test_pci_devices(shared):
+    devices = shared.rpc("framework_get_pci_devices")
+    folder = "/sys/bus/pci/devices"
+    expected = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    assert [device["address"] for device in devices] == expected
+    for device in devices:
+        assert device["type"] in ("nvme", "other")
+        config = bytes.fromhex(device["config_space"])
+        with open(f"{folder}/{device['address']}/vendor", encoding="ascii") as file:
+            assert int.from_bytes(config[:2], "little") == int(file.read(), 16)
+        with open(f"{folder}/{device['address']}/class", encoding="ascii") as file:
+            assert (device["type"] == "nvme") == file.read().startswith("0x0108")
+        driver = f"{folder}/{device['address']}/driver"
+        assert device["driver"] == (os.path.basename(os.readlink(driver))
+                                    if os.path.islink(driver) else None)
+
+
+def test_notifications(shared):
+    types = shared.rpc("notify_get_types")
+    assert {"bdev_register", "bdev_unregister", "vhost_controller_create"} <= set(types)
+    before = shared.rpc("notify_get_notifications")
+    last = before[-1]["id"] if before else 0
+    shared.rpc("bdev_null_create", name="n", num_blocks=8, block_size=512)
+    shared.rpc("vhost_create_blk_controller", ctrlr="c", dev_name="n")
+    shared.rpc("vhost_delete_controller", ctrlr="c")
+    shared.rpc("bdev_null_delete", name="n")
+    expected = [{"type": kind, "ctx": ctx, "id": last + i} for i, (kind, ctx) in enumerate((
+        ("bdev_register", "n"), ("vhost_controller_create", "c"), ("vhost_controller_delete", "c"),
+        ("bdev_unregister", "n")), 1)]
+    assert {event["type"] for event in expected} <= set(types)
+    assert shared.rpc("notify_get_notifications", id=last + 1) == expected
+    assert shared.rpc("notify_get_notifications", id=last + 2, max=2) == expected[1:3]
+    assert shared.rpc("notify_get_notifications", max=0) == []
+    assert shared.rpc("notify_get_notifications", id=last + 5) == []
+    assert shared.rpc("notify_get_notifications", id=(1 << 63) - 1) == []
+    assert shared.rpc("get_notifications", id=last + 4) == expected[3:]
+    for params in ({"id": -1}, {"max": -1}, {"id": "1"}, {"type": "x"}):
+        assert shared.error("notify_get_notifications", **params).code == INVALID_PARAMS
+
+
 # ---- vhost ----
+
+def test_coalescing(shared):
+    shared.rpc("bdev_null_create", name="n", num_blocks=8, block_size=512)
+    shared.rpc("vhost_create_blk_controller", ctrlr="c", dev_name="n")
+    for delay, threshold in ((100, 60000), (1000000, 100), (0, (1 << 32) - 1), (0, 60000)):
+        assert shared.rpc("vhost_controller_set_coalescing", ctrlr="c", delay_base_us=delay,
+                          iops_threshold=threshold) is True
+        controller, = shared.rpc("vhost_get_controllers")
+        assert (controller["delay_base_us"], controller["iops_threshold"]) == (delay, threshold)
+    given = {"ctrlr": "c", "delay_base_us": 5, "iops_threshold": 500}
+    for params in ({"delay_base_us": -1}, {"delay_base_us": 1000001}, {"delay_base_us": "5"},
+                   {"delay_base_us": 1 << 32}, {"iops_threshold": 99}, {"iops_threshold": 0},
+                   {"iops_threshold": -1}, {"iops_threshold": 1 << 32}, {"more": 1}):
+        error = shared.error("vhost_controller_set_coalescing", **given | params)
+        assert error.code == INVALID_PARAMS
+    for name in given:
+        some = {key: value for key, value in given.items() if key != name}
+        assert shared.error("vhost_controller_set_coalescing", **some).code == INVALID_PARAMS
+    controller, = shared.rpc("vhost_get_controllers")
+    assert (controller["delay_base_us"], controller["iops_threshold"]) == (0, 60000)
+    error = shared.error("vhost_controller_set_coalescing", **given | {"ctrlr": "none"})
+    assert error.code == ENODEV and "No such device" in error.message
+
+
+def test_resize(shared):
+    image = shared.image("grows.img", MIB)
+    shared.rpc("bdev_aio_create", name="f", filename=str(image))
+    shared.rpc("vhost_create_blk_controller", ctrlr="c", dev_name="f")
+    os.truncate(image, 2 * MIB)
+    assert shared.rpc("vhost_controller_resize", ctrlr="c") is True
+    assert shared.rpc("bdev_get_bdevs", name="f")[0]["num_blocks"] == 2 * MIB // 512
+    assert shared.error("vhost_controller_resize", ctrlr="none").code == ENODEV
+    assert shared.error("vhost_controller_resize").code == INVALID_PARAMS
+
+
+def test_stats(shared):
+    for name in ("a", "b"):
+        shared.rpc("bdev_null_create", name=name, num_blocks=8, block_size=512)
+        shared.rpc("vhost_create_blk_controller", ctrlr=name, dev_name=name)
+    counters = {"inflight", "requests", "bytes_read", "bytes_written", "errors", "sleeps", "calls",
+                "calls_suppressed", "calls_coalesced", "breaks"}
+    both = shared.rpc("vhost_get_stats")
+    assert [entry["ctrlr"] for entry in both] == ["a", "b"]
+    for entry in both:
+        assert set(entry) == counters | {"ctrlr", "running_queues", "broken_queues"}
+        assert all(entry[counter] == 0 for counter in counters)
+    one, = shared.rpc("vhost_get_stats", ctrlr="b", per_queue=True)
+    assert one["ctrlr"] == "b" and one["queues"] == []
+    error = shared.error("vhost_get_stats", ctrlr="none")
+    assert error.code == ENODEV and "No such device" in error.message
+
+
+def test_transports(shared):
+    assert shared.rpc("virtio_blk_get_transports") == [{"name": "vhost_user_blk"}]
+    assert shared.rpc("virtio_blk_get_transports", name="vhost_user_blk") == \
+        [{"name": "vhost_user_blk"}]
+    assert shared.error("virtio_blk_get_transports", name="none").code == ENODEV
+    error = shared.error("virtio_blk_create_transport", name="vhost_user_blk")
+    assert error.code == EEXIST and "File exists" in error.message
+    assert shared.error("virtio_blk_create_transport", name="vfio_user_blk").code == EINVAL
+    assert shared.error("virtio_blk_create_transport").code == INVALID_PARAMS
+
 
 def test_controller(shared):
     shared.rpc("bdev_malloc_create", name="m", num_blocks=2048, block_size=512)

@@ -236,6 +236,23 @@ def test_lists_and_objects(shared):
     assert [row["name"] for row in table] == ["c", "a"] and table[0]["reads"] == "0"
 
 
+def test_tables_of_the_daemon(shared):
+    shared.rpc("bdev_null_create", name="n", num_blocks=8, block_size=512)
+    shared.rpc("vhost_create_blk_controller", ctrlr="c", dev_name="n")
+    row, = rows(shared.ctl("vhost_get_stats").stdout)
+    assert (row["ctrlr"], row["queues"], row["requests"]) == ("c", "0", "0")
+    row = rows(shared.ctl("notify_get_notifications").stdout)[-1]
+    assert (row["type"], row["ctx"]) == ("vhost_controller_create", "c")
+    assert "state: running" in shared.ctl("framework_get_state").stdout.splitlines()
+    assert "bdev_register" in shared.ctl("notify_get_types").stdout.splitlines()
+    assert rows(shared.ctl("virtio_blk_get_transports").stdout) == [{"name": "vhost_user_blk"}]
+    for row in rows(shared.ctl("framework_get_pci_devices").stdout):
+        assert set(row) == {"address", "type", "driver"}
+    shared.ctl("vhost_controller_set_coalescing", "--ctrlr", "c", "--delay-base-us", "10",
+               "--iops-threshold", "1000")
+    assert shared.rpc("vhost_get_controllers")[0]["delay_base_us"] == 10
+
+
 def test_tables_of_threads(shared):
     assert rows(shared.ctl("framework_get_reactors").stdout)[0]["lcore"] == "0"
     names = [thread["name"] for thread in shared.rpc("thread_get_stats")["threads"]]
