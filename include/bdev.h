@@ -142,7 +142,7 @@ int bdev_delete(const char *name, const char *module, struct errmsg *err);
 
 /*
  * App thread, in a coroutine [waits]. Looks at the device's size again, where the module knows how to; openers get RESIZE if it has
- * changed. 0, -ENODEV, -EBUSY (being deleted), -ENOMEM or what the module failed with.
+ * changed. 0, -ENODEV, -EBUSY (being deleted; or smaller, and in use by others), -ENOMEM or what the module failed with.
  */
 int bdev_rescan(const char *name, struct errmsg *err);
 
@@ -206,8 +206,8 @@ struct bdev_ops {
 	void (*flush_submissions)(void *channel_ctx); /* may be NULL */
 	/* App thread, in a coroutine: the last user is gone; frees ctx. */
 	void (*destroy)(void *bdev_ctx);
-	/* App thread, in a coroutine [waits]; bdev stays. See bdev_rescan(); may be NULL. */
-	int (*rescan)(struct bdev *bdev, void *bdev_ctx, struct errmsg *err);
+	/* App thread, in a coroutine [waits]; the bdev stays: how many blocks there are now. May be NULL. 0 or a negative errno. */
+	int (*rescan)(void *bdev_ctx, uint64_t *num_blocks, struct errmsg *err);
 	json_t *(*describe)(void *bdev_ctx); /* driver_specific; may be NULL */
 	/* {method, params} that makes it again; may return NULL (part of another object). */
 	json_t *(*config)(void *bdev_ctx);

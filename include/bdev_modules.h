@@ -16,6 +16,11 @@ struct bdev_null_opts {
 	uint32_t block_size; /* 512 … 65536, a power of two */
 };
 int bdev_null_create(const struct bdev_null_opts *opts, struct bdev **bdev, struct errmsg *err);
+/*
+ * Does not wait. Running guests see the new size. -ENODEV: no null bdev of that name; -EINVAL: smaller than it is, which would
+ * take blocks from under guests, or too large.
+ */
+int bdev_null_resize(const char *name, uint64_t size_mib, struct errmsg *err);
 
 /* Memory of the daemon, zeroed, gone when it ends. */
 struct bdev_malloc_opts {
@@ -41,9 +46,19 @@ struct bdev_uring_opts {
 		method; /* "bdev_uring_create" or "bdev_aio_create": what the saved configuration calls */
 	uint32_t block_size; /* 0: the device's logical block size, 512 for files */
 	bool read_only;
+	/*
+	 * A kernel thread takes the requests out of the rings, so that nobody makes a system call while there is work: one
+	 * thread per bdev, on a CPU without a reactor if there is one, which spins until sqpoll_idle_ms after the last request.
+	 */
+	bool sqpoll;
+	uint32_t sqpoll_idle_ms; /* with sqpoll; 0: BDEV_URING_SQPOLL_IDLE_MS */
 };
+#define BDEV_URING_SQPOLL_IDLE_MS 10
 int bdev_uring_create(const struct bdev_uring_opts *opts, struct bdev **bdev, struct errmsg *err);
-/* Looks at the file's size again and resizes the bdev. -ENODEV: no uring bdev of that name. */
+/*
+ * Looks at the file's size again and resizes the bdev; running guests see the new size. -ENODEV: no uring bdev of that name;
+ * -EBUSY: the file is smaller, and the bdev open: its size stays, since its users count on it.
+ */
 int bdev_uring_rescan(const char *name, struct errmsg *err);
 
 #endif

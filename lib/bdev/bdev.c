@@ -205,10 +205,27 @@ bdev_resize(struct bdev *bdev, uint64_t num_blocks)
 	return 0;
 }
 
+/* A device in use does not shrink: requests in flight, and what users know of it, would be in the way. */
+static int
+take_size(const struct bdev_desc *desc, uint64_t num_blocks, struct errmsg *err)
+{
+	struct bdev *bdev = desc->bdev;
+	bool used_by_others = TAILQ_FIRST(&bdev->descs) != desc || TAILQ_NEXT(desc, link) != NULL;
+
+	if (num_blocks < bdev->info.num_blocks && used_by_others)
+		return err_set(err, -EBUSY,
+			       "block device %s is in use and keeps its %lu blocks, but only %lu "
+			       "are there: enlarge what is behind it, or delete its controllers "
+			       "first",
+			       bdev->info.name, bdev->info.num_blocks, num_blocks);
+	return bdev_resize(bdev, num_blocks);
+}
+
 int
 bdev_rescan(const char *name, struct errmsg *err)
 {
 	struct bdev_desc *desc; /* keeps it from being deleted meanwhile */
+	uint64_t num_blocks;
 	struct bdev *bdev;
 	int rc;
 
@@ -216,8 +233,13 @@ bdev_rescan(const char *name, struct errmsg *err)
 	if (rc != 0)
 		return rc;
 	bdev = desc->bdev;
-	if (bdev->ops->rescan != NULL)
-		rc = bdev->ops->rescan(bdev, bdev->ctx, err);
+	if (bdev->ops->rescan != NULL) {
+		rc = bdev->ops->rescan(bdev->ctx, &num_blocks, err);
+		if (rc == 0 && bdev->removing)
+			rc = err_set(err, -ENODEV, "block device %s is gone", name);
+		if (rc == 0)
+			rc = take_size(desc, num_blocks, err);
+	}
 	bdev_close(desc);
 	return rc;
 }

@@ -6,6 +6,9 @@
 #include "bdev_config.h"
 #include "bdev_modules.h"
 
+#define MODULE "null"
+#define MIB    (1u << 20)
+
 struct null_disk {
 	struct bdev *bdev;
 };
@@ -29,7 +32,7 @@ null_config(void *bdev_ctx)
 }
 
 static const struct bdev_ops null_ops = {
-	.module = "null",
+	.module = MODULE,
 	.submit = null_submit,
 	.destroy = free,
 	.config = null_config,
@@ -60,5 +63,26 @@ bdev_null_create(const struct bdev_null_opts *opts, struct bdev **bdev, struct e
 		return rc;
 	}
 	*bdev = disk->bdev;
+	return 0;
+}
+
+int
+bdev_null_resize(const char *name, uint64_t size_mib, struct errmsg *err)
+{
+	struct bdev *bdev = bdev_by_name(name);
+	const struct bdev_info *info;
+	uint64_t num_blocks;
+
+	if (bdev == NULL || bdev_module_ctx(bdev, MODULE) == NULL)
+		return err_set(err, -ENODEV, "there is no " MODULE " block device %s", name);
+	info = bdev_get_info(bdev);
+	num_blocks = size_mib * (MIB / info->block_size);
+	if (size_mib > UINT64_MAX / MIB || num_blocks < info->num_blocks)
+		return err_set(err, -EINVAL,
+			       "block device %s has %lu bytes: it can only grow, not become %lu "
+			       "MiB",
+			       name, info->size, size_mib);
+	if (bdev_resize(bdev, num_blocks) != 0)
+		return err_set(err, -EINVAL, "block device %s cannot have %lu MiB", name, size_mib);
 	return 0;
 }

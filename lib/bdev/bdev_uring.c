@@ -28,9 +28,10 @@ uring_describe(void *bdev_ctx)
 {
 	struct uring_disk *disk = bdev_ctx;
 
-	return json_pack("{s:{s:s, s:b, s:b, s:b}}", is_aio(disk) ? "aio" : MODULE, "filename",
+	return json_pack("{s:{s:s, s:b, s:b, s:b, s:b}}", is_aio(disk) ? "aio" : MODULE, "filename",
 			 disk->file.path, "readonly", disk->file.read_only, "block_device",
-			 disk->file.block_device, "direct", disk->file.direct);
+			 disk->file.block_device, "direct", disk->file.direct, "sqpoll",
+			 disk->sqpoll);
 }
 
 static json_t *
@@ -44,6 +45,10 @@ uring_config(void *bdev_ctx)
 
 	if (disk->file.read_only)
 		json_object_set_new(params, "readonly", json_true());
+	if (disk->sqpoll) {
+		json_object_set_new(params, "sqpoll", json_true());
+		json_object_set_new(params, "sqpoll_idle_ms", json_integer(disk->sqpoll_idle_ms));
+	}
 	return json_pack("{s:s, s:o}", "method", disk->method, "params", params);
 }
 
@@ -60,7 +65,10 @@ disk_free(struct uring_disk *disk)
 static int
 close_file(void *arg)
 {
-	uring_file_close(arg);
+	struct uring_disk *disk = arg;
+
+	uring_ring_stop_sqpoll(disk);
+	uring_file_close(&disk->file);
 	return 0;
 }
 
@@ -70,8 +78,8 @@ uring_destroy(void *bdev_ctx)
 {
 	struct uring_disk *disk = bdev_ctx;
 
-	coroutine_blocking(close_file, &disk->file);
-	uring_file_close(&disk->file);
+	coroutine_blocking(close_file, disk);
+	close_file(disk); /* what the work pool could not take */
 	disk_free(disk);
 }
 
@@ -114,6 +122,10 @@ disk_new(const struct bdev_uring_opts *opts)
 	disk->file.path = absolute_path(opts->filename);
 	disk->file.read_only = opts->read_only;
 	disk->file.block_size = opts->block_size;
+	disk->sqpoll = opts->sqpoll;
+	disk->sqpoll_idle_ms =
+		opts->sqpoll_idle_ms != 0 ? opts->sqpoll_idle_ms : BDEV_URING_SQPOLL_IDLE_MS;
+	disk->sqpoll_ring.ring_fd = -1;
 	disk->method = strdup(opts->method);
 	if (disk->file.path == NULL || disk->method == NULL) {
 		disk_free(disk);
@@ -139,19 +151,20 @@ get_size(void *arg)
 }
 
 static int
-uring_rescan(struct bdev *bdev, void *ctx, struct errmsg *err)
+uring_rescan(void *ctx, uint64_t *num_blocks, struct errmsg *err)
 {
 	struct uring_disk *disk = ctx;
 	struct sizing sizing = {.file = &disk->file, .err = err};
 	int rc = coroutine_blocking(get_size, &sizing);
 
-	return rc == 0 ? bdev_resize(bdev, sizing.size / disk->file.block_size) : rc;
+	*num_blocks = sizing.size / disk->file.block_size;
+	return rc;
 }
 
 /* ---- creation ---- */
 
 struct opening {
-	struct uring_file *file;
+	struct uring_disk *disk;
 	struct errmsg *err;
 };
 
@@ -159,14 +172,24 @@ static int
 open_file(void *arg)
 {
 	struct opening *opening = arg;
-	int rc = uring_io_probe();
+	struct uring_disk *disk = opening->disk;
+	int rc = uring_ring_probe();
 
 	if (rc != 0)
 		return err_set(opening->err, rc,
 			       "io_uring is not available (%s); it takes Linux 5.6 and the sysctl "
 			       "kernel.io_uring_disabled=0",
 			       strerror(-rc));
-	return uring_file_open(opening->file, opening->err);
+	rc = uring_file_open(&disk->file, opening->err);
+	if (rc != 0 || !disk->sqpoll)
+		return rc;
+	rc = uring_ring_start_sqpoll(disk);
+	if (rc != 0)
+		err_set(opening->err, rc,
+			"%s: the kernel cannot poll for requests (%s); it takes Linux 5.11, or "
+			"leave sqpoll off",
+			disk->file.path, strerror(-rc));
+	return rc;
 }
 
 static void
@@ -198,6 +221,7 @@ disk_register(struct uring_disk *disk, struct bdev_info *info, struct errmsg *er
 	disk->ops.buffer_alignment = disk->file.alignment;
 	/* Syncs of a page cache must all be seen as such: see sync_done(). */
 	disk->ops.fua = disk->file.direct;
+	disk->tracks_syncs = !disk->file.direct && !disk->file.in_memory;
 	return bdev_register(info, &disk->ops, disk, &disk->bdev, err);
 }
 
@@ -227,7 +251,7 @@ bdev_uring_create(const struct bdev_uring_opts *opts, struct bdev **bdev, struct
 		return err_set(err, -EINVAL, "block device %s: the path of its file must be UTF-8",
 			       opts->name);
 	}
-	opening = (struct opening){.file = &disk->file, .err = err};
+	opening = (struct opening){.disk = disk, .err = err};
 	rc = coroutine_blocking(open_file, &opening);
 	if (rc == 0)
 		rc = disk_register(disk, &info, err);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The data path of files: one ring per channel. Requests become submission entries, which go to the
- * kernel together at the end of the poll; a poller looks for completions while there are requests.
+ * The data path of files: one ring per thread's channel. Requests become submission entries; while
+ * there are any, a poller hands them to the kernel, together, and looks for completions.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -14,10 +14,11 @@
 #include <unistd.h>
 
 #include "bdev_uring.h"
-#include "env.h"
 #include "log.h"
 #include "request_fifo.h"
 #include "work.h"
+
+#define unlikely(condition) __builtin_expect(!!(condition), 0)
 
 #define SQ_ENTRIES  256
 #define REAP_BATCH  32
@@ -40,11 +41,15 @@ struct uring_channel {
 	struct poller *poller;
 	uint32_t active; /* requests here: in the ring, waiting or with the work pool */
 	uint32_t in_ring;
+	uint32_t unsubmitted;        /* in the ring, but the kernel was not told */
 	struct request_fifo waiting; /* for a place in the ring */
-	uint32_t discards;           /* with the work pool */
+	/* See sync_done(). */
+	struct request_fifo syncs_waiting;
+	struct request_fifo syncs_held;
+	uint32_t discards; /* with the work pool */
 	struct request_fifo discards_waiting;
 	bool submit_failed; /* said in the log */
-	struct io_uring ring;
+	struct uring_ring ring;
 };
 
 /* What a request is doing in the ring. */
@@ -181,24 +186,25 @@ prepare_transfer(struct io_uring_sqe *sqe, int fd, struct bdev_request *rq,
 }
 
 static void
-prepare(struct io_uring_sqe *sqe, int fd, struct bdev_request *rq)
+prepare(struct io_uring_sqe *sqe, const struct uring_ring *ring, struct bdev_request *rq)
 {
 	struct uring_request *ctx = request_ctx(rq);
 	off_t offset = (off_t)rq->offset, length = (off_t)rq->length;
 
 	if (ctx->step == STEP_SYNC)
-		io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
+		io_uring_prep_fsync(sqe, ring->fd, IORING_FSYNC_DATASYNC);
 	else if (ctx->step == STEP_PUNCH_HOLE)
-		io_uring_prep_fallocate(sqe, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
-					length);
+		io_uring_prep_fallocate(sqe, ring->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+					offset, length);
 	else if (ctx->step == STEP_ZERO_RANGE)
-		io_uring_prep_fallocate(sqe, fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset,
-					length);
+		io_uring_prep_fallocate(sqe, ring->fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+					offset, length);
 	else
-		prepare_transfer(sqe, fd, rq, ctx);
+		prepare_transfer(sqe, ring->fd, rq, ctx);
+	sqe->flags = ring->fd_flags;
 	/* A kernel worker may wait where the submitting thread got EAGAIN. */
 	if (ctx->retries > 0)
-		io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
+		sqe->flags |= IOSQE_ASYNC;
 	io_uring_sqe_set_data(sqe, rq);
 }
 
@@ -206,12 +212,13 @@ static bool
 put_into_ring(struct uring_channel *channel, struct bdev_request *rq)
 {
 	struct io_uring_sqe *sqe =
-		channel->in_ring < CQ_ENTRIES ? io_uring_get_sqe(&channel->ring) : NULL;
+		channel->in_ring < CQ_ENTRIES ? io_uring_get_sqe(&channel->ring.ring) : NULL;
 
 	if (sqe == NULL)
 		return false;
-	prepare(sqe, channel->disk->file.fd, rq);
+	prepare(sqe, &channel->ring, rq);
 	channel->in_ring++;
+	channel->unsubmitted++;
 	return true;
 }
 
@@ -229,15 +236,21 @@ enqueue_waiting(struct uring_channel *channel)
 		request_fifo_pop(&channel->waiting);
 }
 
+/*
+ * One system call, or with a polling kernel thread none while that is awake, for all that users
+ * submitted since the last poll.
+ */
 static void
-uring_flush_submissions(void *channel_ctx)
+submit_entries(struct uring_channel *channel)
 {
-	struct uring_channel *channel = channel_ctx;
+	while (channel->unsubmitted > 0) {
+		int rc = io_uring_submit(&channel->ring.ring);
 
-	while (io_uring_sq_ready(&channel->ring) > 0) {
-		int rc = io_uring_submit(&channel->ring);
-
-		if (rc > 0) {
+		if (rc > 0 || (rc == 0 && channel->disk->sqpoll)) {
+			/* The polling thread may have taken some already; it takes the rest. */
+			channel->unsubmitted -=
+				channel->disk->sqpoll ? channel->unsubmitted : (uint32_t)rc;
+			uring_ring_place_workers(&channel->ring);
 			enqueue_waiting(channel);
 			continue;
 		}
@@ -304,6 +317,10 @@ transfer_done(struct uring_channel *channel, struct bdev_request *rq, int res)
  * The page cache drops what it could not write, and tells only one of those who sync (errseq_t);
  * the next sync succeeds. But nobody may believe that his writes are there, so the error stays, as
  * in QEMU (block/file-posix.c, page_cache_inconsistent). With direct I/O nothing is dropped.
+ *
+ * A good sync proves nothing while another one is under way on any thread, which may have been the
+ * one that was told. It is held until there was a moment without any; new ones wait meanwhile, so
+ * that the moment comes.
  */
 static void
 sync_done(struct uring_channel *channel, struct bdev_request *rq, int res)
@@ -314,9 +331,55 @@ sync_done(struct uring_channel *channel, struct bdev_request *rq, int res)
 		log_err("%s: written data could not be brought to the disk (%s) and may be lost; "
 			"all flushes fail until its bdev is deleted and created again",
 			disk->file.path, strerror(-res));
+	if (disk->tracks_syncs && atomic_fetch_sub(&disk->syncs, 1) > 1 && res == 0) {
+		atomic_fetch_add(&disk->syncs_held, 1);
+		request_fifo_push(&channel->syncs_held, rq);
+		return;
+	}
 	if (res == 0)
 		res = atomic_load(&disk->lost);
 	end_request(channel, rq, res);
+}
+
+static void
+start_sync(struct uring_channel *channel, struct bdev_request *rq)
+{
+	struct uring_disk *disk = channel->disk;
+
+	if (!disk->tracks_syncs) {
+		enqueue(channel, rq);
+	} else if (atomic_load(&disk->syncs_held) > 0) {
+		request_fifo_push(&channel->syncs_waiting, rq);
+	} else {
+		atomic_fetch_add(&disk->syncs, 1);
+		enqueue(channel, rq);
+	}
+}
+
+static bool
+has_idle_syncs(const struct uring_channel *channel)
+{
+	return channel->syncs_held.first != NULL || channel->syncs_waiting.first != NULL;
+}
+
+static void
+continue_syncs(struct uring_channel *channel)
+{
+	struct uring_disk *disk = channel->disk;
+	struct request_fifo held = channel->syncs_held, waiting;
+	struct bdev_request *rq;
+
+	if (held.first != NULL && atomic_load(&disk->syncs) == 0) {
+		channel->syncs_held.first = NULL;
+		while ((rq = request_fifo_pop(&held)) != NULL) {
+			atomic_fetch_sub(&disk->syncs_held, 1);
+			end_request(channel, rq, atomic_load(&disk->lost));
+		}
+	}
+	waiting = channel->syncs_waiting;
+	channel->syncs_waiting.first = NULL;
+	while ((rq = request_fifo_pop(&waiting)) != NULL)
+		start_sync(channel, rq);
 }
 
 /*
@@ -373,13 +436,13 @@ reap(struct uring_channel *channel)
 	struct io_uring_cqe *cqes[REAP_BATCH];
 	struct bdev_request *requests[REAP_BATCH];
 	int results[REAP_BATCH];
-	uint32_t count = io_uring_peek_batch_cqe(&channel->ring, cqes, REAP_BATCH);
+	uint32_t count = io_uring_peek_batch_cqe(&channel->ring.ring, cqes, REAP_BATCH);
 
 	for (uint32_t i = 0; i < count; i++) {
 		requests[i] = io_uring_cqe_get_data(cqes[i]);
 		results[i] = cqes[i]->res;
 	}
-	io_uring_cq_advance(&channel->ring, count);
+	io_uring_cq_advance(&channel->ring.ring, count);
 	channel->in_ring -= count;
 	for (uint32_t i = 0; i < count; i++)
 		step_done(channel, requests[i], results[i]);
@@ -394,22 +457,29 @@ poll_ring(void *arg)
 
 	if (channel->active == 0)
 		return POLLER_IDLE;
+	submit_entries(channel);
 	do {
 		count = reap(channel);
 		reaped += count;
 	} while (count == REAP_BATCH && reaped < CQ_ENTRIES);
+	if (unlikely(has_idle_syncs(channel)))
+		continue_syncs(channel);
 	enqueue_waiting(channel);
-	uring_flush_submissions(channel);
+	submit_entries(channel);
 	return reaped > 0 ? POLLER_BUSY : POLLER_IDLE;
 }
 
-/* The ring's descriptor is readable when a completion comes. */
+/*
+ * The ring's descriptor is readable when a completion comes. Nothing says that the last of the other
+ * threads' syncs is done.
+ */
 static bool
 arm(void *arg)
 {
 	struct uring_channel *channel = arg;
 
-	return io_uring_sq_ready(&channel->ring) == 0 && io_uring_cq_ready(&channel->ring) == 0;
+	return channel->unsubmitted == 0 && !has_idle_syncs(channel) &&
+	       io_uring_cq_ready(&channel->ring.ring) == 0;
 }
 
 /* ---- DISCARD of block devices: an ioctl that blocks ---- */
@@ -533,56 +603,36 @@ uring_submit(void *channel_ctx, struct bdev_request *rq)
 		copy(channel, rq);
 	else if (rq->type == BDEV_DISCARD && channel->disk->file.block_device)
 		discard_blocks(channel, rq);
+	else if (ctx->step == STEP_SYNC)
+		start_sync(channel, rq);
 	else
 		enqueue(channel, rq);
 }
 
 /* ---- channels ---- */
 
-/*
- * Kernel workers belong to the OS thread; they are not to run where reactors spin. Linux 5.14 and
- * later.
- */
-static void
-keep_workers_off_reactors(struct io_uring *ring)
-{
-	const struct cpumask *mask = env_housekeeping_cpus();
-	cpu_set_t cpus;
-
-	CPU_ZERO(&cpus);
-	for (uint32_t cpu = 0; cpu < CPUMASK_CPUS && cpu < CPU_SETSIZE; cpu++) {
-		if (cpumask_test(mask, cpu))
-			CPU_SET(cpu, &cpus);
-	}
-	if (CPU_COUNT(&cpus) > 0)
-		io_uring_register_iowq_aff(ring, sizeof(cpus), &cpus);
-}
-
 static int
 uring_channel_create(void *bdev_ctx, void *channel_ctx)
 {
 	static const struct poller_sleep_ops sleep_ops = {.arm = arm};
 	struct uring_channel *channel = channel_ctx;
-	/* Not SINGLE_ISSUER: a lightweight thread may move to another OS thread. */
-	struct io_uring_params params = {.flags = IORING_SETUP_CQSIZE, .cq_entries = CQ_ENTRIES};
 	int rc;
 
 	channel->disk = bdev_ctx;
 	channel->thread = thread_current();
-	rc = io_uring_queue_init_params(SQ_ENTRIES, &channel->ring, &params);
+	rc = uring_ring_create(&channel->ring, channel->disk, SQ_ENTRIES, CQ_ENTRIES);
 	if (rc != 0)
 		return rc;
 	channel->poller = poller_register(poll_ring, channel, 0, "bdev_uring");
 	rc = channel->poller == NULL ? -ENOMEM
-				     : poller_add_fd(channel->poller, channel->ring.ring_fd);
+				     : poller_add_fd(channel->poller, channel->ring.ring.ring_fd);
 	if (rc != 0) {
 		if (channel->poller != NULL)
 			poller_unregister(&channel->poller);
-		io_uring_queue_exit(&channel->ring);
+		uring_ring_destroy(&channel->ring);
 		return rc;
 	}
 	poller_set_sleep_ops(channel->poller, &sleep_ops);
-	keep_workers_off_reactors(&channel->ring);
 	return 0;
 }
 
@@ -593,35 +643,14 @@ uring_channel_destroy(void *bdev_ctx, void *channel_ctx)
 
 	(void)bdev_ctx;
 	poller_unregister(&channel->poller);
-	io_uring_queue_exit(&channel->ring);
+	uring_ring_destroy(&channel->ring);
 }
 
-int
-uring_io_probe(void)
-{
-	static const uint8_t needed[] = {IORING_OP_READ,   IORING_OP_WRITE, IORING_OP_READV,
-					 IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE};
-	struct io_uring_probe *probe;
-	struct io_uring ring;
-	int rc = io_uring_queue_init(1, &ring, 0);
-
-	if (rc != 0)
-		return rc;
-	probe = io_uring_get_probe_ring(&ring);
-	for (size_t i = 0; i < sizeof(needed); i++) {
-		if (probe == NULL || !io_uring_opcode_supported(probe, needed[i]))
-			rc = -ENOSYS;
-	}
-	io_uring_free_probe(probe);
-	io_uring_queue_exit(&ring);
-	return rc;
-}
-
+/* No flush_submissions: the poller submits once for all users of the thread's channel. */
 const struct bdev_ops uring_io_ops = {
 	.channel_create = uring_channel_create,
 	.channel_destroy = uring_channel_destroy,
 	.submit = uring_submit,
-	.flush_submissions = uring_flush_submissions,
 	.channel_ctx_size = sizeof(struct uring_channel),
 	.request_ctx_size = sizeof(struct uring_request),
 	.max_iovs = MAX_IOVS,

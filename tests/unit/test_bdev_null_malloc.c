@@ -393,6 +393,50 @@ test_malloc_is_shared_between_threads(void **state)
 	close_disk(&disk, "malloc");
 }
 
+/* ---- growing ---- */
+
+static unsigned int resizes;
+
+static void
+on_event(void *ctx, enum bdev_event event)
+{
+	(void)ctx;
+	assert_int_equal(event, BDEV_EVENT_RESIZE);
+	resizes++;
+}
+
+static void
+test_null_resize(void **state)
+{
+	struct bdev_desc *desc = NULL;
+	const struct bdev_info *info;
+
+	(void)state;
+	resizes = 0;
+	assert_int_equal(try_create("null", "disk", UUID, BLOCKS, BLOCK), 0);
+	assert_int_equal(try_create("malloc", "other", NULL, BLOCKS, BLOCK), 0);
+	thread_set_current(rig_app);
+	assert_int_equal(bdev_open("disk", true, "the test", on_event, NULL, &desc, &rig_err), 0);
+	info = bdev_get_info(bdev_desc_bdev(desc));
+	assert_int_equal(bdev_null_resize("disk", 3, &rig_err), 0);
+	assert_int_equal(info->size, 3u << 20);
+	assert_int_equal(info->num_blocks, (3u << 20) / BLOCK);
+	assert_int_equal(bdev_null_resize(UUID, 3, &rig_err), 0);
+	assert_int_equal(resizes, 1);
+	assert_int_equal(bdev_null_resize("disk", 2, &rig_err), -EINVAL);
+	assert_int_equal(bdev_null_resize("disk", 0, &rig_err), -EINVAL);
+	assert_int_equal(bdev_null_resize("disk", 1ULL << 43, &rig_err), -EINVAL);
+	assert_int_equal(bdev_null_resize("disk", 1ULL << 44, &rig_err), -EINVAL);
+	assert_int_equal(bdev_null_resize("disk", (1ULL << 44) + 4, &rig_err), -EINVAL);
+	assert_int_equal(bdev_null_resize("disk", UINT64_MAX, &rig_err), -EINVAL);
+	assert_int_equal(bdev_null_resize("other", 3, &rig_err), -ENODEV);
+	assert_int_equal(bdev_null_resize("none", 3, &rig_err), -ENODEV);
+	assert_int_equal(info->size, 3u << 20);
+	assert_int_equal(resizes, 1);
+	bdev_close(desc);
+	thread_set_current(NULL);
+}
+
 int
 main(void)
 {
@@ -413,6 +457,7 @@ main(void)
 						rig_teardown),
 		cmocka_unit_test_setup_teardown(test_malloc_is_shared_between_threads, rig_setup,
 						rig_teardown),
+		cmocka_unit_test_setup_teardown(test_null_resize, rig_setup, rig_teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,9 +16,12 @@
 #define DEPTH     64
 #define MAX_IOVS  20
 
-/* Where the files are: in memory, and on a disk that most likely has direct I/O. */
-static const char *const places[] = {"/dev/shm", "/var/tmp"};
-static const char *place;
+/* Where the files are: in memory, and on a disk that most likely has direct I/O; and who submits. */
+static const struct place {
+	const char *folder;
+	bool sqpoll;
+} places[] = {{"/dev/shm", false}, {"/var/tmp", false}, {"/var/tmp", true}};
+static const struct place *place;
 static char folder[128], path[160];
 static struct bdev *disk;
 static struct bdev_desc *desc;
@@ -46,7 +49,8 @@ open_disk(bool read_only)
 	struct bdev_uring_opts opts = {.name = "disk",
 				       .filename = path,
 				       .method = "bdev_aio_create",
-				       .read_only = read_only};
+				       .read_only = read_only,
+				       .sqpoll = place->sqpoll};
 
 	assert_int_equal(rig_create_uring(&opts, &disk), 0);
 	desc = rig_open("disk", !read_only);
@@ -67,7 +71,7 @@ static int
 setup(void **state)
 {
 	rig_setup(state);
-	snprintf(folder, sizeof(folder), "%s/test_bdev_uring_XXXXXX", place);
+	snprintf(folder, sizeof(folder), "%s/test_bdev_uring_XXXXXX", place->folder);
 	assert_non_null(mkdtemp(folder));
 	make_file("file", FILE_SIZE);
 	data = aligned_alloc(4096, FILE_SIZE + 8192);
@@ -387,7 +391,7 @@ test_discard(void **state)
 	(void)state;
 	open_disk(false);
 	if (!(bdev_get_info(disk)->io_types & 1u << BDEV_DISCARD)) {
-		print_message("no holes on %s\n", place);
+		print_message("no holes on %s\n", place->folder);
 		close_disk();
 		skip();
 	}
@@ -558,9 +562,9 @@ main(void)
 	int failed = 0;
 
 	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-		place = places[i];
-		print_message("on %s:\n", place);
-		failed += cmocka_run_group_tests_name(place, tests, NULL, NULL);
+		place = &places[i];
+		print_message("on %s%s:\n", place->folder, place->sqpoll ? ", sqpoll" : "");
+		failed += cmocka_run_group_tests_name(place->folder, tests, NULL, NULL);
 	}
 	return failed;
 }

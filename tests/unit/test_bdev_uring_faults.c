@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Files through io_uring when the kernel fails, does a part only, or knows less than ours. */
 /* links: bdev thread env testlib */
-/* ldflags: -Wl,--wrap=fcntl,--wrap=io_uring_submit,--wrap=io_uring_peek_batch_cqe,--wrap=io_uring_get_probe_ring,--wrap=fdatasync */
+/* ldflags: -Wl,--wrap=fcntl,--wrap=io_uring_submit,--wrap=io_uring_peek_batch_cqe,--wrap=io_uring_get_probe_ring,--wrap=fdatasync,--wrap=io_uring_register_files */
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 
+#include "bdev/bdev_uring.h"
 #include "bdev_rig.h"
 
 #define FILE_SIZE (1u << 20)
@@ -43,6 +44,19 @@ __wrap_fdatasync(int fd)
 {
 	syncs++;
 	return __real_fdatasync(fd);
+}
+
+int __real_io_uring_register_files(struct io_uring *ring, const int *files, unsigned count);
+int __wrap_io_uring_register_files(struct io_uring *ring, const int *files, unsigned count);
+
+static _Atomic bool no_registered_files;
+
+int
+__wrap_io_uring_register_files(struct io_uring *ring, const int *files, unsigned count)
+{
+	if (atomic_load(&no_registered_files))
+		return -ENOMEM;
+	return __real_io_uring_register_files(ring, files, count);
 }
 
 static struct {
@@ -255,6 +269,82 @@ test_flush_error_passes(void **state)
 	close_disk();
 }
 
+/*
+ * The kernel tells one of two who sync at the same time. The other one may be answered first, but
+ * not before it is known what the first was told.
+ */
+static void
+test_flush_error_beside_another(void **state)
+{
+	struct rig_request *late, *later;
+	struct bdev_channel *other;
+	struct uring_disk *uring;
+
+	(void)state;
+	atomic_store(&fault.no_direct, true);
+	for (int rc = -ENOSPC; rc <= 0; rc += ENOSPC) {
+		open_disk();
+		uring = bdev_module_ctx(disk, "uring");
+		other = rig_channel(desc, rig_io[1]);
+		late = rig_request_new(disk);
+		later = rig_request_new(disk);
+		rig_request_set(request, BDEV_FLUSH, 0, NULL, 0);
+		rig_request_set(late, BDEV_FLUSH, 0, NULL, 0);
+		rig_request_set(later, BDEV_FLUSH, 0, NULL, 0);
+		rig_submit(channel, rig_io[0], request);
+		rig_submit(other, rig_io[1], late);
+		while (atomic_load(&uring->syncs_held) == 0)
+			poll_once(rig_io[1]);
+		rig_submit(other, rig_io[1], later);
+		for (int i = 0; i < 10; i++)
+			poll_once(rig_io[1]);
+		assert_false(thread_arm(rig_io[1]));
+		assert_false(late->finished || later->finished);
+		assert_int_equal(atomic_load(&uring->syncs), 1);
+		set_results(BDEV_FLUSH, 1, rc);
+		while (!request->finished)
+			poll_once(rig_io[0]);
+		assert_int_equal(request->status, rc);
+		rig_wait(&later->finished);
+		assert_true(late->finished);
+		assert_int_equal(late->status, rc);
+		assert_int_equal(later->status, rc);
+		assert_int_equal(atomic_load(&uring->syncs), 0);
+		assert_int_equal(atomic_load(&uring->syncs_held), 0);
+		free(late);
+		free(later);
+		rig_channel_put(other, rig_io[1]);
+		close_disk();
+	}
+}
+
+/* The same on one thread, whichever of the two was told. */
+static void
+test_flush_error_of_two(void **state)
+{
+	struct rig_request *second;
+
+	(void)state;
+	atomic_store(&fault.no_direct, true);
+	for (unsigned int told = 0; told < 2; told++) {
+		open_disk();
+		second = rig_request_new(disk);
+		rig_request_set(request, BDEV_FLUSH, 0, NULL, 0);
+		rig_request_set(second, BDEV_FLUSH, 0, NULL, 0);
+		rig_submit(channel, rig_io[0], request);
+		rig_submit(channel, rig_io[0], second);
+		set_results(BDEV_FLUSH, 2, 0);
+		fault.results[told] = -EIO;
+		rig_wait(&request->finished);
+		rig_wait(&second->finished);
+		assert_int_equal(fault.count, 0);
+		assert_int_equal(request->status, -EIO);
+		assert_int_equal(second->status, -EIO);
+		free(second);
+		close_disk();
+	}
+}
+
 /* ---- results ---- */
 
 static void
@@ -386,6 +476,20 @@ test_close_syncs(void **state)
 	assert_int_equal(syncs, 1);
 }
 
+/* A ring that takes no files is served with descriptors. */
+static void
+test_no_registered_files(void **state)
+{
+	(void)state;
+	atomic_store(&no_registered_files, true);
+	open_disk();
+	assert_int_equal(transfer(BDEV_WRITE, 0, data, 65536), 0);
+	assert_int_equal(transfer(BDEV_FLUSH, 0, NULL, 0), 0);
+	check_file(data, 65536);
+	close_disk();
+	atomic_store(&no_registered_files, false);
+}
+
 static void
 test_old_kernel(void **state)
 {
@@ -408,11 +512,14 @@ main(void)
 		test(test_flush_error_stays),
 		test(test_fua_error_stays),
 		test(test_flush_error_passes),
+		test(test_flush_error_beside_another),
+		test(test_flush_error_of_two),
 		test(test_again),
 		test(test_short),
 		test(test_zeroes_by_writing),
 		test(test_submit_fails),
 		test(test_close_syncs),
+		test(test_no_registered_files),
 		test(test_old_kernel),
 	};
 

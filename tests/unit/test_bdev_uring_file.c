@@ -465,6 +465,38 @@ test_description(void **state)
 	}
 }
 
+/* What is not the default is saved. */
+static void
+test_sqpoll_config(void **state)
+{
+	struct bdev_uring_opts opts = {.name = "a",
+				       .filename = path,
+				       .method = "bdev_uring_create",
+				       .sqpoll = true,
+				       .sqpoll_idle_ms = 7};
+	json_t *config, *params, *description;
+
+	(void)state;
+	make_file(MIB);
+	assert_int_equal(rig_create_uring(&opts, NULL), 0);
+	config = bdev_config_json();
+	params = json_object_get(json_array_get(config, 0), "params");
+	assert_true(json_is_true(json_object_get(params, "sqpoll")));
+	assert_int_equal(json_integer_value(json_object_get(params, "sqpoll_idle_ms")), 7);
+	json_decref(config);
+	description = bdev_driver_specific(bdev_by_name("a"));
+	assert_true(json_is_true(json_object_get(json_object_get(description, "uring"), "sqpoll")));
+	json_decref(description);
+	assert_int_equal(rig_delete("a", "uring"), 0);
+	opts.sqpoll = false;
+	assert_int_equal(rig_create_uring(&opts, NULL), 0);
+	config = bdev_config_json();
+	params = json_object_get(json_array_get(config, 0), "params");
+	assert_null(json_object_get(params, "sqpoll"));
+	assert_null(json_object_get(params, "sqpoll_idle_ms"));
+	json_decref(config);
+}
+
 static void
 test_relative(void **state)
 {
@@ -512,6 +544,7 @@ static void
 test_rescan(void **state)
 {
 	const struct bdev_info *info;
+	struct bdev_desc *desc;
 
 	(void)state;
 	assert_int_equal(rescan("a"), -ENODEV);
@@ -522,6 +555,15 @@ test_rescan(void **state)
 	assert_int_equal(info->size, MIB);
 	assert_int_equal(rescan("a"), 0);
 	assert_int_equal(info->size, 2 * MIB);
+	desc = rig_open("a", false);
+	make_file(MIB / 2); /* under the feet of who uses it */
+	assert_int_equal(rescan("a"), -EBUSY);
+	assert_non_null(strstr(rig_err.text, path));
+	assert_int_equal(info->size, 2 * MIB);
+	make_file(3 * MIB);
+	assert_int_equal(rescan("a"), 0);
+	assert_int_equal(info->size, 3 * MIB);
+	rig_close(desc);
 	make_file(MIB / 2);
 	assert_int_equal(rescan("a"), 0);
 	assert_int_equal(info->size, MIB / 2);
@@ -734,25 +776,16 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		test(test_missing),
-		test(test_folder),
-		test(test_fifo),
-		test(test_character_device),
-		test(test_sizes),
-		test(test_permission),
-		test(test_twice),
-		test(test_readers),
-		test(test_killed_before),
-		test(test_locks_of_others),
-		test(test_qemu),
-		test(test_qemu_first),
-		test(test_config),
-		test(test_description),
-		test(test_relative),
-		test(test_rescan),
-		test(test_block_device),
-		test(test_busy_device),
-		test(test_read_only_device),
+		test(test_missing),       test(test_folder),
+		test(test_fifo),          test(test_character_device),
+		test(test_sizes),         test(test_permission),
+		test(test_twice),         test(test_readers),
+		test(test_killed_before), test(test_locks_of_others),
+		test(test_qemu),          test(test_qemu_first),
+		test(test_config),        test(test_description),
+		test(test_sqpoll_config), test(test_relative),
+		test(test_rescan),        test(test_block_device),
+		test(test_busy_device),   test(test_read_only_device),
 		test(test_many_discards),
 	};
 
