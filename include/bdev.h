@@ -20,6 +20,7 @@
 
 #define BDEV_NAME_MAX  127 /* bytes, without the NUL */
 #define BDEV_UUID_TEXT 37
+#define BDEV_LABEL_MAX 31 /* bytes of a channel's label, without the NUL */
 
 struct bdev;
 struct bdev_desc;
@@ -153,6 +154,12 @@ struct bdev_channel *bdev_channel_get(struct bdev_desc *desc);
 /* On the channel's thread; all requests must be done. */
 void bdev_channel_put(struct bdev_channel *channel);
 
+/*
+ * On the channel's thread: what tells this channel from others of the same desc, e.g. "queue 3", where
+ * statistics are shown. Copied; at most BDEV_LABEL_MAX bytes are kept. Default: "".
+ */
+void bdev_channel_set_label(struct bdev_channel *channel, const char *label);
+
 /* Bytes that a request needs, including the module's part; a multiple of 16. Any thread while open. */
 size_t bdev_request_size(const struct bdev *bdev);
 
@@ -170,19 +177,74 @@ struct bdev_io_stat {
 	uint64_t ops[BDEV_IO_TYPES]; /* those that succeeded, bytes and latencies too */
 	uint64_t bytes[BDEV_IO_TYPES];
 	uint64_t errors[BDEV_IO_TYPES];
-	/* Latencies are counted from poll to poll (thread_now()): what is done within one poll took 0 ticks. */
+	/*
+	 * Latencies are counted from poll to poll (thread_now()): what is done within one poll took 0 ticks. While
+	 * histograms are on they are exact.
+	 */
 	uint64_t latency_ticks[BDEV_IO_TYPES]; /* sum */
 	uint64_t max_latency_ticks[BDEV_IO_TYPES];
-	uint64_t min_latency_ticks[BDEV_IO_TYPES]; /* meaningful when ops is not 0 */
+	uint64_t min_latency_ticks[BDEV_IO_TYPES]; /* 0, too, when there was none since the reset */
 };
-/* App thread, in a coroutine [waits]: adds up the bdev's channels, present and past. reset: and start from 0. 0, -ENOMEM or -ENODEV. */
-int bdev_get_stat(struct bdev *bdev, bool reset, struct bdev_io_stat *stat);
+enum bdev_stat_reset {
+	BDEV_STAT_KEEP,
+	BDEV_STAT_RESET,
+	BDEV_STAT_RESET_MAXMIN, /* the longest and the shortest latencies only */
+};
+/*
+ * App thread, in a coroutine [waits]: adds up the bdev's channels, present and past, and resets what was read. 0, -ENOMEM
+ * or -ENODEV.
+ */
+int bdev_get_stat(struct bdev *bdev, enum bdev_stat_reset reset, struct bdev_io_stat *stat);
 struct bdev_channel_stat {
 	uint64_t thread_id;
 	struct bdev_io_stat stat;
 };
-/* The same, one entry per live channel; *stats is malloc()ed, the caller frees it. */
-int bdev_get_channel_stats(struct bdev *bdev, struct bdev_channel_stat **stats, uint32_t *count);
+/* The same, one entry for each thread that has a channel; *stats is malloc()ed, the caller frees it. */
+int bdev_get_channel_stats(struct bdev *bdev, enum bdev_stat_reset reset,
+			   struct bdev_channel_stat **stats, uint32_t *count);
+
+/*
+ * How many requests took how many ticks, from bdev_submit() to done; those that succeeded. Log-linear: ranges of
+ * 2^BDEV_HISTOGRAM_SHIFT buckets each. The buckets of ranges 0 and 1 are one tick wide, those of each later range
+ * twice as wide as those of the one before, so that a bucket is at most 1 % of its ticks wide.
+ */
+#define BDEV_HISTOGRAM_SHIFT   7
+#define BDEV_HISTOGRAM_RANGES  (64 - BDEV_HISTOGRAM_SHIFT + 1)
+#define BDEV_HISTOGRAM_BUCKETS (BDEV_HISTOGRAM_RANGES << BDEV_HISTOGRAM_SHIFT)
+struct bdev_histogram {
+	uint64_t buckets[BDEV_HISTOGRAM_BUCKETS];
+};
+/* Pure. */
+void bdev_histogram_merge(struct bdev_histogram *sum, const struct bdev_histogram *histogram);
+uint64_t bdev_histogram_count(const struct bdev_histogram *histogram);
+/* Pure. Ticks that the share (0 … 1) of requests did not exceed: the last of their bucket. 0 when there are none. */
+uint64_t bdev_histogram_quantile(const struct bdev_histogram *histogram, double share);
+
+/*
+ * App thread, in a coroutine [waits]: each channel, present and future, keeps a histogram, or none. One that is on stays
+ * as it is; off and on again starts from 0. Costs two readings of the clock per request, and nothing while off. 0, -ENODEV
+ * or -ENOMEM (and they are off).
+ */
+int bdev_enable_histogram(struct bdev *bdev, bool enable);
+/* App thread. */
+bool bdev_has_histogram(const struct bdev *bdev);
+struct bdev_channel_histogram {
+	uint64_t thread_id;
+	char *user; /* who opened the bdev */
+	char label[BDEV_LABEL_MAX + 1];
+	struct bdev_histogram histogram;
+};
+struct bdev_histograms {
+	struct bdev_histogram sum; /* of all channels, present and past */
+	uint32_t count;
+	struct bdev_channel_histogram **channels; /* those that are there */
+};
+/*
+ * App thread, in a coroutine [waits]. per_channel: also the channels one by one. *histograms is the caller's until
+ * bdev_histograms_free(). 0, -ENODEV, -EINVAL (they are off) or -ENOMEM.
+ */
+int bdev_get_histograms(struct bdev *bdev, bool per_channel, struct bdev_histograms **histograms);
+void bdev_histograms_free(struct bdev_histograms *histograms);
 
 /* ---- start and stop ---- */
 

@@ -107,9 +107,16 @@ struct rpc_log_flag {
 enum rpc_bdev_index {
 	RPC_BDEV_GET_BDEVS,
 	RPC_BDEV_GET_IOSTAT,
+	RPC_BDEV_RESET_IOSTAT,
+	RPC_BDEV_ENABLE_HISTOGRAM,
+	RPC_BDEV_GET_HISTOGRAM,
+	RPC_BDEV_SET_OPTIONS,
+	RPC_BDEV_WAIT_FOR_EXAMINE,
+	RPC_BDEV_EXAMINE,
 	RPC_BDEV_MALLOC_CREATE,
 	RPC_BDEV_MALLOC_DELETE,
 	RPC_BDEV_NULL_CREATE,
+	RPC_BDEV_NULL_RESIZE,
 	RPC_BDEV_NULL_DELETE,
 	RPC_BDEV_AIO_CREATE,
 	RPC_BDEV_AIO_RESCAN,
@@ -134,6 +141,35 @@ struct rpc_bdev_get_iostat {
 	const char *reset_mode;
 };
 
+struct rpc_bdev_reset_iostat {
+	const char *name;
+	const char *mode;
+};
+
+struct rpc_bdev_enable_histogram {
+	const char *name;
+	bool enable;
+};
+
+struct rpc_bdev_get_histogram {
+	const char *name;
+	bool per_channel;
+};
+
+/* Checked, and then unused. */
+struct rpc_bdev_set_options {
+	int64_t io_pool_size;
+	int64_t io_cache_size;
+	int64_t small_buf_pool_size, large_buf_pool_size;
+	int64_t iobuf_small_cache_size, iobuf_large_cache_size;
+	bool auto_examine;
+};
+
+struct rpc_bdev_null_resize {
+	const char *name;
+	int64_t new_size; /* MiB */
+};
+
 /* Malloc and null. */
 struct rpc_bdev_memory_create {
 	const char *name;
@@ -150,6 +186,8 @@ struct rpc_bdev_file_create {
 	int64_t block_size;
 	bool readonly;
 	bool fallocate;
+	bool sqpoll;
+	int64_t sqpoll_idle_ms;
 };
 
 /* ---- vhost ---- */

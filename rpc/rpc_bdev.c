@@ -10,11 +10,12 @@
 #include "env.h"
 #include "params.h"
 #include "rpc.h"
+#include "rpc_bdev.h"
 
 #define APPEAR_POLL_US 10000
 
-static int
-no_such_bdev(const char *name, struct errmsg *err)
+int
+rpc_no_such_bdev(const char *name, struct errmsg *err)
 {
 	return err_set(err, -ENODEV, "bdev: none is called '%.64s'", name);
 }
@@ -91,7 +92,7 @@ get_bdevs(const void *arg, json_t **result, struct errmsg *err)
 	if (params->name != NULL) {
 		bdev = wait_for_bdev(params->name, params->timeout_ms);
 		if (bdev == NULL)
-			return no_such_bdev(params->name, err);
+			return rpc_no_such_bdev(params->name, err);
 		*result = json_pack("[o]", describe_bdev(bdev));
 		return *result != NULL ? 0 : -ENOMEM;
 	}
@@ -99,182 +100,6 @@ get_bdevs(const void *arg, json_t **result, struct errmsg *err)
 	for (bdev = bdev_next(NULL); bdev != NULL; bdev = bdev_next(bdev))
 		rc |= json_array_append_new(*result, describe_bdev(bdev));
 	return rc == 0 ? 0 : -ENOMEM;
-}
-
-/* ---- bdev_get_iostat ---- */
-
-#define COUNTER(key, member, type)                                                                 \
-	{                                                                                          \
-		key, offsetof(struct bdev_io_stat, member[type])                                   \
-	}
-#define LATENCIES(key, type)                                                                       \
-	COUNTER(key "_latency_ticks", latency_ticks, type),                                        \
-		COUNTER("max_" key "_latency_ticks", max_latency_ticks, type),                     \
-		COUNTER("min_" key "_latency_ticks", min_latency_ticks, type)
-
-static const struct {
-	const char *name;
-	size_t offset;
-} counters[] = {
-	COUNTER("bytes_read", bytes, BDEV_READ),
-	COUNTER("num_read_ops", ops, BDEV_READ),
-	COUNTER("bytes_written", bytes, BDEV_WRITE),
-	COUNTER("num_write_ops", ops, BDEV_WRITE),
-	COUNTER("bytes_unmapped", bytes, BDEV_DISCARD),
-	COUNTER("num_unmap_ops", ops, BDEV_DISCARD),
-	COUNTER("bytes_zeroed", bytes, BDEV_WRITE_ZEROES),
-	COUNTER("num_write_zeroes_ops", ops, BDEV_WRITE_ZEROES),
-	COUNTER("num_flush_ops", ops, BDEV_FLUSH),
-	LATENCIES("read", BDEV_READ),
-	LATENCIES("write", BDEV_WRITE),
-	LATENCIES("unmap", BDEV_DISCARD),
-	LATENCIES("flush", BDEV_FLUSH),
-	COUNTER("num_read_errors", errors, BDEV_READ),
-	COUNTER("num_write_errors", errors, BDEV_WRITE),
-	COUNTER("num_unmap_errors", errors, BDEV_DISCARD),
-	COUNTER("num_write_zeroes_errors", errors, BDEV_WRITE_ZEROES),
-	COUNTER("num_flush_errors", errors, BDEV_FLUSH),
-};
-
-static int
-add_counters(json_t *entry, const struct bdev_io_stat *stat)
-{
-	int rc = 0;
-
-	for (size_t i = 0; i < RPC_COUNT(counters); i++) {
-		uint64_t value;
-
-		memcpy(&value, (const char *)stat + counters[i].offset, sizeof(value));
-		rc |= json_object_set_new(entry, counters[i].name, json_integer((json_int_t)value));
-	}
-	return rc == 0 ? 0 : -ENOMEM;
-}
-
-/* [waits] */
-static int
-add_channels(json_t *entry, struct bdev *bdev)
-{
-	json_t *channels = json_array();
-	struct bdev_channel_stat *stats;
-	uint32_t count;
-	int rc = bdev_get_channel_stats(bdev, &stats, &count);
-
-	if (rc != 0) {
-		json_decref(channels);
-		return rc;
-	}
-	for (uint32_t i = 0; i < count; i++) {
-		json_t *channel = json_pack("{s:I}", "thread_id", (json_int_t)stats[i].thread_id);
-
-		rc |= add_counters(channel, &stats[i].stat);
-		rc |= json_array_append_new(channels, channel);
-	}
-	free(stats);
-	rc |= json_object_set_new(entry, "channels", channels);
-	return rc == 0 ? 0 : -ENOMEM;
-}
-
-/* [waits]. The bdev may go away meanwhile: -ENODEV. */
-static int
-add_iostat(json_t *entry, const char *name, const struct rpc_bdev_get_iostat *params)
-{
-	bool reset = params->reset_mode != NULL && strcmp(params->reset_mode, "all") == 0;
-	struct bdev *bdev = bdev_by_name(name);
-	struct bdev_io_stat stat;
-	int rc = 0;
-
-	if (bdev == NULL)
-		return -ENODEV;
-	if (json_object_set_new(entry, "name", json_string(bdev_get_info(bdev)->name)) != 0)
-		return -ENOMEM;
-	if (params->per_channel) {
-		rc = add_channels(entry, bdev);
-		bdev = bdev_by_name(name);
-	}
-	if (rc == 0 && (!params->per_channel || reset))
-		rc = bdev != NULL ? bdev_get_stat(bdev, reset, &stat) : -ENODEV;
-	if (rc == 0 && !params->per_channel)
-		rc = add_counters(entry, &stat);
-	return rc;
-}
-
-/* The names that are asked for, for the list of bdevs may change while the call waits. */
-static json_t *
-wanted_names(const struct rpc_bdev_get_iostat *params)
-{
-	json_t *names = json_array();
-
-	for (uint32_t i = 0; i < params->names.count; i++)
-		json_array_append_new(names, json_string(params->names.items[i]));
-	if (params->name != NULL)
-		json_array_append_new(names, json_string(params->name));
-	if (params->name != NULL || params->names.count > 0)
-		return names;
-	for (struct bdev *bdev = bdev_next(NULL); bdev != NULL; bdev = bdev_next(bdev))
-		json_array_append_new(names, json_string(bdev_get_info(bdev)->name));
-	return names;
-}
-
-static bool
-is_reset_mode(const char *mode)
-{
-	return mode == NULL || strcmp(mode, "all") == 0 || strcmp(mode, "none") == 0;
-}
-
-/* [waits]. Without names, a block device that goes away meanwhile is left out. */
-static int
-list_iostat(json_t *bdevs, const struct rpc_bdev_get_iostat *params, struct errmsg *err)
-{
-	bool asked = params->name != NULL || params->names.count > 0;
-	json_t *names = wanted_names(params);
-	json_t *name;
-	size_t i;
-	int rc = 0;
-
-	json_array_foreach (names, i, name) {
-		json_t *entry = json_object();
-
-		rc = add_iostat(entry, json_string_value(name), params);
-		if (rc == 0 && json_array_append(bdevs, entry) != 0)
-			rc = -ENOMEM;
-		json_decref(entry);
-		if (rc == -ENODEV && asked)
-			rc = no_such_bdev(json_string_value(name), err);
-		else if (rc == -ENODEV)
-			rc = 0;
-		if (rc != 0)
-			break;
-	}
-	json_decref(names);
-	return rc;
-}
-
-/* Clients expect the channels of one block device beside tick_rate, and the list "bdevs" otherwise. */
-static int
-get_iostat(const void *arg, json_t **result, struct errmsg *err)
-{
-	const struct rpc_bdev_get_iostat *params = arg;
-	const char *name = params->name != NULL ? params->name : params->names.items[0];
-	json_t *bdevs = json_array();
-	int rc;
-
-	*result = json_pack("{s:I, s:I, s:o}", "tick_rate", (json_int_t)env_ticks_hz(), "ticks",
-			    (json_int_t)env_ticks(), "bdevs", bdevs);
-	if (*result == NULL)
-		return -ENOMEM;
-	if (!is_reset_mode(params->reset_mode))
-		return err_set(
-			err, JSONRPC_INVALID_PARAMS,
-			"bdev_get_iostat: parameter 'reset_mode' must be \"none\" or \"all\"");
-	if (!params->per_channel)
-		return list_iostat(bdevs, params, err);
-	if ((params->name != NULL) + params->names.count != 1)
-		return err_set(err, -EINVAL,
-			       "bdev_get_iostat: per_channel goes with the name of one block "
-			       "device");
-	json_object_del(*result, "bdevs");
-	rc = add_iostat(*result, name, params);
-	return rc == -ENODEV ? no_such_bdev(name, err) : rc;
 }
 
 /* ---- create, rescan, delete ---- */
@@ -329,10 +154,16 @@ file_create(const struct rpc_bdev_file_create *params, const char *method, json_
 		.method = method,
 		.block_size = params->block_size,
 		.read_only = params->readonly,
+		.sqpoll = params->sqpoll,
+		.sqpoll_idle_ms = params->sqpoll_idle_ms,
 	};
 	struct bdev *bdev;
-	int rc = bdev_uring_create(&opts, &bdev, err);
+	int rc;
 
+	if (params->sqpoll_idle_ms != 0 && !params->sqpoll)
+		return err_set(err, JSONRPC_INVALID_PARAMS,
+			       "%s: parameter 'sqpoll_idle_ms' goes with sqpoll", method);
+	rc = bdev_uring_create(&opts, &bdev, err);
 	return rc == 0 ? answer_name(bdev, result) : rc;
 }
 
@@ -357,6 +188,15 @@ uring_rescan(const void *arg, json_t **result, struct errmsg *err)
 	return bdev_uring_rescan(params->name, err);
 }
 
+static int
+null_resize(const void *arg, json_t **result, struct errmsg *err)
+{
+	const struct rpc_bdev_null_resize *params = arg;
+
+	(void)result;
+	return bdev_null_resize(params->name, (uint64_t)params->new_size, err);
+}
+
 /* creates: NULL-terminated; what may have made such a block device. One that the state names and that could not be made is given up. */
 static int
 delete_bdev(const char *name, const char *module, const char *const *creates, struct errmsg *err)
@@ -366,6 +206,8 @@ delete_bdev(const char *name, const char *module, const char *const *creates, st
 
 	for (; rc == -ENODEV && *creates != NULL; creates++)
 		given_up |= app_give_up(*creates, name);
+	if (rc == 0 || given_up)
+		app_give_up("bdev_enable_histogram", name);
 	return given_up ? 0 : rc;
 }
 
@@ -399,12 +241,49 @@ uring_delete(const void *arg, json_t **result, struct errmsg *err)
 	return delete_bdev(params->name, "uring", creates, err);
 }
 
+/* ---- what other targets have and clients call ---- */
+
+/* There is nothing to set: see the help of its parameters. */
+static int
+set_options(const void *params, json_t **result, struct errmsg *err)
+{
+	(void)params;
+	(void)result;
+	(void)err;
+	return 0;
+}
+
+static int
+wait_for_examine(const void *params, json_t **result, struct errmsg *err)
+{
+	(void)params;
+	(void)result;
+	(void)err;
+	return 0;
+}
+
+static int
+examine(const void *arg, json_t **result, struct errmsg *err)
+{
+	const struct rpc_name *params = arg;
+
+	(void)result;
+	return bdev_by_name(params->name) != NULL ? 0 : rpc_no_such_bdev(params->name, err);
+}
+
 const struct rpc_method rpc_bdev_methods[RPC_BDEV_METHODS + 1] = {
 	{&rpc_bdev_schemas[RPC_BDEV_GET_BDEVS], get_bdevs},
-	{&rpc_bdev_schemas[RPC_BDEV_GET_IOSTAT], get_iostat},
+	{&rpc_bdev_schemas[RPC_BDEV_GET_IOSTAT], rpc_bdev_get_iostat},
+	{&rpc_bdev_schemas[RPC_BDEV_RESET_IOSTAT], rpc_bdev_reset_iostat},
+	{&rpc_bdev_schemas[RPC_BDEV_ENABLE_HISTOGRAM], rpc_bdev_enable_histogram},
+	{&rpc_bdev_schemas[RPC_BDEV_GET_HISTOGRAM], rpc_bdev_get_histogram},
+	{&rpc_bdev_schemas[RPC_BDEV_SET_OPTIONS], set_options},
+	{&rpc_bdev_schemas[RPC_BDEV_WAIT_FOR_EXAMINE], wait_for_examine},
+	{&rpc_bdev_schemas[RPC_BDEV_EXAMINE], examine},
 	{&rpc_bdev_schemas[RPC_BDEV_MALLOC_CREATE], malloc_create},
 	{&rpc_bdev_schemas[RPC_BDEV_MALLOC_DELETE], malloc_delete},
 	{&rpc_bdev_schemas[RPC_BDEV_NULL_CREATE], null_create},
+	{&rpc_bdev_schemas[RPC_BDEV_NULL_RESIZE], null_resize},
 	{&rpc_bdev_schemas[RPC_BDEV_NULL_DELETE], null_delete},
 	{&rpc_bdev_schemas[RPC_BDEV_AIO_CREATE], aio_create},
 	{&rpc_bdev_schemas[RPC_BDEV_AIO_RESCAN], uring_rescan},

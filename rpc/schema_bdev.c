@@ -36,7 +36,68 @@ static const struct rpc_param get_iostat_params[] = {
 	{.name = "reset_mode",
 	 .type = RPC_STRING,
 	 .offset = offsetof(struct rpc_bdev_get_iostat, reset_mode),
-	 .help = "\"all\": the counters start again from 0; \"none\" (default)"},
+	 .help = "\"all\": after this the counters start again from 0; \"maxmin\": only the "
+		 "longest "
+		 "and shortest latencies do; \"none\" (default)"},
+};
+
+static const struct rpc_param reset_iostat_params[] = {
+	{.name = "name",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct rpc_bdev_reset_iostat, name),
+	 .help = "of one block device; default: all of them"},
+	{.name = "mode",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct rpc_bdev_reset_iostat, mode),
+	 .help = "\"all\" (default), \"maxmin\": only the longest and shortest latencies, or "
+		 "\"none\""},
+};
+
+static const struct rpc_param enable_histogram_params[] = {
+	{.name = "name",
+	 .type = RPC_STRING,
+	 .required = true,
+	 .offset = offsetof(struct rpc_bdev_enable_histogram, name),
+	 .help = "of the block device"},
+	{.name = "enable",
+	 .type = RPC_BOOL,
+	 .required = true,
+	 .offset = offsetof(struct rpc_bdev_enable_histogram, enable),
+	 .help = "true: on, from 0 if it was off; false: off"},
+};
+
+static const struct rpc_param get_histogram_params[] = {
+	{.name = "name",
+	 .type = RPC_STRING,
+	 .required = true,
+	 .offset = offsetof(struct rpc_bdev_get_histogram, name),
+	 .help = "of the block device"},
+	{.name = "per_channel",
+	 .type = RPC_BOOL,
+	 .offset = offsetof(struct rpc_bdev_get_histogram, per_channel),
+	 .help = "one entry for each channel (of a virtqueue) as well"},
+};
+
+#define NO_EFFECT "accepted for clients that send it, and without effect: "
+#define OPTION(param, member, text)                                                                \
+	{                                                                                          \
+		.name = param, .type = RPC_INT, .min = 0, .max = UINT32_MAX,                       \
+		.offset = offsetof(struct rpc_bdev_set_options, member), .help = NO_EFFECT text    \
+	}
+static const struct rpc_param set_options_params[] = {
+	OPTION("bdev_io_pool_size", io_pool_size, "requests live in their queues"),
+	OPTION("bdev_io_cache_size", io_cache_size, "requests live in their queues"),
+	{.name = "bdev_auto_examine",
+	 .type = RPC_BOOL,
+	 .offset = offsetof(struct rpc_bdev_set_options, auto_examine),
+	 .preset = 1,
+	 .help = NO_EFFECT "no block device is made by looking into another"},
+	OPTION("small_buf_pool_size", small_buf_pool_size, "data stays in the guest's memory"),
+	OPTION("large_buf_pool_size", large_buf_pool_size, "data stays in the guest's memory"),
+	OPTION("iobuf_small_cache_size", iobuf_small_cache_size,
+	       "data stays in the guest's memory"),
+	OPTION("iobuf_large_cache_size", iobuf_large_cache_size,
+	       "data stays in the guest's memory"),
 };
 
 #define MEMORY(member) offsetof(struct rpc_bdev_memory_create, member)
@@ -73,6 +134,21 @@ static const struct rpc_param null_create_params[] = {
 	{.name = "uuid", .type = RPC_STRING, .offset = MEMORY(uuid), .help = UUID_HELP},
 };
 
+static const struct rpc_param null_resize_params[] = {
+	{.name = "name",
+	 .type = RPC_STRING,
+	 .required = true,
+	 .offset = offsetof(struct rpc_bdev_null_resize, name),
+	 .help = "of the block device"},
+	{.name = "new_size",
+	 .type = RPC_INT,
+	 .required = true,
+	 .offset = offsetof(struct rpc_bdev_null_resize, new_size),
+	 .min = 1,
+	 .max = INT64_MAX >> 20,
+	 .help = "MiB, not less than it has"},
+};
+
 #define FILE_CREATE(member) offsetof(struct rpc_bdev_file_create, member)
 #define FILE_PARAMS                                                                                \
 	{.name = "name",                                                                           \
@@ -92,8 +168,20 @@ static const struct rpc_param null_create_params[] = {
 		 .max = 65536,                                                                     \
 		 .help = "bytes, a power of two; 0: 512 for files, the logical block size of a "   \
 			 "device"},                                                                \
+		{.name = "uuid",                                                                   \
+		 .type = RPC_STRING,                                                               \
+		 .offset = FILE_CREATE(uuid),                                                      \
+		 .help = UUID_HELP},                                                               \
+		{.name = "sqpoll",                                                                 \
+		 .type = RPC_BOOL,                                                                 \
+		 .offset = FILE_CREATE(sqpoll),                                                    \
+		 .help = "a kernel thread takes the requests, which saves system calls and "       \
+			 "costs a CPU while there is I/O; it runs where no reactor does, if it "   \
+			 "can"},                                                                   \
 	{                                                                                          \
-		.name = "uuid", .type = RPC_STRING, .offset = FILE_CREATE(uuid), .help = UUID_HELP \
+		.name = "sqpoll_idle_ms", .type = RPC_INT, .offset = FILE_CREATE(sqpoll_idle_ms),  \
+		.min = 0, .max = 60000,                                                            \
+		.help = "with sqpoll: how long that thread spins after the last request; 0: 10"    \
 	}
 
 static const struct rpc_param aio_create_params[] = {
@@ -136,7 +224,8 @@ static const struct rpc_param name_params[] = {
 		TAKES(name_params, struct rpc_name),                                               \
 		.help = "Looks at the size of the file again; running guests see the new size. "   \
 			"Answers true.\n"                                                          \
-			"Errors: -19 (No such device)."                                            \
+			"Errors: -19 (No such device), -16 (the file is smaller, and a "           \
+			"controller uses the block device, which keeps its size)."                 \
 	}
 #define CREATE_ERRORS                                                                              \
 	"Errors: -17 (File exists: the name or UUID is taken), -22 (a bad name or size)"
@@ -171,6 +260,73 @@ const struct rpc_schema rpc_bdev_schemas[RPC_BDEV_METHODS + 1] = {
 				   "bytes_written,"
 				   "unmaps=num_unmap_ops,bytes_unmapped",
 		},
+	[RPC_BDEV_RESET_IOSTAT] =
+		{
+			.name = "bdev_reset_iostat",
+			.room = ROOM,
+			.flags = RPC_RUNTIME,
+			TAKES(reset_iostat_params, struct rpc_bdev_reset_iostat),
+			.help = "Lets the counters of bdev_get_iostat start again from 0. Answers "
+				"true.\n"
+				"Errors: -19 (No such device).",
+		},
+	[RPC_BDEV_ENABLE_HISTOGRAM] =
+		{
+			.name = "bdev_enable_histogram",
+			.alias = "enable_bdev_histogram",
+			.room = ROOM,
+			.flags = RPC_RUNTIME | RPC_CHANGES,
+			TAKES(enable_histogram_params, struct rpc_bdev_enable_histogram),
+			.help = "Switches the latency histogram of a block device on or off, while "
+				"it is used. Costs nothing while off. Answers true.\n"
+				"Errors: -19 (No such device), -12 (no memory).",
+		},
+	[RPC_BDEV_GET_HISTOGRAM] =
+		{
+			.name = "bdev_get_histogram",
+			.alias = "get_bdev_histogram",
+			.room = ROOM,
+			.flags = RPC_RUNTIME,
+			TAKES(get_histogram_params, struct rpc_bdev_get_histogram),
+			.help = "Answers {histogram, bucket_shift, tsc_rate, granularity, "
+				"min_range, max_range, count, percentiles[{percentile, "
+				"latency_ns}], "
+				"channels[{thread_id, user, label, histogram, count, "
+				"percentiles}]}. "
+				"A histogram is base64 of 58 ranges of 128 "
+				"little-endian 64-bit counters: of latencies in ticks of tsc_rate, "
+				"one tick wide each in ranges 0 and 1, then twice as wide in each "
+				"range.\n"
+				"Errors: -19 (No such device), -22 (it is off).",
+			.columns = "percentiles:percentile,latency_ns",
+		},
+	[RPC_BDEV_SET_OPTIONS] =
+		{
+			.name = "bdev_set_options",
+			.alias = "set_bdev_options",
+			.room = ROOM,
+			.flags = RPC_STARTUP | RPC_RUNTIME,
+			TAKES(set_options_params, struct rpc_bdev_set_options),
+			.help = "Sizes of pools that other targets have. Nothing here is allocated "
+				"from pools, so it checks its parameters and answers true.",
+		},
+	[RPC_BDEV_WAIT_FOR_EXAMINE] =
+		{
+			.name = "bdev_wait_for_examine",
+			.room = ROOM,
+			.flags = RPC_RUNTIME,
+			.help = "Answers true when all block devices are there, which they are "
+				"when the calls that make them have answered.",
+		},
+	[RPC_BDEV_EXAMINE] =
+		{
+			.name = "bdev_examine",
+			.room = ROOM,
+			.flags = RPC_RUNTIME,
+			TAKES(name_params, struct rpc_name),
+			.help = "Answers true: no block device is made by looking into another.\n"
+				"Errors: -19 (No such device).",
+		},
 	[RPC_BDEV_MALLOC_CREATE] =
 		{
 			.name = "bdev_malloc_create",
@@ -192,6 +348,16 @@ const struct rpc_schema rpc_bdev_schemas[RPC_BDEV_METHODS + 1] = {
 			TAKES(null_create_params, struct rpc_bdev_memory_create),
 			.help = "Makes a block device that forgets what is written and reads "
 				"nothing. Answers its name.\n" CREATE_ERRORS ".",
+		},
+	[RPC_BDEV_NULL_RESIZE] =
+		{
+			.name = "bdev_null_resize",
+			.room = ROOM,
+			.flags = RPC_RUNTIME | RPC_CHANGES,
+			TAKES(null_resize_params, struct rpc_bdev_null_resize),
+			.help = "Makes a null block device larger; running guests see the new "
+				"size. Answers true.\n"
+				"Errors: -19 (No such device), -22 (it would become smaller).",
 		},
 	[RPC_BDEV_NULL_DELETE] =
 		DELETES("bdev_null_delete", "delete_null_bdev", "a null block device"),

@@ -81,6 +81,14 @@ bdev_config_json(void)
 		if (entry != NULL)
 			json_array_append_new(array, entry);
 	}
+	/* After all of them: one entry may make several. */
+	for (struct bdev *bdev = bdev_next(NULL); bdev != NULL; bdev = bdev_next(bdev)) {
+		if (bdev_has_histogram(bdev))
+			json_array_append_new(array,
+					      json_pack("{s:s, s:{s:s, s:b}}", "method",
+							"bdev_enable_histogram", "params", "name",
+							bdev->info.name, "enable", true));
+	}
 	return array;
 }
 
@@ -274,11 +282,12 @@ int
 bdev_register(const struct bdev_info *info, const struct bdev_ops *ops, void *ctx,
 	      struct bdev **result, struct errmsg *err)
 {
-	struct bdev *bdev = calloc(1, sizeof(*bdev));
+	struct bdev *bdev = aligned_alloc(_Alignof(struct bdev), sizeof(*bdev));
 	int rc;
 
 	if (bdev == NULL)
 		return err_set(err, -ENOMEM, "no memory for a block device");
+	*bdev = (struct bdev){0};
 	rc = bdev_info_complete(&bdev->info, info, err);
 	if (rc == 0)
 		rc = check_unique(&bdev->info, err);
@@ -291,6 +300,8 @@ bdev_register(const struct bdev_info *info, const struct bdev_ops *ops, void *ct
 	atomic_init(&bdev->size, bdev->info.size);
 	bdev->users = 1; /* until the end begins */
 	TAILQ_INIT(&bdev->descs);
+	bdev_ended_init(&bdev->ended);
+	bdev_ended_init(&bdev->ended_later);
 	rc = io_device_register(bdev, bdev_thread_channel_create, bdev_thread_channel_destroy,
 				sizeof(struct bdev_thread_channel) + ops->channel_ctx_size,
 				bdev->info.name);
@@ -356,6 +367,7 @@ end(void *arg)
 	log_info("bdev %s: deleted", bdev->info.name);
 	notify_send(NOTIFY_BDEV_UNREGISTER, "%s", bdev->info.name);
 	TAILQ_REMOVE(&g_bdevs, bdev, link);
+	free(bdev->ended.tally);
 	free(bdev);
 	completion_signal(gone, 0);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Channels: a thread's way to a bdev. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "bdev_core.h"
@@ -18,6 +19,8 @@ bdev_thread_channel_create(void *dev, void *channel_ctx)
 	if (thread_channel->counters == NULL)
 		return -ENOMEM;
 	*thread_channel->counters = (struct bdev_channel_counters){.bdev = bdev};
+	bdev_counters_reset(thread_channel->counters, BDEV_STAT_RESET);
+	LIST_INIT(&thread_channel->channels);
 	if (bdev->ops->channel_create == NULL)
 		return 0;
 	rc = bdev->ops->channel_create(bdev->ctx, thread_channel->module_ctx);
@@ -43,13 +46,12 @@ channel_init(struct bdev_channel *channel, struct bdev_desc *desc, struct io_cha
 	const struct bdev_ops *ops = desc->bdev->ops;
 	const struct bdev_info *info = &desc->bdev->info;
 
-	channel->bdev = desc->bdev;
+	*channel = (struct bdev_channel){.bdev = desc->bdev};
 	channel->desc = desc;
 	channel->io_channel = io_channel;
 	channel->thread_channel = io_channel_ctx(io_channel);
 	channel->thread = io_channel_thread(io_channel);
 	channel->submit = ops->submit;
-	channel->module_ctx = channel->thread_channel->module_ctx;
 	channel->max_transfer = ops->max_transfer != 0 ? ops->max_transfer : UINT64_MAX;
 	channel->max_iovs = ops->max_iovs != 0 ? ops->max_iovs : UINT32_MAX;
 	channel->block_mask = info->block_size - 1;
@@ -77,6 +79,13 @@ bdev_channel_get(struct bdev_desc *desc)
 		return NULL;
 	}
 	channel_init(channel, desc, io_channel);
+	if (bdev_tally_start(channel) != 0) {
+		io_channel_put(io_channel);
+		free(channel);
+		errno = ENOMEM;
+		return NULL;
+	}
+	LIST_INSERT_HEAD(&channel->thread_channel->channels, channel, link);
 	atomic_fetch_add(&desc->channels, 1);
 	return channel;
 }
@@ -84,7 +93,15 @@ bdev_channel_get(struct bdev_desc *desc)
 void
 bdev_channel_put(struct bdev_channel *channel)
 {
+	bdev_tally_end(channel);
+	LIST_REMOVE(channel, link);
 	io_channel_put(channel->io_channel);
 	atomic_fetch_sub(&channel->desc->channels, 1);
 	free(channel);
+}
+
+void
+bdev_channel_set_label(struct bdev_channel *channel, const char *label)
+{
+	snprintf(channel->label, sizeof(channel->label), "%s", label);
 }

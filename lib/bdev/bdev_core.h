@@ -14,7 +14,7 @@
 #define likely(condition)   __builtin_expect(!!(condition), 1)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
 
-struct bdev_collect;
+struct bdev_walk;
 
 struct bdev_desc {
 	/* Set once. */
@@ -30,6 +30,12 @@ struct bdev_desc {
 	_Atomic uint32_t channels;
 };
 
+/* What channels that are gone have counted. App thread only. */
+struct bdev_ended {
+	struct bdev_io_stat stat;
+	struct bdev_tally *tally; /* NULL: none */
+};
+
 struct bdev {
 	/* Set once; num_blocks and size: app thread only. */
 	struct bdev_info info;
@@ -37,18 +43,21 @@ struct bdev {
 	void *ctx;
 	/* Written by the app thread, read by any: info.size for the data path. */
 	_Atomic uint64_t size;
-	/* App thread only. */
-	bool removing;  /* hidden, cannot be opened; the name is still taken */
-	uint32_t users; /* descs, statistics under way, and 1 until the end begins */
+	/* Written by the app thread, read by any. Odd: histograms are on; one up at each change. */
+	_Atomic uint32_t histogram_era;
+	/* App thread only; on lines that the data path does not read. */
+	_Alignas(64) bool removing; /* hidden, cannot be opened; the name is still taken */
+	uint32_t users;             /* descs, walks under way, and 1 until the end begins */
 	uint64_t events;
 	struct completion *quiet; /* the end: the channels and their counters are gone */
 	struct completion *gone;  /* who waits for the end */
 	struct thread_msg quiet_msg;
 	TAILQ_HEAD(, bdev_desc) descs;
 	TAILQ_ENTRY(bdev) link;
-	struct bdev_io_stat ended;                   /* of channels that are gone */
-	struct bdev_collect *collect, *last_collect; /* the first one is running */
-	uint64_t collects;                           /* number of the running one; from 1 */
+	struct bdev_walk *walk, *last_walk; /* the first one is running */
+	uint64_t walks;                     /* number of the running one; from 1 */
+	struct bdev_ended ended;
+	struct bdev_ended ended_later; /* the running walk visited them before they ended */
 };
 
 /* Of one type; on one cache line. */
@@ -58,8 +67,14 @@ struct bdev_type_stat {
 	uint64_t errors;
 	uint64_t latency_ticks;
 	uint64_t max_latency_ticks;
-	uint64_t min_latency_ticks;
+	uint64_t min_latency_ticks; /* UINT64_MAX: none yet */
 } __attribute__((aligned(64)));
+
+/* Latencies of one channel, or of channels that are gone. */
+struct bdev_tally {
+	uint32_t era; /* bdev.histogram_era when it began */
+	struct bdev_histogram histogram;
+};
 
 /*
  * The statistics of one thread's channel. Allocated by themselves, since they outlive it on their
@@ -67,7 +82,8 @@ struct bdev_type_stat {
  */
 struct bdev_channel_counters {
 	struct bdev_type_stat types[BDEV_IO_TYPES];
-	uint64_t collected; /* number of the last collection that saw them */
+	struct bdev_tally *tally; /* of users' channels that are gone; NULL: none */
+	uint64_t walk;            /* number of the last walk that saw them */
 	struct bdev *bdev;
 	struct thread_msg msg;
 };
@@ -85,20 +101,22 @@ struct bdev_thread_channel {
 	uint32_t pieces_running;
 	struct request_fifo pieces_waiting;
 	bool pieces_starting;
+	LIST_HEAD(, bdev_channel) channels;
 	_Alignas(16) uint8_t module_ctx[];
 };
 
 /*
- * One user's view of it, with all that the data path needs beside each other. Channel's thread
- * only.
+ * One user's view of it. What each request needs is on the first cache line. Channel's thread only.
  */
 struct bdev_channel {
 	/* Set once. */
 	void (*submit)(void *channel_ctx, struct bdev_request *rq);
-	void *module_ctx;
 	struct bdev_thread_channel *thread_channel;
 	const struct thread *thread;
 	struct bdev *bdev;
+	/* NULL: histograms are off. */
+	struct bdev_tally *tally;
+	/* Set once. */
 	uint64_t max_transfer;
 	uint32_t max_iovs;
 	uint32_t block_mask;     /* block size - 1 */
@@ -109,6 +127,8 @@ struct bdev_channel {
 	bool read_only; /* the bdev, or opened so */
 	struct bdev_desc *desc;
 	struct io_channel *io_channel;
+	char label[BDEV_LABEL_MAX + 1];
+	LIST_ENTRY(bdev_channel) link; /* in thread_channel->channels */
 };
 
 /* ---- bdev_channel.c ---- */
@@ -133,12 +153,58 @@ struct thread *bdev_app_thread(void);
 void bdev_get(struct bdev *bdev);
 void bdev_put(struct bdev *bdev);
 
+/* ---- bdev_walk.c ---- */
+
+struct bdev_walk_ops {
+	/* On the channel's thread. A negative errno ends the walk. */
+	int (*visit)(struct bdev_walk *walk, struct bdev_thread_channel *channel);
+	/* App thread, after the last visit; status: 0 or what a visit returned. */
+	void (*finish)(struct bdev_walk *walk, int status);
+	void (*free)(struct bdev_walk *walk);
+};
+
+/*
+ * Visits the channels of a bdev. Walks of one bdev run one after the other, so that what a channel
+ * has counted when it ends meanwhile is counted once. First member of what embeds it.
+ */
+struct bdev_walk {
+	const struct bdev_walk_ops *ops;
+	/* bdev_walk.c's. */
+	struct bdev *bdev;
+	struct bdev_walk *next;
+	struct completion *done;
+	uint64_t number;
+	bool abandoned; /* nobody waits any more: it is freed at its end */
+	bool finished;
+};
+
+/*
+ * App thread, in a coroutine [waits]. walk is freed unless this returns 0: then its work is done,
+ * and it is the caller's, to be freed by ops->free. -ENODEV, -ENOMEM, -ECANCELED, or what a visit
+ * returned.
+ */
+int bdev_walk_run(struct bdev *bdev, struct bdev_walk *walk);
+
 /* ---- bdev_stat.c ---- */
 
+void bdev_counters_reset(struct bdev_channel_counters *counters, enum bdev_stat_reset reset);
 /*
  * On the channel's thread, which is done with the counters: adds them up on the app thread and
  * frees them.
  */
 void bdev_counters_end(struct bdev_channel_counters *counters);
+/* App thread: what it starts with. */
+void bdev_ended_init(struct bdev_ended *ended);
+/* App thread: adds `from` to `ended` and starts `from` anew. */
+void bdev_ended_join(struct bdev *bdev, struct bdev_ended *ended, struct bdev_ended *from);
+
+/* ---- bdev_tally.c ---- */
+
+/* On the channel's thread: a tally for a new channel, if histograms are on. 0 or -ENOMEM. */
+int bdev_tally_start(struct bdev_channel *channel);
+/* On the channel's thread: the channel goes; its thread keeps what it counted. */
+void bdev_tally_end(struct bdev_channel *channel);
+/* Adds tally (NULL: nothing) to *sum and frees it, or moves it there. What is of an earlier era is dropped. */
+void bdev_tally_join(struct bdev *bdev, struct bdev_tally **sum, struct bdev_tally *tally);
 
 #endif

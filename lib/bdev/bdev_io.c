@@ -6,6 +6,8 @@
 #include <errno.h>
 
 #include "bdev_core.h"
+#include "bdev_histogram.h"
+#include "env.h"
 
 /*
  * A user whose done submits the next request to a device that completes at once would go deeper
@@ -27,11 +29,17 @@ bdev_thread_channel_flush(struct bdev_thread_channel *thread_channel)
 
 /* ---- completion ---- */
 
+static uint64_t
+now(const struct bdev_channel *channel)
+{
+	return likely(channel->tally == NULL) ? thread_now(channel->thread) : env_ticks();
+}
+
 static void
 count(struct bdev_channel *channel, const struct bdev_request *rq, int status)
 {
 	struct bdev_type_stat *stat;
-	uint64_t latency = thread_now(channel->thread) - rq->submit_ticks;
+	uint64_t latency = now(channel) - rq->submit_ticks;
 
 	if (unlikely(rq->type >= BDEV_IO_TYPES)) /* refused */
 		return;
@@ -40,13 +48,20 @@ count(struct bdev_channel *channel, const struct bdev_request *rq, int status)
 		stat->errors++;
 		return;
 	}
-	if (unlikely(stat->ops == 0) || latency < stat->min_latency_ticks)
+	if (unlikely(latency > stat->max_latency_ticks)) {
+		/* Histograms were switched off meanwhile: it was submitted "after" this poll's time. */
+		if ((int64_t)latency < 0)
+			latency = 0;
+		else
+			stat->max_latency_ticks = latency;
+	}
+	if (latency < stat->min_latency_ticks)
 		stat->min_latency_ticks = latency;
-	if (latency > stat->max_latency_ticks)
-		stat->max_latency_ticks = latency;
 	stat->latency_ticks += latency;
 	stat->ops++;
 	stat->bytes += rq->length;
+	if (unlikely(channel->tally != NULL))
+		bdev_histogram_add(&channel->tally->histogram, latency);
 }
 
 /* Nothing is in flight: lets the drains go on, and then what waited for them. */
@@ -130,7 +145,7 @@ fua_written(struct bdev_request *rq, int status)
 	rq->core_ctx = (void *)(uintptr_t)rq->type;
 	rq->core_next = fua_flushed;
 	rq->type = BDEV_FLUSH;
-	channel->submit(channel->module_ctx, rq);
+	channel->submit(channel->thread_channel->module_ctx, rq);
 	bdev_thread_channel_flush(channel->thread_channel);
 }
 
@@ -244,7 +259,7 @@ dispatch(struct bdev_channel *channel, struct bdev_request *rq, bool in_pieces)
 	if (unlikely(in_pieces))
 		bdev_pieces_submit(rq);
 	else
-		channel->submit(channel->module_ctx, rq);
+		channel->submit(channel->thread_channel->module_ctx, rq);
 }
 
 static void
@@ -272,7 +287,7 @@ void
 bdev_submit(struct bdev_channel *channel, struct bdev_request *rq)
 {
 	rq->channel = channel;
-	rq->submit_ticks = thread_now(channel->thread);
+	rq->submit_ticks = now(channel);
 	if (unlikely(channel->thread_channel->drains.first != NULL)) {
 		request_fifo_push(&channel->thread_channel->held, rq);
 		return;

@@ -190,7 +190,7 @@ run(struct pieces *pieces)
 			break;
 		pieces->under_way = true;
 		pieces->piece.core_next = piece_done;
-		channel->submit(channel->module_ctx, &pieces->piece);
+		channel->submit(channel->thread_channel->module_ctx, &pieces->piece);
 	}
 	pieces->submitting = false;
 	if (pieces->under_way)

@@ -1,34 +1,67 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/*
- * Statistics. Each channel counts for itself; the app thread collects by visiting the channels one
- * by one. A channel that ends sends its counters to the app thread, before or after the visit of a
- * running collection.
- */
+/* Statistics. Each thread's channel counts for itself; the app thread adds up. */
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "bdev_core.h"
 
-/*
- * Collections of one bdev run one after the other, so that the counters of a channel that ends
- * meanwhile are counted once. They belong to `finish`, not to who asked, who may be cancelled.
- */
-struct bdev_collect {
-	struct bdev *bdev;
-	bool reset;
-	bool abandoned; /* nobody waits any more: `finish` frees it */
-	bool finished;
-	struct bdev_collect *next;
-	struct completion *done;
-	uint64_t number;
+struct stat_walk {
+	struct bdev_walk walk;
+	enum bdev_stat_reset reset;
 	/* Written on one channel's thread after the other. */
 	struct bdev_io_stat sum;
 	struct bdev_channel_stat *channels; /* NULL until one was visited */
 	uint32_t count;
-	/* App thread: of channels that ended after their visit; they are in the sum already. */
-	struct bdev_io_stat ended_later;
 };
+
+/* ---- adding up ---- */
+
+/* In sums, and in what channels count, a shortest latency that is not known is UINT64_MAX. */
+static void
+stat_init(struct bdev_io_stat *stat)
+{
+	*stat = (struct bdev_io_stat){0};
+	for (int type = 0; type < BDEV_IO_TYPES; type++)
+		stat->min_latency_ticks[type] = UINT64_MAX;
+}
+
+/* ... but users see 0. */
+static void
+stat_show(struct bdev_io_stat *stat)
+{
+	for (int type = 0; type < BDEV_IO_TYPES; type++) {
+		if (stat->min_latency_ticks[type] == UINT64_MAX)
+			stat->min_latency_ticks[type] = 0;
+	}
+}
+
+static void
+stat_reset(struct bdev_io_stat *stat, enum bdev_stat_reset reset)
+{
+	if (reset == BDEV_STAT_RESET)
+		stat_init(stat);
+	for (int type = 0; reset == BDEV_STAT_RESET_MAXMIN && type < BDEV_IO_TYPES; type++) {
+		stat->max_latency_ticks[type] = 0;
+		stat->min_latency_ticks[type] = UINT64_MAX;
+	}
+}
+
+static void
+stat_add(struct bdev_io_stat *sum, const struct bdev_io_stat *stat)
+{
+	for (int type = 0; type < BDEV_IO_TYPES; type++) {
+		if (stat->min_latency_ticks[type] < sum->min_latency_ticks[type])
+			sum->min_latency_ticks[type] = stat->min_latency_ticks[type];
+		if (stat->max_latency_ticks[type] > sum->max_latency_ticks[type])
+			sum->max_latency_ticks[type] = stat->max_latency_ticks[type];
+		sum->ops[type] += stat->ops[type];
+		sum->bytes[type] += stat->bytes[type];
+		sum->errors[type] += stat->errors[type];
+		sum->latency_ticks[type] += stat->latency_ticks[type];
+	}
+}
+
+/* ---- a channel's counters ---- */
 
 static void
 counters_to_stat(const struct bdev_channel_counters *counters, struct bdev_io_stat *stat)
@@ -41,41 +74,50 @@ counters_to_stat(const struct bdev_channel_counters *counters, struct bdev_io_st
 		stat->errors[type] = counter->errors;
 		stat->latency_ticks[type] = counter->latency_ticks;
 		stat->max_latency_ticks[type] = counter->max_latency_ticks;
-		stat->min_latency_ticks[type] = counter->ops == 0 ? 0 : counter->min_latency_ticks;
+		stat->min_latency_ticks[type] = counter->min_latency_ticks;
 	}
 }
 
-static void
-stat_add(struct bdev_io_stat *sum, const struct bdev_io_stat *stat)
+void
+bdev_counters_reset(struct bdev_channel_counters *counters, enum bdev_stat_reset reset)
 {
-	for (int type = 0; type < BDEV_IO_TYPES; type++) {
-		if (stat->ops[type] != 0 &&
-		    (sum->ops[type] == 0 ||
-		     stat->min_latency_ticks[type] < sum->min_latency_ticks[type]))
-			sum->min_latency_ticks[type] = stat->min_latency_ticks[type];
-		if (stat->max_latency_ticks[type] > sum->max_latency_ticks[type])
-			sum->max_latency_ticks[type] = stat->max_latency_ticks[type];
-		sum->ops[type] += stat->ops[type];
-		sum->bytes[type] += stat->bytes[type];
-		sum->errors[type] += stat->errors[type];
-		sum->latency_ticks[type] += stat->latency_ticks[type];
+	for (int type = 0; reset != BDEV_STAT_KEEP && type < BDEV_IO_TYPES; type++) {
+		struct bdev_type_stat *counter = &counters->types[type];
+
+		if (reset == BDEV_STAT_RESET)
+			*counter = (struct bdev_type_stat){0};
+		counter->max_latency_ticks = 0;
+		counter->min_latency_ticks = UINT64_MAX;
 	}
 }
 
 /* ---- ended channels ---- */
+
+void
+bdev_ended_init(struct bdev_ended *ended)
+{
+	stat_init(&ended->stat);
+	ended->tally = NULL;
+}
+
+void
+bdev_ended_join(struct bdev *bdev, struct bdev_ended *ended, struct bdev_ended *from)
+{
+	stat_add(&ended->stat, &from->stat);
+	bdev_tally_join(bdev, &ended->tally, from->tally);
+	bdev_ended_init(from);
+}
 
 static void
 fold(void *ctx)
 {
 	struct bdev_channel_counters *counters = ctx;
 	struct bdev *bdev = counters->bdev;
-	struct bdev_io_stat stat = {0};
+	bool was_visited = bdev->walk != NULL && counters->walk == bdev->walk->number;
+	struct bdev_ended ended = {.tally = counters->tally};
 
-	counters_to_stat(counters, &stat);
-	if (bdev->collect != NULL && counters->collected == bdev->collect->number)
-		stat_add(&bdev->collect->ended_later, &stat);
-	else
-		stat_add(&bdev->ended, &stat);
+	counters_to_stat(counters, &ended.stat);
+	bdev_ended_join(bdev, was_visited ? &bdev->ended_later : &bdev->ended, &ended);
 	free(counters);
 }
 
@@ -88,142 +130,102 @@ bdev_counters_end(struct bdev_channel_counters *counters)
 /* ---- collecting ---- */
 
 static int
-add_channel(struct bdev_collect *collect, const struct bdev_io_stat *stat)
+add_channel(struct stat_walk *walk, const struct bdev_io_stat *stat)
 {
-	size_t size = (collect->count + 1) * sizeof(*collect->channels);
-	struct bdev_channel_stat *channels = realloc(collect->channels, size);
+	size_t size = (walk->count + 1) * sizeof(*walk->channels);
+	struct bdev_channel_stat *channels = realloc(walk->channels, size);
 
 	if (channels == NULL)
 		return -ENOMEM;
-	collect->channels = channels;
-	channels[collect->count].thread_id = thread_id(thread_current());
-	channels[collect->count].stat = *stat;
-	collect->count++;
+	walk->channels = channels;
+	channels[walk->count].thread_id = thread_id(thread_current());
+	channels[walk->count].stat = *stat;
+	stat_show(&channels[walk->count].stat);
+	walk->count++;
 	return 0;
 }
 
-static void
-visit(struct io_channel_iter *iter)
+static int
+stat_visit(struct bdev_walk *base, struct bdev_thread_channel *channel)
 {
-	struct bdev_thread_channel *channel = io_channel_ctx(io_channel_iter_channel(iter));
-	struct bdev_collect *collect = io_channel_iter_ctx(iter);
-	struct bdev_io_stat stat = {0};
+	struct stat_walk *walk = (struct stat_walk *)base;
+	struct bdev_io_stat stat;
 	int rc;
 
 	counters_to_stat(channel->counters, &stat);
-	rc = add_channel(collect, &stat);
-	if (rc == 0) {
-		stat_add(&collect->sum, &stat);
-		channel->counters->collected = collect->number;
-		if (collect->reset)
-			memset(channel->counters->types, 0, sizeof(channel->counters->types));
-	}
-	for_each_channel_continue(iter, rc);
+	rc = add_channel(walk, &stat);
+	if (rc != 0)
+		return rc;
+	stat_add(&walk->sum, &stat);
+	bdev_counters_reset(channel->counters, walk->reset);
+	return 0;
 }
 
 static void
-collect_free(struct bdev_collect *collect)
+stat_finish(struct bdev_walk *base, int status)
 {
-	free(collect->channels);
-	free(collect);
-}
+	struct stat_walk *walk = (struct stat_walk *)base;
+	struct bdev_ended *ended = &base->bdev->ended;
 
-static void start_first(struct bdev *bdev);
-
-static void
-finish(void *ctx, int status)
-{
-	struct bdev_collect *collect = ctx;
-	struct bdev *bdev = collect->bdev;
-
-	if (status != 0 && collect->reset) {
-		stat_add(&bdev->ended, &collect->sum); /* the visited channels forgot it */
-	} else {
-		stat_add(&collect->sum, &bdev->ended);
-		if (collect->reset)
-			memset(&bdev->ended, 0, sizeof(bdev->ended));
-	}
-	stat_add(&bdev->ended, &collect->ended_later);
-	bdev->collect = collect->next;
-	collect->finished = true;
-	completion_signal(collect->done, status);
-	if (collect->abandoned)
-		collect_free(collect);
-	start_first(bdev);
-	bdev_put(bdev);
-}
-
-static void
-start_first(struct bdev *bdev)
-{
-	struct bdev_collect *collect = bdev->collect;
-
-	if (collect == NULL)
+	if (status != 0 && walk->reset == BDEV_STAT_RESET) {
+		stat_add(&ended->stat, &walk->sum); /* the visited channels forgot it */
 		return;
-	collect->number = ++bdev->collects;
-	if (for_each_channel(bdev, visit, collect, finish) != 0)
-		finish(collect, -ENOMEM);
+	}
+	stat_add(&walk->sum, &ended->stat);
+	stat_reset(&ended->stat, walk->reset);
 }
 
-/* [waits] *result is the caller's, to be freed by collect_free(). */
-static int
-run_collect(struct bdev *bdev, bool reset, struct bdev_collect **result)
+static void
+stat_free(struct bdev_walk *base)
 {
-	struct bdev_collect *collect;
-	int rc;
+	struct stat_walk *walk = (struct stat_walk *)base;
 
-	if (bdev->removing)
-		return -ENODEV;
-	collect = calloc(1, sizeof(*collect));
-	if (collect == NULL || (collect->done = completion_create()) == NULL) {
-		free(collect);
+	free(walk->channels);
+	free(walk);
+}
+
+/* [waits] *result is the caller's, to be freed by stat_free(). */
+static int
+collect(struct bdev *bdev, enum bdev_stat_reset reset, struct stat_walk **result)
+{
+	static const struct bdev_walk_ops ops = {stat_visit, stat_finish, stat_free};
+	struct stat_walk *walk = calloc(1, sizeof(*walk));
+
+	if (walk == NULL)
 		return -ENOMEM;
-	}
-	collect->bdev = bdev;
-	collect->reset = reset;
-	bdev_get(bdev);
-	if (bdev->collect == NULL) {
-		bdev->collect = bdev->last_collect = collect;
-		start_first(bdev);
-	} else {
-		bdev->last_collect->next = collect;
-		bdev->last_collect = collect;
-	}
-	rc = completion_wait(collect->done, WAIT_FOREVER);
-	completion_put(collect->done);
-	if (rc == 0)
-		*result = collect;
-	else if (collect->finished)
-		collect_free(collect);
-	else
-		collect->abandoned = true;
-	return rc;
+	walk->walk.ops = &ops;
+	walk->reset = reset;
+	stat_init(&walk->sum);
+	*result = walk;
+	return bdev_walk_run(bdev, &walk->walk);
 }
 
 int
-bdev_get_stat(struct bdev *bdev, bool reset, struct bdev_io_stat *stat)
+bdev_get_stat(struct bdev *bdev, enum bdev_stat_reset reset, struct bdev_io_stat *stat)
 {
-	struct bdev_collect *collect;
-	int rc = run_collect(bdev, reset, &collect);
+	struct stat_walk *walk;
+	int rc = collect(bdev, reset, &walk);
 
 	if (rc != 0)
 		return rc;
-	*stat = collect->sum;
-	collect_free(collect);
+	*stat = walk->sum;
+	stat_show(stat);
+	stat_free(&walk->walk);
 	return 0;
 }
 
 int
-bdev_get_channel_stats(struct bdev *bdev, struct bdev_channel_stat **stats, uint32_t *count)
+bdev_get_channel_stats(struct bdev *bdev, enum bdev_stat_reset reset,
+		       struct bdev_channel_stat **stats, uint32_t *count)
 {
-	struct bdev_collect *collect;
-	int rc = run_collect(bdev, false, &collect);
+	struct stat_walk *walk;
+	int rc = collect(bdev, reset, &walk);
 
 	if (rc != 0)
 		return rc;
-	*stats = collect->channels;
-	*count = collect->count;
-	collect->channels = NULL;
-	collect_free(collect);
+	*stats = walk->channels;
+	*count = walk->count;
+	walk->channels = NULL;
+	stat_free(&walk->walk);
 	return 0;
 }

@@ -16,7 +16,12 @@ def build(daemon):
     daemon.rpc("bdev_malloc_create", num_blocks=256, block_size=4096, name="m")
     daemon.rpc("bdev_null_create", name="n", num_blocks=1 << 30, block_size=512)
     daemon.rpc("bdev_aio_create", name="a", filename=str(image), block_size=4096, readonly=True)
-    daemon.rpc("bdev_uring_create", name="u", filename=str(other))
+    daemon.rpc("bdev_uring_create", name="u", filename=str(other), sqpoll=True, sqpoll_idle_ms=3)
+    daemon.rpc("bdev_null_resize", name="n", new_size=1 << 20)
+    daemon.rpc("bdev_enable_histogram", name="n", enable=True)
+    daemon.rpc("bdev_enable_histogram", name="m", enable=True)
+    daemon.rpc("bdev_enable_histogram", name="m", enable=False)
+    daemon.rpc("bdev_set_options", bdev_io_pool_size=65535)
     daemon.rpc("vhost_create_blk_controller", ctrlr="c0", dev_name="Malloc0")
     daemon.rpc("vhost_create_blk_controller", ctrlr="c1", dev_name="a", readonly=True,
                cpumask="0x1")
@@ -204,6 +209,36 @@ def test_coalescing_of_a_controller_that_was_missing(vhostd):
     assert vhostd.rpc("framework_get_state")["failed"] == []
     assert json.loads(vhostd.state.read_text())["subsystems"] == \
         json.loads(save(vhostd))["subsystems"]
+
+
+def test_histogram_of_what_could_not_be_made(vhostd):
+    """It stays on for a disk that is missing once, and goes with the disk when that is deleted."""
+    image = vhostd.image("a.img")
+    vhostd.rpc("bdev_uring_create", name="a", filename=str(image))
+    vhostd.rpc("bdev_enable_histogram", name="a", enable=True)
+    vhostd.stop()
+    image.rename(image.with_suffix(".aside"))
+    vhostd.start()
+    assert vhostd.error("bdev_enable_histogram", name="a", enable=True).code == -19
+    vhostd.stop()
+    image.with_suffix(".aside").rename(image)
+    vhostd.start()
+    assert vhostd.rpc("bdev_get_histogram", name="a")["count"] == 0
+    saved = save(vhostd)
+    vhostd.stop()
+    image.unlink()
+    vhostd.start()
+    assert vhostd.rpc("bdev_enable_histogram", name="a", enable=False) is True
+    assert vhostd.error("bdev_enable_histogram", name="a", enable=False).code == -19
+    assert vhostd.rpc("bdev_uring_delete", name="a") is True
+    assert "bdev_" in saved and "bdev_" not in vhostd.state.read_text()
+    vhostd.image("a.img")
+    vhostd.ctl("load-config", "-", stdin=saved)
+    vhostd.stop()
+    image.unlink()
+    vhostd.start()
+    assert vhostd.rpc("bdev_uring_delete", name="a") is True
+    assert "bdev_" not in vhostd.state.read_text()
 
 
 def test_an_answer_is_durable_also_after_a_failed_save(vhostd):

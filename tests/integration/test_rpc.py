@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Each method over the socket, as clients of such daemons call them, and what is wrong with a call."""
 
+import base64
 import fcntl
 import json
 import os
@@ -262,6 +263,98 @@ def test_iostat(shared):
     assert shared.error("bdev_get_iostat", name="none").code == ENODEV
     assert shared.error("bdev_get_iostat", names=["a", "none"]).code == ENODEV
     assert shared.error("bdev_get_iostat", reset_mode="some").code == INVALID_PARAMS
+    assert shared.rpc("bdev_get_iostat", reset_mode="maxmin")["bdevs"] == both[::-1]
+
+
+def test_reset_iostat(shared):
+    shared.rpc("bdev_null_create", name="a", num_blocks=1, block_size=512)
+    for params in ({}, {"name": "a"}, {"name": "a", "mode": "maxmin"}, {"mode": "all"},
+                   {"mode": "none"}):
+        assert shared.rpc("bdev_reset_iostat", **params) is True
+    assert shared.error("bdev_reset_iostat", name="none").code == ENODEV
+    assert shared.error("bdev_reset_iostat", name="a", mode="min").code == INVALID_PARAMS
+
+
+def test_histogram(shared):
+    shared.rpc("bdev_null_create", name="a", num_blocks=1, block_size=512)
+    error = shared.error("bdev_get_histogram", name="a")
+    assert error.code == EINVAL and "bdev_enable_histogram" in error.message
+    assert shared.rpc("bdev_enable_histogram", name="a", enable=True) is True
+    assert shared.rpc("bdev_enable_histogram", name="a", enable=True) is True
+    histogram = shared.rpc("bdev_get_histogram", name="a")
+    assert histogram["bucket_shift"] == 7 and histogram["tsc_rate"] > 0
+    assert (histogram["granularity"], histogram["min_range"], histogram["max_range"]) == (7, 0, 58)
+    assert base64.b64decode(histogram["histogram"], validate=True) == bytes(8 * 58 * 128)
+    assert histogram["count"] == 0 and "channels" not in histogram
+    assert [entry["percentile"] for entry in histogram["percentiles"]] == \
+        ["50", "90", "99", "99.9", "99.99", "100"]
+    assert shared.rpc("bdev_get_histogram", name="a", per_channel=True)["channels"] == []
+    assert "percentile" in shared.ctl("bdev_get_histogram", "--name", "a").stdout
+    assert shared.rpc("bdev_enable_histogram", name="a", enable=False) is True
+    assert shared.error("bdev_get_histogram", name="a").code == EINVAL
+    assert shared.error("bdev_enable_histogram", name="none", enable=True).code == ENODEV
+    assert shared.error("bdev_enable_histogram", name="a").code == INVALID_PARAMS
+    assert shared.error("bdev_get_histogram", name="none").code == ENODEV
+
+
+def test_null_resize(shared):
+    shared.rpc("bdev_null_create", name="n", num_blocks=2048, block_size=4096)
+    assert shared.rpc("bdev_null_resize", name="n", new_size=16) is True
+    assert shared.rpc("bdev_get_bdevs", name="n")[0]["num_blocks"] == 4096
+    error = shared.error("bdev_null_resize", name="n", new_size=15)
+    assert error.code == EINVAL and "'n'" not in error.message and " n " in error.message
+    for size in (0, -1, 1 << 43, 1 << 62, "16", 16.5):
+        assert shared.error("bdev_null_resize", name="n", new_size=size).code in \
+            (EINVAL, INVALID_PARAMS)
+    shared.rpc("bdev_malloc_create", name="m", num_blocks=8, block_size=512)
+    for name in ("m", "none"):
+        assert shared.error("bdev_null_resize", name=name, new_size=16).code == ENODEV
+    assert shared.rpc("bdev_get_bdevs", name="n")[0]["num_blocks"] == 4096
+
+
+def test_options_and_examine(shared):
+    """What clients send before and after they make block devices."""
+    assert shared.rpc("bdev_set_options", bdev_io_pool_size=65535, bdev_io_cache_size=256,
+                      bdev_auto_examine=True, iobuf_small_cache_size=128,
+                      iobuf_large_cache_size=16) is True
+    assert shared.rpc("bdev_set_options", small_buf_pool_size=8191,
+                      large_buf_pool_size=1023) is True
+    assert shared.rpc("bdev_set_options") is True
+    for params in ({"bdev_io_pool_size": -1}, {"bdev_io_cache_size": 1 << 32},
+                   {"bdev_auto_examine": 1}, {"bdev_io_size": 1}):
+        assert shared.error("bdev_set_options", **params).code == INVALID_PARAMS
+    assert shared.rpc("bdev_wait_for_examine") is True
+    shared.rpc("bdev_null_create", name="n", num_blocks=8, block_size=512)
+    assert shared.rpc("bdev_examine", name="n") is True
+    assert shared.error("bdev_examine", name="none").code == ENODEV
+
+
+@pytest.mark.parametrize("kind", ["aio", "uring"])
+def test_sqpoll(shared, kind):
+    image = shared.image(f"sqpoll-{kind}.img")
+    create = f"bdev_{kind}_create"
+    assert shared.rpc(create, name="f", filename=str(image), sqpoll=True) == "f"
+    bdev, = shared.rpc("bdev_get_bdevs", name="f")
+    assert bdev["driver_specific"][kind]["sqpoll"] is True
+    assert shared.rpc("framework_get_config", name="bdev")[0]["params"]["sqpoll_idle_ms"] == 10
+    shared.rpc(f"bdev_{kind}_delete", name="f")
+    for params in ({"sqpoll": True, "sqpoll_idle_ms": 60001}, {"sqpoll_idle_ms": 5},
+                   {"sqpoll": True, "sqpoll_idle_ms": -1}, {"sqpoll": 1}):
+        assert shared.error(create, name="f", filename=str(image), **params).code == INVALID_PARAMS
+    assert names(shared) == []
+
+
+def test_rescan_of_a_smaller_file(shared):
+    image = shared.image("smaller.img", 2 * MIB)
+    shared.rpc("bdev_aio_create", name="f", filename=str(image))
+    shared.rpc("vhost_create_blk_controller", ctrlr="c", dev_name="f")
+    os.truncate(image, MIB)
+    error = shared.error("bdev_aio_rescan", name="f")
+    assert error.code == EBUSY and str(image) in error.message
+    assert shared.rpc("bdev_get_bdevs", name="f")[0]["num_blocks"] == 2 * MIB // 512
+    shared.rpc("vhost_delete_controller", ctrlr="c")
+    assert shared.rpc("bdev_aio_rescan", name="f") is True
+    assert shared.rpc("bdev_get_bdevs", name="f")[0]["num_blocks"] == MIB // 512
 
 
 BAD_NAMES = ["", "a/b", "/", "a\nb", "\x1b[31m", "n" * 128, "n" * 5000]

@@ -339,7 +339,7 @@ test_depth(void **state)
 /* ---- statistics ---- */
 
 struct stat_call {
-	bool reset;
+	enum bdev_stat_reset reset;
 	struct bdev_io_stat stat;
 	struct bdev_channel_stat *channels;
 	uint32_t count;
@@ -359,11 +359,11 @@ channel_stat_run(void *arg)
 {
 	struct stat_call *call = arg;
 
-	call->rc = bdev_get_channel_stats(fake.bdev, &call->channels, &call->count);
+	call->rc = bdev_get_channel_stats(fake.bdev, call->reset, &call->channels, &call->count);
 }
 
 static struct bdev_io_stat
-get_stat(bool reset)
+get_stat(enum bdev_stat_reset reset)
 {
 	struct stat_call call = {.reset = reset};
 
@@ -412,6 +412,17 @@ test_stat_counts(void **state)
 }
 
 static void
+do_delayed(struct rig_request *request, uint64_t us)
+{
+	rig_settle();
+	rig_request_set(request, BDEV_READ, 0, data, 512);
+	rig_submit(fake_channel, rig_io[0], request);
+	ticks_advance_us(us);
+	rig_settle();
+	assert_true(fake_complete_one(rig_io[0]));
+}
+
+static void
 test_stat_latency(void **state)
 {
 	static const unsigned int latencies[] = {20, 50, 10};
@@ -421,18 +432,23 @@ test_stat_latency(void **state)
 
 	(void)state;
 	fake.delayed = true;
-	for (size_t i = 0; i < 3; i++) {
-		rig_settle();
-		rig_request_set(request, BDEV_READ, 0, data, 512);
-		rig_submit(fake_channel, rig_io[0], request);
-		ticks_advance_us(latencies[i]);
-		rig_settle();
-		assert_true(fake_complete_one(rig_io[0]));
-	}
-	stat = get_stat(false);
+	for (size_t i = 0; i < 3; i++)
+		do_delayed(request, latencies[i]);
+	stat = get_stat(BDEV_STAT_RESET_MAXMIN);
 	assert_int_equal(stat.latency_ticks[BDEV_READ], 80 * TICKS_PER_US);
 	assert_int_equal(stat.max_latency_ticks[BDEV_READ], 50 * TICKS_PER_US);
 	assert_int_equal(stat.min_latency_ticks[BDEV_READ], 10 * TICKS_PER_US);
+	stat = get_stat(BDEV_STAT_KEEP);
+	assert_int_equal(stat.ops[BDEV_READ], 3);
+	assert_int_equal(stat.latency_ticks[BDEV_READ], 80 * TICKS_PER_US);
+	assert_int_equal(stat.max_latency_ticks[BDEV_READ], 0);
+	assert_int_equal(stat.min_latency_ticks[BDEV_READ], 0);
+	do_delayed(request, 30);
+	do_delayed(request, 40);
+	stat = get_stat(BDEV_STAT_KEEP);
+	assert_int_equal(stat.latency_ticks[BDEV_READ], 150 * TICKS_PER_US);
+	assert_int_equal(stat.max_latency_ticks[BDEV_READ], 40 * TICKS_PER_US);
+	assert_int_equal(stat.min_latency_ticks[BDEV_READ], 30 * TICKS_PER_US);
 	stop(request);
 }
 
@@ -459,6 +475,13 @@ test_stat_over_channels(void **state)
 		assert_int_equal(call.channels[i].stat.ops[BDEV_READ], first ? 2 : 5);
 	}
 	free(call.channels);
+	call.reset = BDEV_STAT_RESET; /* what is told is what is reset */
+	rig_run(channel_stat_run, &call);
+	assert_int_equal(call.count, 2);
+	free(call.channels);
+	assert_int_equal(get_stat(false).ops[BDEV_READ], 0);
+	do_reads(fake_channel, rig_io[0], 2);
+	do_reads(other, rig_io[1], 5);
 	rig_channel_put(other, rig_io[1]);
 	rig_settle();
 	assert_int_equal(get_stat(false).ops[BDEV_READ], 7); /* an ended channel counts on */

@@ -116,9 +116,23 @@ worker_end(struct worker *worker)
 struct watch {
 	struct bdev_io_stat stat;
 	uint64_t good, last;
-	unsigned int resets;
+	unsigned int resets, bad_histograms;
 	bool backwards, finished;
 };
+
+/* On, read, off. */
+static bool
+switch_histogram(unsigned int round)
+{
+	struct bdev_histograms *histograms;
+
+	if (round % 3 != 1)
+		return bdev_enable_histogram(bdev, round % 3 == 0) == 0;
+	if (bdev_get_histograms(bdev, true, &histograms) != 0)
+		return false;
+	bdev_histograms_free(histograms);
+	return true;
+}
 
 static void
 watch_run(void *arg)
@@ -137,6 +151,7 @@ watch_run(void *arg)
 		watch->last = reset ? 0 : watch->stat.ops[BDEV_DISCARD];
 		watch->good += reset ? watch->stat.ops[BDEV_DISCARD] : 0;
 		bdev_resize(bdev, round % 2 ? BLOCKS : BLOCKS / 2);
+		watch->bad_histograms += !switch_histogram(round);
 	}
 	watch->good += watch->last;
 	watch->finished = true;
@@ -194,6 +209,7 @@ test_race(void **state)
 	for (int i = 0; i < 2; i++)
 		worker_end(&workers[i]);
 	assert_false(watch.backwards);
+	assert_int_equal(watch.bad_histograms, 0);
 	assert_int_equal(watch.good, workers[0].good + workers[1].good);
 	assert_int_equal(reset->status, 0);
 	assert_int_equal(reset->finishes, resets);
