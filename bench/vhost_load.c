@@ -21,8 +21,12 @@
 
 #include "load/load.h"
 
+#define EXIT_NOT_OFFERED 3 /* status: the back-end does not offer what the options ask for */
+
 #define MAX_QUEUE_DEPTH 4096
 #define MAX_BLOCK_SIZE  (16u << 20)
+#define MAX_IDLE        4096
+#define MAX_RATE        1000000 /* a second */
 
 /* ---- the threads ---- */
 
@@ -132,24 +136,54 @@ percentile_us(const struct stats *stats, double tsc_hz, double percent)
 }
 
 static void
+print_percentiles(const struct load *load, const struct stats *stats)
+{
+	static const char *const percents[] = {"1",  "10", "25",   "50",    "75",    "90",
+					       "95", "99", "99.9", "99.99", "99.999"};
+	unsigned int i, count = sizeof(percents) / sizeof(percents[0]);
+
+	printf("\"percentiles_us\": {");
+	for (i = 0; i < count; i++)
+		printf("%s\"%s\": %.3f", i > 0 ? ", " : "", percents[i],
+		       percentile_us(stats, load->tsc_hz, strtod(percents[i], NULL)));
+	printf("}");
+}
+
+static void
+report_json(const struct load *load, const struct result *result, double average)
+{
+	const struct options *o = &load->options;
+	const struct stats *stats = &result->stats;
+
+	printf("{\"rw\": \"%s\", \"bs\": %u, \"qd\": %u, \"queues\": %u, \"threads\": %u, "
+	       "\"packed\": %s, \"event_idx\": %s, \"inflight\": %s, ",
+	       o->rw, o->block_size, o->depth, o->queues, o->threads, o->packed ? "true" : "false",
+	       o->event_idx ? "true" : "false", o->inflight ? "true" : "false");
+	printf("\"iops\": %.0f, \"mb_per_s\": %.1f, \"avg_us\": %.3f, ", result->iops,
+	       result->iops * o->block_size / 1e6, average);
+	print_percentiles(load, stats);
+	printf(", \"errors\": %lu, \"kicks\": %lu, \"ios\": %lu, \"ios_total\": %lu, "
+	       "\"seconds\": %.3f, \"tsc_hz\": %.0f}\n",
+	       stats->errors, stats->kicks, stats->ios, result->total_ios, result->seconds,
+	       load->tsc_hz);
+}
+
+static void
 report(const struct load *load, const struct result *result)
 {
 	const struct options *o = &load->options;
 	const struct stats *stats = &result->stats;
 	double average = stats->ios ? stats->ticks * 1e6 / load->tsc_hz / stats->ios : 0;
-	const char *format =
-		o->json ? "{\"rw\": \"%s\", \"bs\": %u, \"qd\": %u, \"queues\": %u, "
-			  "\"threads\": %u, \"packed\": %s, \"event_idx\": %s, "
-			  "\"iops\": %.0f, \"mb_per_s\": %.1f, \"avg_us\": %.3f, "
-			  "\"p50_us\": %.3f, \"p99_us\": %.3f, \"p999_us\": %.3f, "
-			  "\"errors\": %lu, \"kicks\": %lu, \"ios\": %lu, "
-			  "\"ios_total\": %lu, \"seconds\": %.3f}\n"
-			: "%s bs %u qd %u queues %u threads %u packed %s event_idx %s: "
-			  "%.0f IOPS, %.1f MB/s, latency us avg %.2f p50 %.2f p99 %.2f p99.9 %.2f; "
-			  "errors %lu, kicks %lu, I/Os %lu of %lu in %.2f s\n";
 
-	printf(format, o->rw, o->block_size, o->depth, o->queues, o->threads,
-	       o->packed ? "true" : "false", o->event_idx ? "true" : "false", result->iops,
+	if (o->json) {
+		report_json(load, result, average);
+		return;
+	}
+	printf("%s bs %u qd %u queues %u threads %u packed %s event_idx %s inflight %s: "
+	       "%.0f IOPS, %.1f MB/s, latency us avg %.2f p50 %.2f p99 %.2f p99.9 %.2f; "
+	       "errors %lu, kicks %lu, I/Os %lu of %lu in %.2f s\n",
+	       o->rw, o->block_size, o->depth, o->queues, o->threads, o->packed ? "true" : "false",
+	       o->event_idx ? "true" : "false", o->inflight ? "true" : "false", result->iops,
 	       result->iops * o->block_size / 1e6, average, percentile_us(stats, load->tsc_hz, 50),
 	       percentile_us(stats, load->tsc_hz, 99), percentile_us(stats, load->tsc_hz, 99.9),
 	       stats->errors, stats->kicks, stats->ios, result->total_ios, result->seconds);
@@ -210,7 +244,9 @@ static const struct parameter {
 	{"socket", TEXT, FIELD(socket), "PATH  vhost-user-blk socket"},
 	{"rw", TEXT, FIELD(rw), "KIND  read, write, randread (default), randwrite, randrw"},
 	{"bs", NUMBER, FIELD(block_size), "BYTES  block size, a multiple of 512 (4096)"},
-	{"qd", NUMBER, FIELD(depth), "N  requests outstanding per queue (32); 0 stays idle"},
+	{"qd", NUMBER, FIELD(depth), "N  requests outstanding per queue (32)"},
+	{"rate", NUMBER, FIELD(rate), "N  that many requests a second, one at a time"},
+	{"idle", NUMBER, FIELD(count), "N  idle guests, connected to PATH0, PATH1, ..."},
 	{"queues", NUMBER, FIELD(queues), "N  queues, shared out over the threads (1)"},
 	{"threads", NUMBER, FIELD(threads), "N  threads of the front-end (1)"},
 	{"seconds", SECONDS, FIELD(seconds), "S  measured time (5)"},
@@ -219,11 +255,14 @@ static const struct parameter {
 	{"poll", FLAG, FIELD(poll), " never wait for a call, and ask for none"},
 	{"packed", FLAG, FIELD(packed), " packed rings"},
 	{"event-idx", FLAG, FIELD(event_idx), " EVENT_IDX: kicks and calls by index"},
+	{"inflight", FLAG, FIELD(inflight), " in-flight tracking"},
 	{"indirect", TEXT, FIELD(indirect_mode), "MODE  on, off, or auto: where it is offered"},
+	{"recover", FLAG, FIELD(recover), " say when I/O goes on after the back-end was killed"},
 	{"verify", FLAG, FIELD(verify), " write the whole disk, read it back and compare"},
 	{"json", FLAG, FIELD(json), " one line of JSON"},
 	{"help", FLAG, FIELD(help), " this"},
 	{"pingpong", TEXT, FIELD(pingpong), "A,B  only measure a cache line's way between CPUs"},
+	{"copy", FLAG, FIELD(copy), " only measure copies of 4 KiB from and to much memory"},
 #undef FIELD
 };
 #define PARAMETERS (sizeof(parameters) / sizeof(parameters[0]))
@@ -279,18 +318,20 @@ set_cpus(struct options *options)
 static bool
 options_valid(const struct options *options)
 {
-	if (options->pingpong || options->help)
+	if (options->pingpong || options->copy || options->help)
 		return true;
+	if (options->rate > 0 && options->queues > 1)
+		return false;
 	if (strcmp(options->indirect_mode, "auto") && strcmp(options->indirect_mode, "on") &&
 	    strcmp(options->indirect_mode, "off"))
 		return false;
 	return options->socket && options->block_size > 0 &&
 	       options->block_size <= MAX_BLOCK_SIZE && options->block_size % CLIENT_SECTOR == 0 &&
-	       options->depth <= MAX_QUEUE_DEPTH && options->queues > 0 &&
+	       options->depth > 0 && options->depth <= MAX_QUEUE_DEPTH && options->queues > 0 &&
 	       options->queues <= CLIENT_MAX_QUEUES && options->threads > 0 &&
 	       options->threads <= MAX_THREADS && options->threads <= options->queues &&
-	       options->seconds > 0 && options->ramp >= 0 &&
-	       !(options->verify && options->depth == 0);
+	       options->count <= MAX_IDLE && options->rate <= MAX_RATE && options->seconds > 0 &&
+	       options->ramp >= 0;
 }
 
 static int
@@ -318,6 +359,8 @@ parse_options(struct options *options, int argc, char **argv)
 	while ((c = getopt_long(argc, argv, "", long_options, &index)) == 0)
 		if (set_parameter(options, &parameters[index], optarg) < 0)
 			return -EINVAL;
+	if (options->rate > 0)
+		options->depth = 1;
 	if (c != -1 || optind < argc || !options_valid(options) || set_cpus(options) < 0)
 		return -EINVAL;
 	return set_workload(options);
@@ -338,15 +381,6 @@ measure_tsc_hz(void)
 	return (double)(__rdtsc() - tsc) * 1e9 / elapsed;
 }
 
-/* Depth 0: a connected guest that does nothing. */
-static int
-stay_idle(struct load *load)
-{
-	int rc = client_wait_closed(&load->device.client, load->options.seconds * 1000);
-
-	return rc == -ETIMEDOUT ? 0 : -ECONNRESET;
-}
-
 /* Between start and stop of the device. */
 static int
 use_device(struct load *load)
@@ -354,10 +388,10 @@ use_device(struct load *load)
 	unsigned int i;
 	int rc = 0;
 
-	if (load->options.depth == 0)
-		return stay_idle(load);
 	if (load->options.verify)
 		return load_verify(load);
+	if (load->options.recover)
+		return load_recover(load);
 	for (i = 0; i < load->options.queues && rc == 0; i++)
 		rc = load_prepare_queue(load, i);
 	if (rc == 0)
@@ -413,6 +447,18 @@ run_device(struct load *load)
 	return rc;
 }
 
+static int
+run(struct load *load)
+{
+	const struct options *options = &load->options;
+
+	if (options->pingpong)
+		return load_pingpong(options);
+	if (options->copy)
+		return load_copy(options);
+	return options->count > 0 ? load_idle(options) : run_device(load);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -429,9 +475,11 @@ main(int argc, char **argv)
 		print_usage(stdout);
 		return 0;
 	}
-	rc = load.options.pingpong ? load_pingpong(&load.options) : run_device(&load);
+	rc = run(&load);
 	if (rc < 0)
 		fprintf(stderr, "vhost_load: %s: %s\n",
-			load.options.socket ? load.options.socket : "pingpong", strerror(-rc));
+			load.options.socket ? load.options.socket : "memory", strerror(-rc));
+	if (rc == -ENOTSUP)
+		return EXIT_NOT_OFFERED;
 	return rc < 0;
 }

@@ -28,12 +28,17 @@ struct options {
 	unsigned int depth;
 	unsigned int queues;
 	unsigned int threads;
+	unsigned int rate;
+	unsigned int count;
 	double seconds;
 	double ramp;
 	bool packed;
 	bool event_idx;
+	bool inflight;
 	bool poll;
 	bool verify;
+	bool recover;
+	bool copy;
 	bool json;
 	bool help;
 
@@ -144,7 +149,7 @@ now_ns(void)
 /* Restricts the calling thread to one CPU. */
 int load_pin(unsigned int cpu);
 
-/* Connects; -ENOTSUP where the back-end does not offer what the options ask for. */
+/* Connects to options.socket; -ENOTSUP where the back-end does not offer what the options ask for. */
 int load_open(struct load *load);
 
 /* Builds the requests of one queue of the started device. */
@@ -155,6 +160,15 @@ void load_measure(struct worker *worker);
 
 /* Writes the whole disk, reads it back, compares and reports. -EIO where it differs. */
 int load_verify(struct load *load);
+
+/* Loses the back-end, finds it again and reports when I/O went on. -ETIMEDOUT: it did not. */
+int load_recover(struct load *load);
+
+/* Connects options->count guests, which then do nothing. -ECONNRESET: the back-end went away. */
+int load_idle(const struct options *options);
+
+/* Measures and reports what copying blocks from and to much memory costs. */
+int load_copy(const struct options *options);
 
 /* Measures and reports the way of a cache line between two CPUs. */
 int load_pingpong(const struct options *options);

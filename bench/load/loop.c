@@ -386,6 +386,51 @@ submit_all(struct worker *worker, struct queue *q)
 	publish(q, &batch, &worker->stats, packed);
 }
 
+/* ---- so many requests a second, one at a time ---- */
+
+static void
+sleep_until(uint64_t ns)
+{
+	struct timespec time = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+
+	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &time, NULL);
+}
+
+/* For so long; one that is late is not made up for. */
+static int
+run_paced(struct worker *worker, double seconds)
+{
+	uint64_t period = 1000000000 / worker->options->rate;
+	uint64_t next = now_ns(), end = next + (uint64_t)(seconds * 1e9);
+	int rc = 0;
+
+	while (rc == 0 && next < end) {
+		sleep_until(next);
+		submit_all(worker, worker->queues);
+		rc = worker->options->packed ? run(worker, 0, false, true)
+					     : run(worker, 0, false, false);
+		do {
+			next += period;
+		} while (next < now_ns());
+	}
+	return rc;
+}
+
+static void
+measure_paced(struct worker *worker)
+{
+	uint64_t start;
+
+	worker->rc = run_paced(worker, worker->options->ramp);
+	worker->total_ios = worker->stats.ios;
+	memset(&worker->stats, 0, sizeof(worker->stats));
+	start = now_ns();
+	if (worker->rc == 0)
+		worker->rc = run_paced(worker, worker->options->seconds);
+	worker->seconds = (now_ns() - start) / 1e9;
+	worker->total_ios += worker->stats.ios;
+}
+
 void
 load_measure(struct worker *worker)
 {
@@ -393,6 +438,10 @@ load_measure(struct worker *worker)
 	uint64_t start;
 	unsigned int i;
 
+	if (options->rate > 0) {
+		measure_paced(worker);
+		return;
+	}
 	for (i = 0; i < worker->queue_count; i++)
 		submit_all(worker, &worker->queues[i]);
 	worker->rc = run_load(worker, __rdtsc() + options->ramp * worker->tsc_hz);

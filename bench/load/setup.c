@@ -51,11 +51,14 @@ load_open(struct load *load)
 	};
 	uint64_t wanted = (options->packed ? FEATURE(VIRTIO_F_RING_PACKED) : 0) |
 			  (options->event_idx ? FEATURE(VIRTIO_RING_F_EVENT_IDX) : 0);
+	uint64_t inflight = FEATURE(CLIENT_PROTOCOL_F_INFLIGHT_SHMFD);
 	struct client_options client_options = {
 		.queues = options->queues,
 		.queue_size = ring_size(load),
 		.indirect_max = 1, /* the tables are ours */
 		.features = CLIENT_DEFAULT_FEATURES | wanted,
+		.protocol_features = (CLIENT_DEFAULT_PROTOCOL_FEATURES & ~inflight) |
+				     (options->inflight ? inflight : 0),
 		.layout = &layout,
 		.layout_count = 1,
 	};
@@ -68,7 +71,11 @@ load_open(struct load *load)
 		return rc;
 	load->indirect = (load->device.features & FEATURE(VIRTIO_RING_F_INDIRECT_DESC)) &&
 			 strcmp(options->indirect_mode, "off");
-	return (load->device.features & wanted) == wanted ? 0 : -ENOTSUP;
+	if ((load->device.features & wanted) == wanted &&
+	    (!options->inflight || (load->device.protocol_features & inflight)))
+		return 0;
+	client_device_close(&load->device);
+	return -ENOTSUP;
 }
 
 struct buffers {
