@@ -49,9 +49,9 @@ LIBS := -Wl,--start-group $(DPDK_LIBS) -Wl,--end-group -ljansson -luring -lnuma 
 # ---- rooms: lib/<room>/*.c is one archive ----
 
 ROOMS := app jsonrpc vhost bdev event thread virtio env
-# Archives besides the rooms: the RPC methods, the test client, what tests share, vhost_load's parts.
-EXTRA := rpc client testlib load
-EXTRA_DIRS := rpc tests/client tests/testlib bench/load
+# Archives besides the rooms: the RPC methods, the test client, what tests share, parts of benchmarks.
+EXTRA := rpc client testlib load path
+EXTRA_DIRS := rpc tests/client tests/testlib bench/load bench/path
 dir_of = $(if $(filter $(1),$(ROOMS)),lib/$(1),$(filter $(1) %/$(1),$(EXTRA_DIRS)))
 archive = $(BUILD)/lib$(1).a
 

@@ -1,63 +1,45 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* links: vhost bdev event client thread virtio env */
+/* links: path vhost bdev event client thread virtio env */
 /* ldflags: -Xlinker --wrap=accept */
 /*
  * What one I/O costs the daemon, from the avail ring to the used ring, as exactly as it can be
- * told: one reactor runs everything on one OS thread, the front-end too, as a poller that is not
+ * told: a reactor runs everything on one OS thread, the front-end too, as a poller that is not
  * counted. So each iteration finds all the requests of the queue depth, nothing depends on the
  * caches of other cores, and two runs count the same.
  *
  *     path_bench                             ticks of the time stamp counter
- *     valgrind --tool=callgrind --collect-atstart=no path_bench
+ *     valgrind --tool=callgrind --fair-sched=yes --collect-atstart=no path_bench
  *                                            instructions: one dump for each case
+ *     path_bench --cpus 0,1 --queues 4       a reactor and a front-end on each of two CPUs
  *
- * bench/path.py does the latter and shows the instructions by stage. The sockets, messages and
+ * bench/path.py does the second and shows the instructions by stage. The sockets, messages and
  * features are those of the daemon: a case that it does not offer is reported as not available.
  */
 #include <errno.h>
 #include <getopt.h>
-#include <linux/virtio_config.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
-#include <x86intrin.h>
-
-#if __has_include(<valgrind/callgrind.h>)
-#include <valgrind/callgrind.h>
-#else
-#define CALLGRIND_TOGGLE_COLLECT
-#define CALLGRIND_ZERO_STATS
-#define CALLGRIND_DUMP_STATS_AT(name) (void)(name)
-#endif
 
 #include "bdev_modules.h"
-#include "client.h"
-#include "coroutine.h"
 #include "env.h"
 #include "event.h"
 #include "log.h"
-#include "vhost.h"
+#include "path/path.h"
 #include "work.h"
 
-#define BLOCK        4096u
-#define DISK_BYTES   (64u << 20)
-#define MAX_DEPTH    128
-#define MAX_IDLE     256
-#define QUEUE_SIZE   512 /* three descriptors for each of MAX_DEPTH */
-#define GUEST_MEMORY (16u << 20)
-#define IDLE_MEMORY  (1u << 20)
-#define GUEST_GPA    0x100000000ULL
-#define USER_ADDR    0x7f0000000000ULL
-#define BIT(n)       (1ULL << (n))
+#define MAX_IDLE    256
+#define MAX_DRIVERS 16
 
-/* ---- what is measured ---- */
-
+/* -1: both, or all */
 static struct {
-	unsigned int ios; /* per case */
+	unsigned int ios; /* per driver */
 	unsigned int idle;
-	int depth; /* -1: all of them; and so on */
+	unsigned int queues;
+	struct cpumask cpus;
+	int depth;
 	int packed;
 	int write;
 	int event_idx;
@@ -67,6 +49,7 @@ static struct {
 	bool json;
 } options = {
 	.ios = 20000,
+	.queues = 1,
 	.depth = -1,
 	.packed = -1,
 	.write = -1,
@@ -75,289 +58,80 @@ static struct {
 	.device = "null",
 };
 
-/* What a front-end negotiates. */
-struct shape {
-	bool packed;
-	bool event_idx;
-	bool inflight;
-};
-
-enum phase {
-	WARM_UP,
-	COUNTED,
-	DRAINED,
-};
-
-/* One case, while it runs; app thread only. */
-struct run {
-	const struct shape *shape;
-	unsigned int depth;
-	bool write;
-	struct completion *done;
-	struct poller *poller;
-	enum phase phase;
-	unsigned int outstanding;
-	uint64_t reaped;
-	uint64_t ios;        /* counted */
-	uint64_t iterations; /* counted */
-	uint64_t ticks;      /* counted */
-	uint64_t left;       /* when the front-end's turn ended */
-	uint64_t random;
-	char name[64];
-};
-
-/* ---- front-ends ---- */
-
-struct front_end {
-	struct client_device device;
-	struct client_blk blk;
-	uint64_t buffers[MAX_DEPTH]; /* guest-physical */
-	const struct shape *shape;
-	char path[VHOST_SOCKET_PATH_MAX + 1];
-};
-
-static struct front_end front_end, idle[MAX_IDLE];
+static struct path_front_end front_end, idle[MAX_IDLE];
 static char folder[VHOST_SOCKET_PATH_MAX - 32]; /* of the sockets */
-
-static int
-open_device(struct front_end *front, uint64_t memory)
-{
-	const struct client_region_layout layout = {
-		.gpa = GUEST_GPA, .user_addr = USER_ADDR, .size = memory};
-	const struct shape *shape = front->shape;
-	uint64_t wanted = (shape->packed ? BIT(VIRTIO_F_RING_PACKED) : 0) |
-			  (shape->event_idx ? BIT(VIRTIO_RING_F_EVENT_IDX) : 0);
-	uint64_t inflight = BIT(CLIENT_PROTOCOL_F_INFLIGHT_SHMFD);
-	struct client_options opts = {
-		.queue_size = memory == IDLE_MEMORY ? 128 : QUEUE_SIZE,
-		.indirect_max = 4,
-		.features = CLIENT_DEFAULT_FEATURES | wanted,
-		.protocol_features = (CLIENT_DEFAULT_PROTOCOL_FEATURES & ~inflight) |
-				     (shape->inflight ? inflight : 0),
-		.layout = &layout,
-		.layout_count = 1,
-	};
-	int rc;
-
-	rc = client_device_open(&front->device, front->path, &opts);
-	if (rc < 0)
-		return rc;
-	if ((front->device.features & wanted) != wanted ||
-	    (shape->inflight && !(front->device.protocol_features & inflight))) {
-		client_device_close(&front->device);
-		return -ENOTSUP;
-	}
-	rc = client_device_start(&front->device);
-	if (rc < 0)
-		client_device_close(&front->device);
-	return rc;
-}
-
-/* On a worker: it waits for the daemon's answers. */
-static int
-open_front_end(void *arg)
-{
-	struct front_end *front = arg;
-	int rc;
-
-	rc = open_device(front, GUEST_MEMORY);
-	if (rc < 0)
-		return rc;
-	client_ring_suppress_calls(&front->device.rings[0], true);
-	rc = client_blk_create(&front->blk, &front->device.rings[0], 0, 0, !options.direct);
-	for (unsigned int i = 0; i < MAX_DEPTH && rc == 0; i++)
-		rc = client_memory_alloc(&front->device.memory, BLOCK, BLOCK, &front->buffers[i]);
-	return rc;
-}
-
-static int
-close_front_end(void *arg)
-{
-	struct front_end *front = arg;
-	int rc;
-
-	client_blk_destroy(&front->blk);
-	rc = client_device_stop(&front->device);
-	client_device_close(&front->device);
-	return rc;
-}
-
-static int
-open_idle(void *arg)
-{
-	return open_device(arg, IDLE_MEMORY);
-}
-
-static int
-close_idle(void *arg)
-{
-	struct front_end *front = arg;
-
-	client_device_close(&front->device);
-	return 0;
-}
-
-/* ---- the front-end's turn in each iteration ---- */
-
-static void
-fail(const char *what, int rc)
-{
-	fprintf(stderr, "path_bench: %s: %s\n", what, strerror(-rc));
-	exit(1);
-}
-
-static void
-send_request(struct run *run, uint64_t tag)
-{
-	struct client_segment segment = {front_end.buffers[tag], BLOCK, !run->write};
-	struct client_blk_request request = {
-		.type = run->write ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN,
-		.segments = &segment,
-		.segment_count = 1,
-		.tag = tag,
-	};
-	int rc;
-
-	run->random = run->random * 6364136223846793005ULL + 1442695040888963407ULL;
-	request.sector = (run->random >> 32) % (DISK_BYTES / BLOCK) * (BLOCK / CLIENT_SECTOR);
-	rc = client_blk_prepare(&front_end.blk, &request);
-	if (rc < 0)
-		fail("request", rc);
-	run->outstanding++;
-}
-
-static void
-publish(void)
-{
-	client_ring_publish(&front_end.device.rings[0]);
-	client_ring_kick(&front_end.device.rings[0]);
-}
-
-/* Takes what is done and, unless the case is over, sends it again. */
-static void
-reap(struct run *run)
-{
-	struct client_blk_completion done;
-	uint64_t before = run->reaped;
-	int rc;
-
-	while ((rc = client_blk_reap(&front_end.blk, &done)) > 0) {
-		if (done.status != VIRTIO_BLK_S_OK)
-			fail("status", -EIO);
-		run->reaped++;
-		run->outstanding--;
-		if (run->phase != DRAINED)
-			send_request(run, done.tag);
-	}
-	if (rc < 0)
-		fail("used ring", rc);
-	if (run->reaped > before && run->phase != DRAINED)
-		publish();
-}
-
-static void
-next_phase(struct run *run)
-{
-	switch (run->phase) {
-	case WARM_UP:
-		if (run->reaped < options.ios / 10)
-			return;
-		CALLGRIND_ZERO_STATS;
-		run->reaped = 0;
-		run->phase = COUNTED;
-		return;
-	case COUNTED:
-		if (run->reaped < options.ios)
-			return;
-		CALLGRIND_DUMP_STATS_AT(run->name);
-		run->ios = run->reaped;
-		run->phase = DRAINED;
-		return;
-	case DRAINED:
-		if (run->outstanding == 0 && run->done != NULL) {
-			completion_signal(run->done, 0);
-			run->done = NULL;
-		}
-	}
-}
-
-/* A poller of the app thread. What runs on the reactor from its end to its begin is the daemon. */
-static int
-take_turn(void *arg)
-{
-	struct run *run = arg;
-
-	if (run->phase == COUNTED) {
-		CALLGRIND_TOGGLE_COLLECT;
-		run->ticks += __rdtsc() - run->left;
-		run->iterations++;
-	}
-	reap(run);
-	next_phase(run);
-	if (run->phase == COUNTED) {
-		run->left = __rdtsc();
-		CALLGRIND_TOGGLE_COLLECT;
-	}
-	return POLLER_BUSY;
-}
 
 /* ---- cases; the coroutine on the app thread ---- */
 
+/* One for each reactor; with one reactor it is the app thread, so that nothing is there but the daemon. */
+static struct path_driver drivers[MAX_DRIVERS];
+static unsigned int driver_count;
+
 static void
-name_case(struct run *run)
+name_case(char *name, size_t size, const struct path_shape *shape, unsigned int depth, bool write)
 {
-	snprintf(run->name, sizeof(run->name), "%s-%s-qd%u-%s%s%s%s", options.device,
-		 run->shape->packed ? "packed" : "split", run->depth, run->write ? "write" : "read",
-		 run->shape->event_idx ? "-event_idx" : "", run->shape->inflight ? "-inflight" : "",
-		 options.direct ? "-direct" : "");
+	int length = snprintf(name, size, "%s-%s-qd%u-%s%s%s%s", options.device,
+			      shape->packed ? "packed" : "split", depth, write ? "write" : "read",
+			      shape->event_idx ? "-event_idx" : "",
+			      shape->inflight ? "-inflight" : "", shape->direct ? "-direct" : "");
+
 	if (options.idle > 0)
-		snprintf(run->name + strlen(run->name), sizeof(run->name) - strlen(run->name),
-			 "-idle%u", options.idle);
+		length += snprintf(name + length, size - (size_t)length, "-idle%u", options.idle);
+	if (options.queues > 1)
+		snprintf(name + length, size - (size_t)length, "-queues%u", options.queues);
 }
 
 static void
-report(const struct run *run)
+report(const char *name, const struct path_shape *shape, unsigned int depth, bool write)
 {
-	double cycles = (double)run->ticks / (double)run->ios;
-	double iterations = (double)run->iterations / (double)run->ios;
+	double ticks = 0, rate = 0;
+	uint64_t ios = 0, iterations = 0;
 
+	for (unsigned int i = 0; i < driver_count; i++) {
+		const struct path_driver *driver = &drivers[i];
+
+		ios += driver->ios;
+		iterations += driver->iterations;
+		ticks += (double)driver->ticks;
+		rate += (double)driver->ios * (double)env_ticks_hz() / (double)driver->elapsed;
+	}
 	if (options.json)
 		printf("{\"name\": \"%s\", \"device\": \"%s\", \"ring\": \"%s\", \"qd\": %u, "
 		       "\"rw\": \"%s\", \"event_idx\": %s, \"inflight\": %s, \"direct\": %s, "
-		       "\"idle\": %u, \"ios\": %lu, \"iterations\": %lu, \"cycles_per_io\": "
-		       "%.1f}\n",
-		       run->name, options.device, run->shape->packed ? "packed" : "split",
-		       run->depth, run->write ? "write" : "read",
-		       run->shape->event_idx ? "true" : "false",
-		       run->shape->inflight ? "true" : "false", options.direct ? "true" : "false",
-		       options.idle, run->ios, run->iterations, cycles);
+		       "\"idle\": %u, \"queues\": %u, \"reactors\": %u, \"ios\": %lu, "
+		       "\"iterations\": %lu, \"iops\": %.0f, \"cycles_per_io\": %.1f}\n",
+		       name, options.device, shape->packed ? "packed" : "split", depth,
+		       write ? "write" : "read", shape->event_idx ? "true" : "false",
+		       shape->inflight ? "true" : "false", shape->direct ? "true" : "false",
+		       options.idle, options.queues, driver_count, ios, iterations, rate,
+		       ticks / (double)ios);
 	else
-		printf("%-44s %8.1f cycles per I/O, %5.3f iterations\n", run->name, cycles,
-		       iterations);
+		printf("%-44s %8.1f cycles per I/O, %5.3f iterations; with the front-end %10.0f "
+		       "IOPS\n",
+		       name, ticks / (double)ios, (double)iterations / (double)ios, rate);
 	fflush(stdout);
 }
 
 static void
-run_case(const struct shape *shape, unsigned int depth, bool write)
+run_case(const struct path_shape *shape, unsigned int depth, bool write)
 {
-	static struct run run;
-	struct completion *done = completion_create();
+	char name[96];
 
-	run = (struct run){
-		.shape = shape, .depth = depth, .write = write, .done = done, .random = depth};
-	if (done == NULL)
-		fail("completion", -ENOMEM);
-	name_case(&run);
-	for (unsigned int i = 0; i < depth; i++)
-		send_request(&run, i);
-	publish();
-	run.poller = poller_register(take_turn, &run, 0, "front_end");
-	if (run.poller == NULL)
-		fail("poller", -ENOMEM);
-	completion_wait(done, WAIT_FOREVER);
-	completion_put(done);
-	poller_unregister(&run.poller);
-	report(&run);
+	name_case(name, sizeof(name), shape, depth, write);
+	for (unsigned int i = 0; i < driver_count; i++)
+		drivers[i] = (struct path_driver){
+			.front = &front_end,
+			.thread = drivers[i].thread,
+			.first = i,
+			.stride = driver_count,
+			.depth = depth,
+			.write = write,
+			.wanted = options.ios,
+			.name = name,
+			.random = i,
+		};
+	path_drive(drivers, driver_count);
+	report(name, shape, depth, write);
 }
 
 static bool
@@ -368,13 +142,14 @@ chosen(int option, int value)
 
 /* Every depth and direction that is asked for, on one connection. */
 static void
-run_shape(const struct shape *shape)
+run_shape(const struct path_shape *shape)
 {
 	static const int depths[] = {1, 32, 128};
 	int rc;
 
 	front_end.shape = shape;
-	rc = coroutine_blocking(open_front_end, &front_end);
+	front_end.queue_count = options.queues;
+	rc = coroutine_blocking(path_front_end_open, &front_end);
 	if (rc == -ENOTSUP) {
 		fprintf(stderr, "path_bench: not available: %s%s%s\n",
 			shape->packed ? "packed" : "split", shape->event_idx ? " event_idx" : "",
@@ -382,21 +157,24 @@ run_shape(const struct shape *shape)
 		return;
 	}
 	if (rc < 0)
-		fail("front-end", rc);
+		path_fail("front-end", rc);
 	for (size_t i = 0; i < sizeof(depths) / sizeof(depths[0]); i++)
 		for (int write = 0; write <= 1; write++)
 			if (chosen(options.depth, depths[i]) && chosen(options.write, write))
 				run_case(shape, (unsigned int)depths[i], write);
-	rc = coroutine_blocking(close_front_end, &front_end);
+	rc = coroutine_blocking(path_front_end_close, &front_end);
 	if (rc < 0)
-		fail("front-end's end", rc);
+		path_fail("front-end's end", rc);
 }
 
 static void
 run_shapes(void)
 {
 	for (int i = 0; i < 8; i++) {
-		struct shape shape = {.packed = i & 4, .event_idx = i & 1, .inflight = i & 2};
+		struct path_shape shape = {.packed = i & 4,
+					   .event_idx = i & 1,
+					   .inflight = i & 2,
+					   .direct = options.direct};
 
 		if (chosen(options.packed, shape.packed) &&
 		    chosen(options.event_idx, shape.event_idx) &&
@@ -411,34 +189,34 @@ static void
 create_disk(struct errmsg *err)
 {
 	const struct bdev_null_opts null = {
-		.name = "null", .num_blocks = DISK_BYTES / 512, .block_size = 512};
+		.name = "null", .num_blocks = PATH_DISK_BYTES / 512, .block_size = 512};
 	const struct bdev_malloc_opts malloc_opts = {
-		.name = "malloc", .num_blocks = DISK_BYTES / 512, .block_size = 512};
+		.name = "malloc", .num_blocks = PATH_DISK_BYTES / 512, .block_size = 512};
 	struct bdev *bdev;
 	int rc;
 
 	rc = strcmp(options.device, "malloc") == 0 ? bdev_malloc_create(&malloc_opts, &bdev, err)
 						   : bdev_null_create(&null, &bdev, err);
 	if (rc != 0)
-		fail(err->text, rc);
+		path_fail(err->text, rc);
 }
 
 static void
-create_controller(struct front_end *front, const char *name, struct errmsg *err)
+create_controller(struct path_front_end *front, const char *name, struct errmsg *err)
 {
 	const struct vhost_blk_opts opts = {
 		.name = name, .bdev = options.device, .packed_ring = true};
 	int rc = vhost_blk_create(&opts, err);
 
 	if (rc != 0)
-		fail(err->text, rc);
+		path_fail(err->text, rc);
 	snprintf(front->path, sizeof(front->path), "%s/%s", folder, name);
 }
 
 static void
 connect_idle(struct errmsg *err)
 {
-	static const struct shape plain;
+	static const struct path_shape plain;
 	char name[32];
 	int rc;
 
@@ -446,9 +224,9 @@ connect_idle(struct errmsg *err)
 		snprintf(name, sizeof(name), "idle%u", i);
 		create_controller(&idle[i], name, err);
 		idle[i].shape = &plain;
-		rc = coroutine_blocking(open_idle, &idle[i]);
+		rc = coroutine_blocking(path_front_end_open, &idle[i]);
 		if (rc < 0)
-			fail("idle front-end", rc);
+			path_fail("idle front-end", rc);
 	}
 }
 
@@ -456,7 +234,42 @@ static void
 disconnect_idle(void)
 {
 	for (unsigned int i = 0; i < options.idle; i++)
-		coroutine_blocking(close_idle, &idle[i]);
+		coroutine_blocking(path_front_end_close, &idle[i]);
+}
+
+static void
+exit_thread(void *ctx)
+{
+	thread_exit(ctx);
+}
+
+static void
+create_drivers(void)
+{
+	driver_count = env_core_count();
+	if (driver_count > MAX_DRIVERS || driver_count > options.queues)
+		path_fail("more reactors than queues", -EINVAL);
+	if (driver_count == 1) {
+		drivers[0].thread = thread_current();
+		return;
+	}
+	for (uint32_t core = env_core_first(), i = 0; core != ENV_NO_CORE;
+	     core = env_core_next(core), i++) {
+		struct cpumask mask = {{0}};
+
+		cpumask_set(&mask, core);
+		drivers[i].thread = thread_create("front_end", &mask);
+		if (drivers[i].thread == NULL)
+			path_fail("front-end's thread", -errno);
+	}
+}
+
+static void
+end_drivers(void)
+{
+	for (unsigned int i = 0; i < driver_count && driver_count > 1; i++)
+		if (thread_send_msg(drivers[i].thread, exit_thread, drivers[i].thread) != 0)
+			path_fail("message", -ENOMEM);
 }
 
 static void
@@ -470,11 +283,13 @@ bench_main(void *arg)
 	if (rc == 0)
 		rc = vhost_lib_init(folder, &err);
 	if (rc != 0)
-		fail(err.text, rc);
+		path_fail(err.text, rc);
 	create_disk(&err);
 	create_controller(&front_end, "busy", &err);
 	connect_idle(&err);
+	create_drivers();
 	run_shapes();
+	end_drivers();
 	disconnect_idle();
 	vhost_lib_fini();
 	bdev_lib_fini();
@@ -484,7 +299,7 @@ bench_main(void *arg)
 static int
 run_reactor(void)
 {
-	struct env_opts env = {.name = "path_bench"};
+	struct env_opts env = {.name = "path_bench", .cpus = options.cpus};
 	struct rlimit files;
 	struct errmsg err = {""};
 	struct thread *app;
@@ -500,10 +315,10 @@ run_reactor(void)
 	if (rc == 0)
 		rc = reactors_init(REACTOR_POLL, &err);
 	if (rc != 0)
-		fail(err.text, rc);
+		path_fail(err.text, rc);
 	app = thread_create("app", NULL);
 	if (app == NULL || coroutine_start(app, "bench", bench_main, NULL) != 0)
-		fail("app thread", -ENOMEM);
+		path_fail("app thread", -ENOMEM);
 	rc = reactors_run();
 	reactors_fini();
 	work_pool_stop();
@@ -524,8 +339,10 @@ usage(FILE *to)
 	      "  --inflight on|off\n"
 	      "  --device null|malloc  (null)\n"
 	      "  --direct              chains of three descriptors instead of indirect tables\n"
+	      "  --cpus LIST           a reactor on each of these CPUs (the first one)\n"
+	      "  --queues N            of the busy controller (1)\n"
 	      "  --idle N              controllers with an idle front-end beside the busy one (0)\n"
-	      "  --ios N               I/Os counted in each case (20000)\n"
+	      "  --ios N               I/Os counted in each case, by each reactor (20000)\n"
 	      "  --json                a line of JSON for each case\n",
 	      to);
 }
@@ -568,6 +385,11 @@ set_option(int option, const char *text)
 	case 'i':
 		options.idle = (unsigned int)atoi(text);
 		return options.idle <= MAX_IDLE;
+	case 'c':
+		return cpumask_parse(&options.cpus, text) == 0;
+	case 'Q':
+		options.queues = (unsigned int)atoi(text);
+		return options.queues >= 1 && options.queues <= PATH_MAX_QUEUES;
 	case 'n':
 		options.ios = (unsigned int)atoi(text);
 		return options.ios >= 10 && options.ios <= 1u << 30;
@@ -591,6 +413,8 @@ main(int argc, char **argv)
 		{"event-idx", required_argument, NULL, 'e'},
 		{"inflight", required_argument, NULL, 'f'},
 		{"device", required_argument, NULL, 'd'},
+		{"cpus", required_argument, NULL, 'c'},
+		{"queues", required_argument, NULL, 'Q'},
 		{"idle", required_argument, NULL, 'i'},
 		{"ios", required_argument, NULL, 'n'},
 		{"direct", no_argument, NULL, 'D'},
@@ -613,7 +437,7 @@ main(int argc, char **argv)
 	}
 	snprintf(folder, sizeof(folder), "%s/path_bench-XXXXXX", tmpdir != NULL ? tmpdir : "/tmp");
 	if (mkdtemp(folder) == NULL)
-		fail(folder, -errno);
+		path_fail(folder, -errno);
 	rc = run_reactor();
 	rmdir(folder);
 	return rc != 0;

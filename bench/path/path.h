@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The parts of path_bench: its front-end (front_end.c), which takes turns with the daemon (driver.c). */
+#ifndef BENCH_PATH_H
+#define BENCH_PATH_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "client.h"
+#include "coroutine.h"
+#include "thread.h"
+#include "vhost.h"
+
+#define PATH_BLOCK      4096u
+#define PATH_DISK_BYTES (64u << 20)
+#define PATH_MAX_DEPTH  128
+#define PATH_MAX_QUEUES 16
+
+/* What a front-end negotiates, and how it builds its requests. */
+struct path_shape {
+	bool packed;
+	bool event_idx;
+	bool inflight;
+	bool direct; /* three descriptors in the ring; else one, of an indirect table */
+};
+
+struct path_queue {
+	struct client_blk blk;
+	uint64_t buffers[PATH_MAX_DEPTH]; /* guest-physical */
+};
+
+struct path_front_end {
+	/* set by the caller */
+	char path[VHOST_SOCKET_PATH_MAX + 1];
+	const struct path_shape *shape;
+	unsigned int queue_count; /* 0: it only is there, with one queue */
+
+	struct client_device device;
+	struct path_queue queues[PATH_MAX_QUEUES];
+};
+
+/*
+ * On a worker, since they wait for the daemon's answers; arg is the front-end. 0 or a negative
+ * errno; -ENOTSUP: the daemon does not offer the shape; -ERANGE: nor so many queues.
+ */
+int path_front_end_open(void *arg);
+int path_front_end_close(void *arg);
+
+/* Ends the program where the bench itself is at fault. */
+void path_fail(const char *what, int rc) __attribute__((noreturn));
+
+enum path_phase {
+	PATH_WARM_UP,
+	PATH_COUNTED,
+	PATH_GOES_ON, /* until the other drivers are done with counting */
+	PATH_DRAINED,
+};
+
+/* Keeps some queues of the front-end busy, in turn with the daemon on the same reactor. */
+struct path_driver {
+	/* set once */
+	struct path_front_end *front;
+	struct thread *thread;
+	unsigned int first, stride; /* queues first, first + stride, ... */
+	unsigned int depth;
+	bool write;
+	uint64_t wanted;  /* I/Os to be counted */
+	const char *name; /* of the case */
+	struct completion *done;
+	atomic_uint *counting; /* drivers that are not done with it */
+
+	/* its thread only; whoever waited for `done` after that */
+	struct poller *poller;
+	enum path_phase phase;
+	unsigned int outstanding;
+	uint64_t random;
+	uint64_t reaped; /* in this phase */
+	uint64_t left;   /* when the last turn ended */
+	uint64_t begin;  /* of the counting */
+
+	/* results: I/Os, iterations of the reactor, ticks of the daemon's turns, and of both's */
+	uint64_t ios;
+	uint64_t iterations;
+	uint64_t ticks;
+	uint64_t elapsed;
+} __attribute__((aligned(64)));
+
+/* [waits] In a coroutine: runs the drivers at the same time, each on its thread, to their end. */
+void path_drive(struct path_driver *drivers, unsigned int count);
+
+#endif
