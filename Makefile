@@ -4,7 +4,7 @@
 #   make run         install what is missing, build, serve a disk in the foreground
 #   make test        install what is missing, build, run every suite
 #   make check       build, run unit and integration tests
-#   make bench       build, measure next to qemu-storage-daemon
+#   make bench       build, measure next to qemu-storage-daemon; BENCH_ARGS=--quick: in two minutes
 #   make install     install into $(DESTDIR)$(PREFIX)
 #   make SANITIZE=address,undefined ...   the same in build-asan/
 #   make SANITIZE=thread ...              the same in build-tsan/
@@ -156,7 +156,7 @@ test:
 bench:
 	@packaging/install-deps.sh build bench
 	@$(MAKE) --no-print-directory all
-	@$(PYTHON) bench/run.py --bin $(BUILD)/bin --out $(BUILD)/bench $(BENCH_ARGS)
+	@$(PYTHON) -B bench/run.py --bin $(BUILD)/bin --out $(BUILD)/bench $(BENCH_ARGS)
 
 docs: $(BUILD)/bin/vhostctl
 	$(BUILD)/bin/vhostctl --markdown > docs/rpc.md

@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 
+from processes import BenchError, NotAvailable
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # The first row whose patterns both match, of a file below the root and a function. Code that is in no
@@ -39,10 +41,6 @@ STAGES = (
     ('poll', r'lib/thread/|include/', r''),
 )
 ORDER = ('reactor', 'poll', 'pop', 'parse', 'submit', 'device', 'complete', 'push', 'notify', 'other')
-
-
-class PathError(Exception):
-    """The bench could not be run; the message says why."""
 
 
 def functions_of(path):
@@ -155,16 +153,17 @@ def run_callgrind(program, options, folder, ios):
         result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300,
                                 env=os.environ | {'TMPDIR': folder})
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise PathError(str(error)) from error
+        raise BenchError(str(error)) from error
     if result.returncode:
-        raise PathError(' | '.join(result.stderr.strip().splitlines()[-3:]))
+        words = [line for line in result.stderr.splitlines() if not line.startswith('==')]
+        raise BenchError(words[-1] if words else f'status {result.returncode}')
     return [json.loads(line) for line in result.stdout.splitlines() if line.startswith('{')]
 
 
 def count(program, options=(), ios=3200):
     """Cases as path_bench reports them, with 'instructions', 'stages' and 'functions' per I/O."""
     if not shutil.which('valgrind'):
-        raise PathError('valgrind is not installed')
+        raise NotAvailable('valgrind is not installed')
     sources = Sources()
     with tempfile.TemporaryDirectory(prefix='vhostd-path-') as folder:
         cases = run_callgrind(program, options, folder, ios)
@@ -175,7 +174,7 @@ def count(program, options=(), ios=3200):
                 dumps[dump.case] = dump
     for case in cases:
         if case['name'] not in dumps:
-            raise PathError('path_bench was built without <valgrind/callgrind.h>')
+            raise NotAvailable('path_bench was built without <valgrind/callgrind.h>')
         del case['cycles_per_io']  # valgrind's own
         functions = by_function(dumps[case['name']], sources)
         case['functions'] = {f'{file}:{name}': {'stage': stage, 'instructions': cost / case['ios']}
@@ -213,7 +212,7 @@ def main():
     args, options = parser.parse_known_args()
     try:
         cases = count(os.path.join(args.bin, 'path_bench'), options, args.ios)
-    except PathError as error:
+    except BenchError as error:
         print(f'path: {error}', file=sys.stderr)
         return 1
     if not cases:

@@ -7,6 +7,7 @@
 
 #define QUEUE_SIZE   512 /* three descriptors for each of PATH_MAX_DEPTH */
 #define QUEUE_MEMORY (2u << 20)
+#define TIMEOUT_MS   60000 /* valgrind lets one thread run at a time */
 #define IDLE_SIZE    128
 #define GUEST_GPA    0x100000000ULL
 #define USER_ADDR    0x7f0000000000ULL
@@ -26,6 +27,7 @@ open_device(struct path_front_end *front)
 		.queues = queues,
 		.queue_size = front->queue_count > 0 ? QUEUE_SIZE : IDLE_SIZE,
 		.indirect_max = 4,
+		.timeout_ms = TIMEOUT_MS,
 		.features = CLIENT_DEFAULT_FEATURES | wanted,
 		.protocol_features = (CLIENT_DEFAULT_PROTOCOL_FEATURES & ~inflight) |
 				     (shape->inflight ? inflight : 0),

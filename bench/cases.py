@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What is measured. A case is a function that adds samples to a bench; see CASES at the end."""
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections import namedtuple
+
+import path
+from processes import (FILE_SIZE, BenchError, Guest, NotAvailable, Qsd, Vhostd, cpu_ns,
+                     idle_guests, rss_mib)
+
+RAMP = 0.3  # seconds
+BLOCK = 4096
+NEIGHBOURS = 63
+IDLE_COUNTS = (0, 1, 16, 64)
+MODES = ('poll', 'adaptive', 'interrupt')
+CONTROLLERS = 64
+DEPTHS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+Workload = namedtuple('Workload', 'ring rw depth options', defaults=((),))
+
+
+def name_of(workload):
+    extra = ''.join(f' {option[2:]}' for option in workload.options)
+    return f'{workload.ring} {workload.rw} qd{workload.depth}{extra}'
+
+
+def measure(bench, server, case, workload, seconds=None):
+    """One workload on the controller `bench`: a sample, also of what the server spent on it."""
+    options = ['--socket', server.socket(), '--rw', workload.rw, '--bs', BLOCK, '--qd',
+               workload.depth, '--seconds', seconds or bench.seconds, '--ramp', RAMP, '--poll',
+               *workload.options]
+    if workload.ring == 'packed':
+        options.append('--packed')
+    busy = server.busy_ticks() if isinstance(server, Vhostd) else None
+    used = cpu_ns(server.pid)
+    result = bench.load(*options)
+    # The window of these is the whole run, ramp and drain included: so are the I/Os.
+    ios = result['ios_total']
+    if ios:
+        result['cpu_cycles_per_io'] = (cpu_ns(server.pid) - used) * result['tsc_hz'] / 1e9 / ios
+    if busy is not None and ios:
+        result['cycles_per_io'] = (server.busy_ticks() - busy) / ios
+    bench.add(case, server.name, **result)
+
+
+def measure_all(bench, server, prefix, workloads, seconds=None):
+    for workload in workloads:
+        case = f'{prefix} {name_of(workload)}'
+        try:
+            measure(bench, server, case, workload, seconds)
+        except NotAvailable as error:
+            bench.leave_out(f'{server.name}: {case}', error)
+
+
+def serve(bench, kind, mode='poll', file=None):
+    """A daemon with one disk and its controller."""
+    bench.measure_round_trip()
+    server = Vhostd(bench, mode)
+    try:
+        server.create_disk(kind, file)
+        server.create_controller(kind)
+    except BenchError:
+        server.stop()
+        raise
+    return server
+
+
+def measure_qsd(bench, kind, workloads, file=None, seconds=None):
+    """It has split rings only."""
+    prefix = 'null' if kind == 'null' else 'tmpfs'
+    try:
+        with Qsd(bench, kind, file) as server:
+            bench.measure_round_trip()
+            measure_all(bench, server, prefix, [w for w in workloads if w.ring == 'split'], seconds)
+    except NotAvailable as error:
+        bench.leave_out(f'qsd: {prefix}', error)
+
+
+# ---- I/O ----
+
+def null(bench):
+    workloads = [Workload(ring, rw, depth) for ring in ('split', 'packed')
+                 for rw in ('randread', 'randwrite') for depth in (1, 32, 128)]
+    if bench.quick:
+        workloads = [Workload('split', 'randread', 1), Workload('split', 'randread', 32),
+                     Workload('split', 'randwrite', 32), Workload('packed', 'randread', 1),
+                     Workload('packed', 'randread', 32)]
+    with serve(bench, 'null') as server:
+        measure_all(bench, server, 'null', workloads)
+    measure_qsd(bench, 'null', workloads)
+
+
+def features(bench):
+    depths = (32,) if bench.quick else (1, 32)
+    workloads = [Workload(ring, 'randread', depth, options)
+                 for ring in ('split', 'packed') for depth in depths
+                 for options in ((), ('--event-idx',), ('--inflight',),
+                                 ('--event-idx', '--inflight'))]
+    with serve(bench, 'null') as server:
+        measure_all(bench, server, 'features', workloads)
+
+
+def depths(bench):
+    workloads = [Workload(ring, 'randread', depth) for ring in ('split', 'packed')
+                 for depth in DEPTHS]
+    with serve(bench, 'null') as server:
+        measure_all(bench, server, 'depths null', workloads, 1)
+    with contextlib.suppress(NotAvailable), Qsd(bench, 'null') as server:
+        measure_all(bench, server, 'depths null', workloads[:len(DEPTHS)], 1)
+
+
+def verify(bench, server):
+    bench.load('--socket', server.socket(), '--verify')
+
+
+def memory(bench):
+    bench.measure_round_trip()
+    copies = bench.run_program('vhost_load', '--json', '--copy', '--cpu', bench.server_cpu)[0]
+    for rw in ('read', 'write'):
+        bench.add(f'copy {rw}', 'memcpy', value=copies[f'{rw}_ns'])
+    with serve(bench, 'malloc') as server:
+        verify(bench, server)
+        measure_all(bench, server, 'malloc', [Workload('split', 'randread', 32),
+                                              Workload('split', 'randwrite', 32)])
+
+
+@contextlib.contextmanager
+def tmpfs_file():
+    if not os.path.ismount('/dev/shm'):
+        raise NotAvailable('/dev/shm is not mounted')
+    if shutil.disk_usage('/dev/shm').free < FILE_SIZE + FILE_SIZE // 4:
+        raise NotAvailable('/dev/shm is too full')
+    chunk = os.urandom(1 << 20)
+    with tempfile.NamedTemporaryFile(prefix='vhostd-bench-', dir='/dev/shm') as file:
+        for _ in range(FILE_SIZE // len(chunk)):
+            file.write(chunk)
+        file.flush()
+        yield file.name
+
+
+def run_fio(bench, file, workload):
+    command = ['fio', '--name=bench', f'--filename={file}', '--ioengine=io_uring',
+               f'--rw={workload.rw}', f'--bs={BLOCK}', f'--iodepth={workload.depth}',
+               f'--runtime={int(bench.seconds * 1000)}ms', '--time_based', '--ramp_time=300ms',
+               f'--size={FILE_SIZE}', f'--cpus_allowed={bench.server_cpu}', '--thread',
+               '--output-format=json']
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=bench.dir,
+                            timeout=120)
+    if result.returncode:
+        raise BenchError(f'fio: {result.stderr.strip()}')
+    job = json.loads(result.stdout[result.stdout.index('{'):])['jobs'][0]
+    side = job['write' if 'write' in workload.rw else 'read']
+    percentiles = side['clat_ns'].get('percentile', {})
+    bench.add(f'tmpfs {name_of(workload)}', 'fio', iops=side['iops'],
+              avg_us=side['clat_ns']['mean'] / 1e3,
+              percentiles_us={f'{float(p):g}': ns / 1e3 for p, ns in percentiles.items()})
+
+
+def file_on_tmpfs(bench):
+    workloads = [Workload('split', rw, depth) for rw in ('randread', 'randwrite')
+                 for depth in (1, 32)]
+    if bench.quick:
+        workloads = [Workload('split', 'randread', 32)]
+    with tmpfs_file() as file:
+        with serve(bench, 'file', file=file) as server:
+            if not bench.quick:
+                verify(bench, server)
+            measure_all(bench, server, 'tmpfs', workloads)
+        measure_qsd(bench, 'file', workloads, file)
+        if not shutil.which('fio'):
+            bench.leave_out('fio', 'it is not installed')
+            return
+        for workload in workloads:
+            run_fio(bench, file, workload)
+
+
+# ---- neighbours, modes, cores ----
+
+def neighbours(bench):
+    workloads = [Workload('split', 'randread', depth) for depth in (1, 32)]
+    with serve(bench, 'null') as server:
+        for i in range(NEIGHBOURS):
+            server.create_controller('null', f'idle{i}')
+        measure_all(bench, server, 'alone', workloads)
+        with idle_guests(bench, server, NEIGHBOURS):
+            measure_all(bench, server, f'among {NEIGHBOURS} idle', workloads)
+
+
+def paced(bench, server, case, rate, options):
+    begin, used = time.monotonic(), cpu_ns(server.pid)
+    result = bench.load('--socket', server.socket(), '--rate', rate, '--seconds',
+                        2 * bench.seconds, '--ramp', RAMP, *options)
+    percent = (cpu_ns(server.pid) - used) / (time.monotonic() - begin) / 1e7
+    bench.add(case, server.name, value=percent, **result)
+
+
+def modes(bench):
+    for mode in MODES:
+        with serve(bench, 'null', mode) as server:
+            measure_all(bench, server, mode, [Workload('split', 'randread', 1),
+                                              Workload('split', 'randread', 32)])
+            if mode == 'adaptive':
+                # A front-end that waits for calls, and one that looks for itself.
+                paced(bench, server, '1000 IOPS adaptive', 1000, ())
+                paced(bench, server, 'first after sleep adaptive', 200, ('--poll',))
+
+
+def idle(bench):
+    counts = (0, 64) if bench.quick else IDLE_COUNTS
+    for mode in MODES[1:] if bench.quick else MODES:
+        bench.measure_round_trip()
+        with Vhostd(bench, mode) as server:
+            server.create_disk('null')
+            for i in range(max(counts)):
+                server.create_controller('null', f'idle{i}')
+            for count in counts:
+                guests = idle_guests(bench, server, count) if count else contextlib.nullcontext()
+                with guests:
+                    time.sleep(1)
+                    begin, used = time.monotonic(), cpu_ns(server.pid)
+                    time.sleep(1.5 if bench.quick else 3)
+                    percent = (cpu_ns(server.pid) - used) / (time.monotonic() - begin) / 1e7
+                    bench.add(f'idle {mode} {count} controllers', server.name, value=percent,
+                              rss_mib=rss_mib(server.pid))
+
+
+def cores(bench):
+    """Front-end and daemon in turn on each CPU: two CPUs show what a second reactor brings."""
+    if bench.server_cpu == bench.load_cpu:
+        raise NotAvailable('there is one CPU')
+    bench.measure_round_trip()
+    for queues in (4,) if bench.quick else (1, 2, 4, 8):
+        for cpus in ((bench.server_cpu,), (bench.server_cpu, bench.load_cpu)):
+            if len(cpus) > queues:
+                continue
+            result = bench.run_program('path_bench', '--json', '--ring', 'split', '--qd', 32,
+                                       '--rw', 'read', '--event-idx', 'off', '--inflight', 'off',
+                                       '--queues', queues, '--ios', int(2e6 * bench.seconds),
+                                       '--cpus', ','.join(map(str, cpus)))[0]
+            bench.add(f'{queues} queues on {len(cpus)} reactors', 'vhostd', **result)
+
+
+# ---- the daemon itself ----
+
+def timed_ms(function, *args, **params):
+    start = time.monotonic()
+    function(*args, **params)
+    return (time.monotonic() - start) * 1e3
+
+
+def control(bench):
+    times = []
+    for _ in range(3 if bench.quick else 7):
+        with Vhostd(bench) as server:
+            times.append(server.startup_ms)
+    bench.add('exec to RPC', 'vhostd', value=statistics.median(times))
+    folder = tempfile.mkdtemp(dir=bench.dir)
+    with Vhostd(bench, 'adaptive', folder) as server:
+        rpc = server.rpc
+        bench.add('RPC', 'vhostd', value=statistics.median(
+            timed_ms(rpc.call, 'spdk_get_version') for _ in range(300)))
+        server.create_disk('null')
+        bench.add(f'creating {CONTROLLERS} controllers', 'vhostd', value=sum(
+            timed_ms(server.create_controller, 'null', f'c{i}') for i in range(CONTROLLERS)))
+    with Vhostd(bench, 'adaptive', folder) as server:
+        bench.add(f'restart with {CONTROLLERS} controllers', 'vhostd', value=server.startup_ms)
+
+
+def kill_and_restart(bench, options):
+    """Milliseconds from SIGKILL to the first I/O that the next daemon completes."""
+    with serve(bench, 'null') as server:
+        with Guest(bench, '--socket', server.socket(), '--recover', '--seconds', 20, '--cpu',
+                   bench.load_cpu, *options) as guest:
+            guest.line()
+            killed = time.monotonic()
+            server.process.kill()
+            server.process.wait()
+            with Vhostd(bench, 'poll', server.dir):
+                return (guest.line()['first_io_s'] - killed) * 1e3
+
+
+def kill(bench):
+    for options in ((), ('--inflight',)):
+        name = 'kill to I/O' + (' in-flight' if options else '')
+        times = []
+        try:
+            for _ in range(2 if bench.quick else 5):
+                times.append(kill_and_restart(bench, options))
+        except BenchError as error:
+            # vhost_load's words where it runs in the background
+            if 'not supported' not in str(error):
+                raise
+            bench.leave_out(name, 'the server does not offer it')
+            continue
+        bench.add(name, 'vhostd', value=statistics.median(times))
+
+
+def events(bench):
+    both = f'{bench.server_cpu},{bench.load_cpu}'
+    seconds = 1 if bench.quick else 3
+    bench.measure_round_trip()
+    for case, program, cpus, unit in (
+            ('event_perf on 1 core', 'event_perf', bench.server_cpu, 'events'),
+            ('event_perf on 2 cores', 'event_perf', both, 'events'),
+            ('reactor_perf on 1 core', 'reactor_perf', bench.server_cpu, 'polls')):
+        result = bench.run_program(program, '-j', '-l', cpus, '-t', seconds)[0]
+        bench.add(case, 'vhostd', value=result[f'{unit}_per_second'])
+
+
+def instructions(bench):
+    runs = [[], ['--idle', str(NEIGHBOURS), '--rw', 'read', '--event-idx', 'off'],
+            ['--direct', '--rw', 'read', '--event-idx', 'off']]
+    if bench.quick:
+        runs = [['--rw', 'read', '--qd', '32'], ['--rw', 'read', '--qd', '1']]
+    for options in runs:
+        for counted in path.count(bench.program('path_bench'), options):
+            bench.add(f"path {counted['name']}", 'vhostd', value=counted['instructions'],
+                      stages=counted['stages'], functions=counted['functions'])
+
+
+# repetitions: of a full run; a quick one has one of each, but not of those that are full_only
+Case = namedtuple('Case', 'name run repetitions full_only', defaults=(False,))
+CASES = (
+    Case('instructions', instructions, 1),
+    Case('control', control, 1),
+    Case('kill', kill, 1),
+    Case('null', null, 3),
+    Case('features', features, 3),
+    Case('memory', memory, 3),
+    Case('tmpfs', file_on_tmpfs, 3),
+    Case('neighbours', neighbours, 3),
+    Case('modes', modes, 3),
+    Case('cores', cores, 3),
+    Case('events', events, 2),
+    Case('depths', depths, 1, True),
+    Case('idle', idle, 1),
+)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The benchmarks: that they run, and that their figures are what they say."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from harness import ROOT, VHOSTD
+
+BENCH = ROOT / "bench"
+sys.path.insert(0, str(BENCH))
+import path  # noqa: E402
+import report  # noqa: E402
+from results import Summary  # noqa: E402
+from targets import compare, of, verdict  # noqa: E402
+
+
+def path_bench(*options):
+    """What a run prints."""
+    program = os.path.join(os.path.dirname(VHOSTD), "path_bench")
+    result = subprocess.run([program, "--json", *options], capture_output=True, text=True,
+                            timeout=120)
+    assert result.returncode == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("ring", ["split", "packed"])
+@pytest.mark.parametrize("device", ["null", "malloc"])
+def test_path_bench_finds_every_request_in_each_iteration(ring, device):
+    cases = path_bench("--ios", "640", "--ring", ring, "--device", device, "--qd", "32",
+                       "--inflight", "off", "--idle", "2")
+    assert [(c["rw"], c["event_idx"]) for c in cases] == [
+        ("read", False), ("write", False), ("read", True), ("write", True)]
+    for case in cases:
+        assert case["ios"] == 640 and case["iterations"] == 640 / 32
+        assert case["cycles_per_io"] > 0 and case["iops"] > 0
+
+
+def test_path_bench_on_two_reactors():
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        pytest.skip("one CPU")
+    case, = path_bench("--ios", "640", "--ring", "split", "--qd", "32", "--rw", "read",
+                       "--event-idx", "off", "--inflight", "off", "--queues", "4",
+                       "--cpus", f"{cpus[0]},{cpus[1]}")
+    assert case["reactors"] == 2 and case["ios"] >= 2 * 640
+
+
+def test_run_fails_without_programs(folder):
+    result = subprocess.run([sys.executable, "-B", BENCH / "run.py", "--bin", folder],
+                            capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert "vhostd" in result.stderr and "not built" in result.stderr
+
+
+def test_a_peer_that_does_nothing_is_no_division_by_zero():
+    summary = Summary([{"case": "a", "server": "vhostd", "iops": 10, "avg_us": 0},
+                       {"case": "a", "server": "qsd", "iops": 0, "avg_us": 0}])
+    target = compare("to a peer", "a", "a", servers=("vhostd", "qsd"), at_least=2)
+    assert target.value(summary) is None
+    assert verdict(target, None) == "not available"
+    assert len(list(report.measured_rows(summary))) == 2
+
+
+def test_verdicts_are_about_medians():
+    samples = [{"case": "a", "server": "vhostd", "value": v} for v in (90, 5, 7)]
+    value = of("a", "ms", "a").value(Summary(samples))
+    assert value == 7
+    assert verdict(of("a", "ms", "a", at_most=7), value) == "met"
+    assert verdict(of("a", "ms", "a", at_most=6.9), value) == "missed"
+    assert verdict(of("a", "ms", "a", at_least=7.1), value) == "missed"
+    assert verdict(of("a", "ms", "a"), value) == ""
+
+
+def test_the_document_gets_what_is_between_its_marks(folder):
+    file = folder / "doc.md"
+    file.write_text("1\n<!-- begin x -->\nold\n<!-- end x -->\n2\n")
+    for text in ("new \\1", "newer"):
+        report.fill_document(file, {"x": text})
+        assert file.read_text() == f"1\n<!-- begin x -->\n{text}\n<!-- end x -->\n2\n"
+    with pytest.raises(ValueError, match="0 marks"):
+        report.fill_document(file, {"y": ""})
+
+
+CALLGRIND = """\
+desc: Trigger: Client Request: some-case
+positions: line
+events: Ir
+fl=(1) {root}/lib/virtio/virtq.c
+fn=(1) compiled
+{pop} 5
+fi=(2) {root}/lib/bdev/bdev_null.c
+{submit} 3
+fe=(1)
++0 2
+cfi=(3) /usr/x.c
+cfn=(2) memcpy
+calls=1 7
+* 100
+fl=(3)
+fn=(2)
+7 11
+"""
+
+
+def line_of(file, text):
+    return next(i for i, line in enumerate((ROOT / file).read_text().splitlines(), 1)
+                if text in line)
+
+
+def test_instructions_belong_to_the_source_that_they_come_from(folder):
+    file = folder / "dump"
+    submit = line_of("lib/bdev/bdev_null.c", "bdev_complete(rq, 0)")
+    pop = line_of("lib/virtio/virtq.c", "return vq->ops.pop(")
+    file.write_text(CALLGRIND.format(root=ROOT, submit=submit, pop=pop))
+    dump = path.Dump(str(file))
+    assert dump.case == "some-case"
+    counted = path.by_function(dump, path.Sources())
+    # "+0" is where the inlined function was: what is left is the line's own function.
+    assert counted.pop(("device", "lib/bdev/bdev_null.c", "null_submit")) == 3
+    assert counted.pop(("other", "libc", "memcpy")) == 11
+    assert sum(counted.values()) == 5 + 2
+    assert all(file == "lib/virtio/virtq.c" for _, file, _ in counted)
