@@ -100,6 +100,21 @@ vhost_blk_take(struct iovec **iov, uint32_t *count, void *data, size_t size)
 	return true;
 }
 
+/* The first buffer of nearly every driver is the header and nothing else. */
+static void
+take_header(struct vhost_blk_command *command, struct virtio_blk_outhdr *header)
+{
+	if (unlikely(command->out->iov_len != sizeof(*header))) {
+		vhost_blk_take(&command->out, &command->out_count, header, sizeof(*header));
+		return;
+	}
+	memcpy(header, command->out->iov_base, sizeof(*header));
+	/* The compiler must not look at the driver's memory again instead of at the copy. */
+	atomic_signal_fence(memory_order_seq_cst);
+	command->out++;
+	command->out_count--;
+}
+
 enum vhost_blk_parsed
 vhost_blk_parse(struct virtq_slot *slot, struct vhost_blk_command *command)
 {
@@ -122,7 +137,7 @@ vhost_blk_parse(struct virtq_slot *slot, struct vhost_blk_command *command)
 	if (unlikely(slot->readable_bytes < sizeof(header)))
 		return VHOST_BLK_NO_HEADER;
 	command->out_bytes = slot->readable_bytes - sizeof(header);
-	vhost_blk_take(&command->out, &command->out_count, &header, sizeof(header));
+	take_header(command, &header);
 	command->type = header.type;
 	command->sector = header.sector;
 	return VHOST_BLK_PARSED;
