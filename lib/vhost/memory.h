@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "guest_mem.h"
+#include "mapping.h"
 
 #define VHOST_MEM_MAX_REGIONS 8 /* of the vhost-user protocol */
 
@@ -24,23 +25,19 @@ struct vhost_mem_region {
 	uint64_t mmap_offset; /* where it begins in its file */
 };
 
-struct vhost_mapping {
+/* One as it is here. */
+struct vhost_mem_part {
 	uint64_t user_addr;
 	uint64_t size;
-	uint8_t *hva; /* of the region */
-	void *base;   /* of the mapping, which is aligned to the file's pages */
-	size_t length;
+	struct vhost_mapping mapping;
 };
 
 /* Immutable but for `lost`. */
 struct vhost_mem {
 	struct guest_mem *map;
 	uint32_t count;
-	struct vhost_mapping mappings[VHOST_MEM_MAX_REGIONS];
-	/*
-	 * The front-end has truncated a file: what was touched behind its end is zeroed memory of ours
-	 * now. Set by the SIGBUS handler, looked at by the queues.
-	 */
+	struct vhost_mem_part parts[VHOST_MEM_MAX_REGIONS];
+	/* The front-end has truncated a file, see mapping.h. The queues look at it. */
 	atomic_bool lost;
 };
 
@@ -56,8 +53,5 @@ void vhost_mem_destroy(struct vhost_mem *memory);
 
 /* Where [user_addr, user_addr + size) of the front-end is here; NULL unless it is inside one region. */
 void *vhost_mem_from_user(const struct vhost_mem *memory, uint64_t user_addr, uint64_t size);
-
-/* Makes SIGBUS in a mapping harmless, see `lost`. Once per process. 0 or a negative errno. */
-int vhost_mem_guard_install(void);
 
 #endif
