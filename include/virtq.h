@@ -146,6 +146,13 @@ void virtq_push(struct virtq *vq, struct virtq_slot *slot, uint32_t written);
  */
 bool virtq_publish(struct virtq *vq);
 
+/*
+ * From now on nothing shared is touched any more: neither the rings nor the in-flight region, which stay as they are.
+ * Chains that were popped are pushed as before, to free their slots; what was pushed and not published is in flight still
+ * to all others. For a front-end that is gone, and may give both to somebody else.
+ */
+void virtq_abandon(struct virtq *vq);
+
 /* Why the queue is broken (a constant string, e.g. "descriptor loop"), or NULL. */
 const char *virtq_broken(const struct virtq *vq);
 /* Breaks it by hand: for rules that only the device type knows. */

@@ -321,6 +321,51 @@ virtq_find_table_slowly(struct virtq *vq, uint64_t gpa, struct virtq_table *tabl
 	return true;
 }
 
+/* ---- a queue without rings ---- */
+
+static uint32_t
+pop_nothing(struct virtq *vq, struct virtq_slot **slots, uint32_t max)
+{
+	(void)vq;
+	(void)slots;
+	(void)max;
+	return 0;
+}
+
+static void
+push_nowhere(struct virtq *vq, struct virtq_slot *slot, uint32_t written)
+{
+	(void)written;
+	virtq_end_chain(vq, slot);
+}
+
+static bool
+publish_nothing(struct virtq *vq)
+{
+	(void)vq;
+	return false;
+}
+
+static void
+leave_kicks(struct virtq *vq)
+{
+	(void)vq;
+}
+
+static bool
+have_kicks(struct virtq *vq)
+{
+	(void)vq;
+	return true;
+}
+
+void
+virtq_abandon(struct virtq *vq)
+{
+	vq->ops = (struct virtq_ops){pop_nothing, push_nowhere, publish_nothing, leave_kicks,
+				     have_kicks};
+}
+
 /* ---- the public functions ---- */
 
 uint32_t

@@ -356,9 +356,9 @@ start_region(struct virtq *vq, const struct virtq_opts *opts)
 	uint16_t version = load_u16(&header->version);
 	uint16_t desc_num = load_u16(&header->desc_num);
 
-	if (version > INFLIGHT_VERSION)
+	if (version > INFLIGHT_VERSION && !opts->inflight_reset)
 		return -EPROTO;
-	if (version == INFLIGHT_VERSION &&
+	if (version == INFLIGHT_VERSION && !opts->inflight_reset &&
 	    (load_u64(&header->features) != 0 ||
 	     region_bytes(opts->packed, desc_num) > opts->inflight_size))
 		return -EPROTO;

@@ -687,6 +687,41 @@ test_jump_keeps_awake(void **state)
 	rig_close(&rig);
 }
 
+/* A queue that is given up leaves its rings alone, and its slots are freed as ever. */
+static void
+test_abandon(void **state)
+{
+	struct virtq_slot *slots[4];
+	struct vring_used *before;
+	struct virtq_layout layout;
+	struct rig rig;
+	uint16_t i;
+
+	(void)state;
+	rig_open(&rig, 4);
+	layout = virtq_layout(4, false, false);
+	before = calloc(1, layout.used.bytes);
+	assert_non_null(before);
+	for (i = 0; i < 4; i++)
+		rig_offer_small(&rig, i);
+	assert_int_equal(virtq_pop(rig.vq, slots, 3), 3);
+	virtq_push(rig.vq, slots[0], 5);
+	memcpy(before, rig.used, layout.used.bytes);
+	virtq_abandon(rig.vq);
+	virtq_push(rig.vq, slots[2], 5);
+	assert_int_equal(virtq_in_flight(rig.vq), 1);
+	assert_false(virtq_publish(rig.vq));
+	virtq_push(rig.vq, slots[1], 5);
+	assert_int_equal(virtq_in_flight(rig.vq), 0);
+	assert_int_equal(virtq_pop(rig.vq, slots, 1), 0);
+	assert_null(virtq_broken(rig.vq));
+	virtq_disable_kicks(rig.vq);
+	assert_true(virtq_enable_kicks(rig.vq));
+	assert_memory_equal(before, rig.used, layout.used.bytes);
+	free(before);
+	rig_close(&rig);
+}
+
 int
 main(void)
 {
@@ -711,6 +746,7 @@ main(void)
 		cmocka_unit_test(test_publish_asks_the_driver),
 		cmocka_unit_test(test_kicks_on_and_off),
 		cmocka_unit_test(test_jump_keeps_awake),
+		cmocka_unit_test(test_abandon),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -412,6 +412,35 @@ test_long_chains_wait_for_room(void **state)
 	packed_close(&packed);
 }
 
+/* The first used descriptor of a batch is held back, the others would be in the ring at once. */
+static void
+test_abandon(void **state)
+{
+	struct vring_packed_desc before[4];
+	struct vring_packed_desc_event event;
+	struct virtq_slot *slots[3];
+	struct packed_rig packed;
+	uint16_t i;
+
+	(void)state;
+	packed_open(&packed, 4);
+	for (i = 0; i < 4; i++)
+		packed_put_small(&packed, i);
+	assert_int_equal(virtq_pop(packed.rig.vq, slots, 3), 3);
+	virtq_push(packed.rig.vq, slots[0], 5);
+	memcpy(before, packed.ring, sizeof(before));
+	event = *packed.device_event;
+	virtq_abandon(packed.rig.vq);
+	virtq_push(packed.rig.vq, slots[1], 5);
+	virtq_push(packed.rig.vq, slots[2], 5);
+	assert_false(virtq_publish(packed.rig.vq));
+	virtq_disable_kicks(packed.rig.vq);
+	assert_int_equal(virtq_in_flight(packed.rig.vq), 0);
+	assert_memory_equal(before, packed.ring, sizeof(before));
+	assert_memory_equal(&event, packed.device_event, sizeof(event));
+	packed_close(&packed);
+}
+
 int
 main(void)
 {
@@ -427,6 +456,7 @@ main(void)
 		cmocka_unit_test(test_first_used_is_written_last),
 		cmocka_unit_test(test_id_before_it_is_published),
 		cmocka_unit_test(test_long_chains_wait_for_room),
+		cmocka_unit_test(test_abandon),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
