@@ -98,10 +98,10 @@ define link
 $(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(1)
 endef
 
-# lib/vhost/vhost_user.c stands in for DPDK's accept().
+# lib/vhost/vhost_user.c stands in for DPDK's accept() and recvmsg().
 VHOSTD_OBJS := $(BUILD)/obj/vhostd/main.o
 $(BUILD)/bin/vhostd: $(VHOSTD_OBJS) $(call archive,rpc) $(ROOM_ARCHIVES)
-	$(call link,-Xlinker --wrap=accept $(LIBS))
+	$(call link,-Xlinker --wrap=accept -Xlinker --wrap=recvmsg $(LIBS))
 
 # vhostctl shares the methods' tables with the daemon and nothing else.
 VHOSTCTL_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard rpc/vhostctl*.c rpc/schema*.c)) $(BUILD)/obj/lib/jsonrpc/params.o $(BUILD)/obj/lib/env/cpumask.o $(BUILD)/obj/lib/env/errmsg.o

@@ -16,7 +16,7 @@
 
 LOG_FLAG(vhost)
 
-/* Refused messages after which a connection ends: DPDK leaks a descriptor with some of them. */
+/* Refused messages after which a connection ends. */
 #define MAX_FAILURES 16
 
 #define PROTOCOL_FEATURES                                                                          \
@@ -111,7 +111,6 @@ take_vring_fd(const struct vhost_connection *connection, struct vhost_message *m
 		return -EBADF;
 	*fd = message->fds[0];
 	message->fds[0] = -1;
-	fcntl(*fd, F_SETFD, FD_CLOEXEC);
 	return 0;
 }
 
@@ -299,7 +298,6 @@ set_backend_req_fd(struct vhost_connection *connection, struct vhost_message *me
 	if (getsockopt(message->fds[0], SOL_SOCKET, SO_TYPE, &type, &length) != 0 ||
 	    type != SOCK_STREAM)
 		return -ENOTSOCK;
-	fcntl(message->fds[0], F_SETFD, FD_CLOEXEC);
 	vhost_user_set_backend_fd(connection->endpoint, message->fds[0]);
 	message->fds[0] = -1;
 	return 0;

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -71,6 +72,60 @@ __wrap_accept(int listener, struct sockaddr *address, socklen_t *length)
 	return accepted_fd;
 }
 
+/* Descriptors that came with the message which is being received. vhost-events thread only. */
+static struct {
+	int fds[VHOST_MSG_MAX_FDS];
+	int count;
+} received;
+
+static void
+close_received(void)
+{
+	while (received.count > 0)
+		close(received.fds[--received.count]);
+}
+
+static void
+take_fds(struct msghdr *header)
+{
+	struct cmsghdr *control;
+
+	for (control = CMSG_FIRSTHDR(header); control != NULL;
+	     control = CMSG_NXTHDR(header, control)) {
+		size_t bytes = control->cmsg_len - CMSG_LEN(0);
+
+		if (control->cmsg_level != SOL_SOCKET || control->cmsg_type != SCM_RIGHTS)
+			continue;
+		/* There are no more: DPDK has no room for them. */
+		if (bytes > sizeof(received.fds))
+			bytes = sizeof(received.fds);
+		memcpy(received.fds, CMSG_DATA(control), bytes);
+		received.count = (int)(bytes / sizeof(int));
+		break;
+	}
+	header->msg_controllen = 0;
+}
+
+/*
+ * DPDK's recvmsg(), put in its place as accept() is (EAL has one too, for secondary processes, which there are none of).
+ * The descriptors stay with us: DPDK leaks those of messages that it refuses before it asks (a queue beyond its own,
+ * SET_INFLIGHT_FD for no queue), and leaves them open on exec.
+ */
+ssize_t __wrap_recvmsg(int fd, struct msghdr *header, int flags);
+
+ssize_t
+__wrap_recvmsg(int fd, struct msghdr *header, int flags)
+{
+	ssize_t length;
+
+	close_received();
+	/* The bare system call: recvmsg() is this function. */
+	length = syscall(SYS_recvmsg, fd, header, flags | MSG_CMSG_CLOEXEC);
+	if (length >= 0)
+		take_fds(header);
+	return length;
+}
+
 /* ---- callbacks; vhost-events thread ---- */
 
 static struct vhost_endpoint *
@@ -98,6 +153,9 @@ on_message(int vid, void *context)
 	bool close_it = false;
 	int rc;
 
+	memcpy(message->fds, received.fds, (size_t)received.count * sizeof(int));
+	message->fd_num = received.count;
+	received.count = 0;
 	rc = vhost_msg_handle(connection, message, &close_it);
 	if (rc == VHOST_REPLY)
 		return RTE_VHOST_MSG_RESULT_REPLY;
@@ -181,6 +239,7 @@ on_destroy_connection(int vid)
 {
 	struct vhost_connection *connection = atomic_exchange(&connections[vid], NULL);
 
+	close_received();
 	if (connection != NULL)
 		end_connection(connection);
 }
