@@ -17,6 +17,7 @@ struct vhost_connection {
 	struct vhost_session *session; /* NULL before the first message, and if it is not served */
 	bool refused;
 	unsigned int failures;
+	int reply_fd; /* goes with the answer that is being sent, or -1 */
 	LIST_ENTRY(vhost_connection) link;
 };
 

@@ -21,7 +21,8 @@ LOG_FLAG(vhost)
 
 #define PROTOCOL_FEATURES                                                                          \
 	(1ULL << VHOST_PROTOCOL_F_MQ | 1ULL << VHOST_PROTOCOL_F_REPLY_ACK |                        \
-	 1ULL << VHOST_PROTOCOL_F_BACKEND_REQ | 1ULL << VHOST_PROTOCOL_F_CONFIG)
+	 1ULL << VHOST_PROTOCOL_F_BACKEND_REQ | 1ULL << VHOST_PROTOCOL_F_CONFIG |                  \
+	 1ULL << VHOST_PROTOCOL_F_INFLIGHT_SHMFD)
 
 #define VHOST_MSG_VRING_ADDR_LOG 1u
 
@@ -339,6 +340,36 @@ set_config(struct vhost_connection *connection, struct vhost_message *message)
 					   config.data);
 }
 
+static struct vhost_inflight_layout
+get_inflight_layout(const struct vhost_message *message)
+{
+	struct vhost_inflight_layout layout = {0};
+
+	memcpy(&layout, message->payload, VHOST_MSG_INFLIGHT_MIN);
+	return layout;
+}
+
+static int
+get_inflight_fd(struct vhost_connection *connection, struct vhost_message *message)
+{
+	struct vhost_inflight_layout layout = get_inflight_layout(message);
+	int fd = vhost_session_get_inflight(connection->session, &layout);
+
+	if (fd < 0)
+		return fd;
+	connection->reply_fd = fd;
+	/* As long as the question: front-ends insist on it. */
+	return reply(message, &layout, message->header.size);
+}
+
+static int
+set_inflight_fd(struct vhost_connection *connection, struct vhost_message *message)
+{
+	struct vhost_inflight_layout layout = get_inflight_layout(message);
+
+	return vhost_session_set_inflight(connection->session, &layout, message->fds[0]);
+}
+
 /* ---- the table ---- */
 
 static const struct rule {
@@ -347,8 +378,9 @@ static const struct rule {
 	int min_fds, max_fds;
 	int (*handle)(struct vhost_connection *connection, struct vhost_message *message);
 } rules[VHOST_MSG_COUNT] = {
-#define MEMORY_MAX sizeof(struct vhost_msg_memory)
-#define CONFIG_MAX sizeof(struct vhost_msg_config)
+#define MEMORY_MAX   sizeof(struct vhost_msg_memory)
+#define CONFIG_MAX   sizeof(struct vhost_msg_config)
+#define INFLIGHT_MAX sizeof(struct vhost_inflight_layout)
 	[VHOST_MSG_GET_FEATURES] = {"GET_FEATURES", 0, 8, 0, 0, get_features},
 	[VHOST_MSG_SET_FEATURES] = {"SET_FEATURES", 8, 8, 0, 0, set_features},
 	[VHOST_MSG_SET_OWNER] = {"SET_OWNER", 0, 8, 0, 0, set_owner},
@@ -372,6 +404,10 @@ static const struct rule {
 				  get_config},
 	[VHOST_MSG_SET_CONFIG] = {"SET_CONFIG", VHOST_MSG_CONFIG_HEADER, CONFIG_MAX, 0, 0,
 				  set_config},
+	[VHOST_MSG_GET_INFLIGHT_FD] = {"GET_INFLIGHT_FD", VHOST_MSG_INFLIGHT_MIN, INFLIGHT_MAX, 0,
+				       0, get_inflight_fd},
+	[VHOST_MSG_SET_INFLIGHT_FD] = {"SET_INFLIGHT_FD", VHOST_MSG_INFLIGHT_MIN, INFLIGHT_MAX, 1,
+				       1, set_inflight_fd},
 };
 
 /* ---- who is served ---- */
@@ -427,6 +463,23 @@ apply_rule(struct vhost_connection *connection, const struct rule *rule,
 	return rule->handle(connection, message);
 }
 
+static void
+attach_reply_fd(const struct vhost_connection *connection, struct vhost_message *message)
+{
+	if (connection->reply_fd < 0)
+		return;
+	message->fds[0] = connection->reply_fd;
+	message->fd_num = 1;
+}
+
+void
+vhost_msg_sent(struct vhost_connection *connection)
+{
+	if (connection->reply_fd >= 0)
+		close(connection->reply_fd);
+	connection->reply_fd = -1;
+}
+
 int
 vhost_msg_handle(struct vhost_connection *connection, struct vhost_message *message, bool *close)
 {
@@ -443,6 +496,7 @@ vhost_msg_handle(struct vhost_connection *connection, struct vhost_message *mess
 	if (rc == 0)
 		rc = apply_rule(connection, rule, message);
 	close_fds(message);
+	attach_reply_fd(connection, message);
 	log_debug(vhost, "vhost %s: message %s (%u, %u bytes) of connection %d: %d",
 		  controller_of(connection)->name, rule->name != NULL ? rule->name : "unknown",
 		  request, message->header.size, connection->vid, rc);

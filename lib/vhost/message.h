@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "inflight.h"
 #include "memory.h"
 
 #define VHOST_MSG_NEED_REPLY 0x8u
@@ -38,6 +39,8 @@ enum vhost_msg_request {
 	VHOST_MSG_SET_BACKEND_REQ_FD = 21,
 	VHOST_MSG_GET_CONFIG = 24,
 	VHOST_MSG_SET_CONFIG = 25,
+	VHOST_MSG_GET_INFLIGHT_FD = 31,
+	VHOST_MSG_SET_INFLIGHT_FD = 32,
 	VHOST_MSG_COUNT,
 };
 
@@ -46,6 +49,7 @@ enum vhost_protocol_feature {
 	VHOST_PROTOCOL_F_REPLY_ACK = 3,
 	VHOST_PROTOCOL_F_BACKEND_REQ = 5,
 	VHOST_PROTOCOL_F_CONFIG = 9,
+	VHOST_PROTOCOL_F_INFLIGHT_SHMFD = 12,
 };
 
 /* What the back-end asks on the channel of SET_BACKEND_REQ_FD. */
@@ -87,6 +91,9 @@ struct vhost_msg_config {
 };
 #define VHOST_MSG_CONFIG_HEADER offsetof(struct vhost_msg_config, data)
 
+/* Some send the padding at its end, some do not. */
+#define VHOST_MSG_INFLIGHT_MIN 20
+
 struct vhost_message {
 	struct vhost_msg_header header;
 	uint8_t payload[VHOST_MSG_PAYLOAD]; /* at 12, of no alignment: copied in and out */
@@ -100,6 +107,8 @@ _Static_assert(sizeof(struct vhost_msg_addr) == 40, "vring address");
 _Static_assert(sizeof(struct vhost_mem_region) == 32, "memory region");
 _Static_assert(offsetof(struct vhost_msg_memory, regions) == 8, "memory table");
 _Static_assert(sizeof(struct vhost_msg_config) == 12 + 256, "configuration space");
+_Static_assert(sizeof(struct vhost_inflight_layout) == 24, "in-flight region");
+_Static_assert(offsetof(struct vhost_inflight_layout, queue_size) == 18, "in-flight region");
 _Static_assert(offsetof(struct vhost_message, fds) == 644, "DPDK 22.11, struct vhu_msg_context");
 _Static_assert(offsetof(struct vhost_message, fd_num) == 676, "DPDK 22.11, struct vhu_msg_context");
 
@@ -113,9 +122,12 @@ enum vhost_handled {
 
 /*
  * Handles one message, whole: DPDK has nothing to add. Takes from fds what it keeps and closes the
- * rest. On the vhost-events thread. Sets *close when the connection is to end.
+ * rest. On the vhost-events thread. Sets *close when the connection is to end. After VHOST_REPLY the
+ * fds of the message are those of the answer; they stay open until vhost_msg_sent().
  */
 int vhost_msg_handle(struct vhost_connection *connection, struct vhost_message *message,
 		     bool *close);
+/* On the vhost-events thread: the answer is gone, or there will be none. */
+void vhost_msg_sent(struct vhost_connection *connection);
 
 #endif

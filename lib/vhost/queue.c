@@ -53,8 +53,6 @@ publish_pushed(struct vhost_queue *queue)
 	bool wanted;
 
 	queue->published = queue->counters[VHOST_REQUESTS];
-	if (unlikely(queue->abandoned))
-		return;
 	wanted = virtq_publish(queue->setup.vq);
 	if (!wanted)
 		queue->counters[VHOST_CALLS_SUPPRESSED]++;
@@ -112,6 +110,17 @@ poll_stopping(struct vhost_queue *queue)
 	finish_stop(queue);
 }
 
+/* Whether the front-end has truncated a file that the queue works in. */
+static bool
+lost_memory(const struct vhost_queue *queue)
+{
+	const struct vhost_queue_setup *setup = &queue->setup;
+
+	return atomic_load_explicit(&setup->memory->lost, memory_order_relaxed) ||
+	       (setup->inflight != NULL &&
+		atomic_load_explicit(&setup->inflight->lost, memory_order_relaxed));
+}
+
 static int
 queue_poll(void *arg)
 {
@@ -124,8 +133,7 @@ queue_poll(void *arg)
 		poll_stopping(queue);
 		return POLLER_IDLE;
 	}
-	if (unlikely(atomic_load_explicit(&queue->setup.memory->lost, memory_order_relaxed)) &&
-	    virtq_broken(vq) == NULL)
+	if (unlikely(lost_memory(queue)) && virtq_broken(vq) == NULL)
 		virtq_break(vq, "the front-end truncated its memory");
 
 	count = virtq_pop(vq, slots, VHOST_QUEUE_BATCH);
@@ -218,8 +226,8 @@ vhost_queue_stop(struct vhost_queue *queue)
 void
 vhost_queue_abandon(struct vhost_queue *queue)
 {
-	queue->abandoned = true;
 	queue->call_pending = false;
+	virtq_abandon(queue->setup.vq);
 	vhost_queue_stop(queue);
 }
 

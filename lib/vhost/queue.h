@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "coalescing.h"
+#include "inflight.h"
 #include "memory.h"
 #include "thread.h"
 #include "virtq.h"
@@ -43,7 +44,8 @@ enum vhost_counter {
 struct vhost_queue_setup {
 	struct virtq *vq;
 	const struct vhost_mem *memory;
-	int kick_fd; /* eventfds; they stay the session's */
+	const struct vhost_inflight *inflight; /* NULL: no tracking */
+	int kick_fd;                           /* eventfds; they stay the session's */
 	int call_fd;
 	int err_fd;
 };
@@ -60,7 +62,6 @@ struct vhost_queue {
 	struct poller *poller;
 	enum vhost_queue_state state;
 	bool broken;       /* reported */
-	bool abandoned;    /* the driver is not told of anything any more */
 	bool call_pending; /* the driver wants to be told of what was published */
 	struct vhost_coalescing coalescing;
 	uint64_t published; /* of counters[VHOST_REQUESTS] */
@@ -80,8 +81,8 @@ void vhost_queue_wait(struct vhost_queue *queue, const struct vhost_queue_setup 
  */
 void vhost_queue_stop(struct vhost_queue *queue);
 /*
- * The same without a word to the driver from now on: the front-end is gone, and may hand the ring to somebody
- * else from the used index that it sees now.
+ * The same without touching the ring or the in-flight region from now on: the front-end is gone, and may hand them to
+ * somebody else as they are now. See vhost_session_release().
  */
 void vhost_queue_abandon(struct vhost_queue *queue);
 /* Swaps the eventfds and tells the driver once, since a completion may have gone to the old one. */

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "controller.h"
@@ -220,19 +221,45 @@ create_virtq(struct vhost_session *session, uint32_t index, struct virtq **vq)
 		.event_idx = has_feature(session, VIRTIO_RING_F_EVENT_IDX),
 		.mem = session->memory->map,
 		.base = vring->base,
+		.inflight_reset = vring->base_holds,
 		.max_segments = ops->max_segments,
 		.ctx_size = ops->request_size(session->controller->device),
 		.indirect = has_feature(session, VIRTIO_RING_F_INDIRECT_DESC),
 	};
 	int rc;
 
+	if (opts.packed && !vring->has_base)
+		opts.base = VIRTQ_PACKED_BASE_NEW;
 	rc = translate(session, &vring->addr, vring->size, &opts);
+	if (rc == 0)
+		rc = vhost_inflight_get_part(session->inflight, index, &opts);
 	if (rc == 0)
 		rc = virtq_create(&opts, vq);
 	if (rc != 0)
 		return rc;
 	for (uint32_t i = 0; i < vring->size; i++)
 		ops->request_init(&session->queues[index], virtq_slot_at(*vq, i));
+	return 0;
+}
+
+/*
+ * It does not start. What the front-end did wrong just now is the answer to its message. A region that makes no sense is
+ * an old sin: the driver is told by the error eventfd, and the connection goes on.
+ */
+static int
+refuse_queue(struct vhost_session *session, uint32_t index, int rc)
+{
+	struct vhost_vring *vring = &session->vrings[index];
+	const char *reason = rc == -ERANGE   ? "the in-flight region has no room for it"
+			     : rc == -EPROTO ? "its part of the in-flight region makes no sense"
+					     : strerror(-rc);
+
+	log_warn("vhost %s: queue %u: cannot be started: %s", vhost_session_name(session), index,
+		 reason);
+	if (rc != -EPROTO)
+		return rc;
+	vring->bad_region = true;
+	eventfd_write(vring->err_fd, 1);
 	return 0;
 }
 
@@ -243,6 +270,7 @@ start_queue(struct vhost_session *session, uint32_t index)
 	struct start_call call = {
 		.queue = &session->queues[index],
 		.setup = {.memory = session->memory,
+			  .inflight = session->inflight,
 			  .kick_fd = vring->kick_fd,
 			  .call_fd = vring->call_fd,
 			  .err_fd = vring->err_fd},
@@ -255,12 +283,10 @@ start_queue(struct vhost_session *session, uint32_t index)
 		if (rc != 0)
 			virtq_destroy(call.setup.vq);
 	}
-	if (rc != 0) {
-		log_warn("vhost %s: queue %u: cannot be started: %s", vhost_session_name(session),
-			 index, strerror(-rc));
-		return rc;
-	}
+	if (rc != 0)
+		return refuse_queue(session, index, rc);
 	vring->running = true;
+	vring->base_holds = false;
 	return 0;
 }
 
@@ -315,9 +341,12 @@ stop_queues(struct vhost_session *session, uint64_t mask)
 	for (; mask != 0; mask &= mask - 1) {
 		uint32_t index = (uint32_t)__builtin_ctzll(mask);
 		struct vhost_vring *vring = &session->vrings[index];
+		struct virtq *vq = session->queues[index].setup.vq;
 
-		vring->base = virtq_base(session->queues[index].setup.vq);
-		virtq_destroy(session->queues[index].setup.vq);
+		vring->base = virtq_base(vq);
+		vring->has_base = true;
+		vring->drained = virtq_waiting(vq) == 0;
+		virtq_destroy(vq);
 		vring->running = false;
 	}
 	return 0;
@@ -327,6 +356,7 @@ static bool
 can_run(const struct vhost_session *session, const struct vhost_vring *vring)
 {
 	return vring->kicked && vring->size != 0 && vring->has_addr && session->memory != NULL &&
+	       !vring->bad_region &&
 	       (vring->enabled || !has_feature(session, VHOST_USER_F_PROTOCOL_FEATURES));
 }
 
@@ -392,6 +422,47 @@ vhost_session_set_mem_table(struct vhost_session *session, const struct vhost_me
 }
 
 int
+vhost_session_get_inflight(struct vhost_session *session, struct vhost_inflight_layout *layout)
+{
+	/* QEMU < 5.1 asks before it has negotiated features: room for both kinds of rings. */
+	uint64_t features =
+		session->features != 0 ? session->features : session->controller->features;
+
+	return vhost_inflight_new_file(layout, session->controller->queue_count,
+				       features >> VIRTIO_F_RING_PACKED & 1);
+}
+
+int
+vhost_session_set_inflight(struct vhost_session *session,
+			   const struct vhost_inflight_layout *layout, int fd)
+{
+	struct vhost_inflight *inflight;
+	bool same;
+	int rc;
+
+	if (running_queues(session, UINT64_MAX) != 0)
+		return -EBUSY;
+	rc = vhost_inflight_create(layout, session->controller->queue_count, fd, &inflight);
+	if (rc != 0)
+		return rc;
+	/*
+	 * A region may come from another process: then what it says is the truth. Some front-ends give the same one again at each start,
+	 * also after a reset of the guest; nobody else has had it meanwhile.
+	 */
+	same = vhost_inflight_is_same(inflight, session->inflight);
+	vhost_inflight_destroy(session->inflight);
+	session->inflight = inflight;
+	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++) {
+		session->vrings[i].bad_region = false;
+		if (same)
+			continue;
+		session->vrings[i].drained = false;
+		session->vrings[i].base_holds = false;
+	}
+	return update_queues(session);
+}
+
+int
 vhost_session_set_vring_num(struct vhost_session *session, uint32_t index, uint32_t size)
 {
 	struct vhost_vring *vring = &session->vrings[index];
@@ -412,6 +483,7 @@ vhost_session_set_vring_base(struct vhost_session *session, uint32_t index, uint
 	if (session->vrings[index].running)
 		return -EBUSY;
 	session->vrings[index].base = base;
+	session->vrings[index].has_base = true;
 	return 0;
 }
 
@@ -492,6 +564,13 @@ vhost_session_set_vring_enable(struct vhost_session *session, uint32_t index, bo
 	return update_queue(session, index);
 }
 
+/*
+ * Requests that do not end are not handed back with an answer, although the in-flight region would allow it: the answer
+ * says that the device is done with the guest's memory and with the disk. After it a guest that is reset uses the memory
+ * anew, under a read that is still under way, and a request that is done again here or elsewhere can be overtaken by its
+ * own first try. So the connection ends instead (-ETIMEDOUT). That does hand them back, safely: they are marked in the region,
+ * and the session that comes with it waits for what is under way.
+ */
 int
 vhost_session_get_vring_base(struct vhost_session *session, uint32_t index, uint32_t *base)
 {
@@ -502,6 +581,11 @@ vhost_session_get_vring_base(struct vhost_session *session, uint32_t index, uint
 	if (rc != 0)
 		return rc;
 	vring->kicked = false;
+	/*
+	 * A queue that stopped with requests of the region still to be done leaves them there for its next start, which
+	 * goes by the region. Else a guest that was reset may begin anew with whatever base it likes.
+	 */
+	vring->base_holds = vring->drained;
 	replace_fd(&vring->kick_fd, -1);
 	*base = vring->base;
 	return 0;
@@ -579,9 +663,18 @@ free_session(struct work *work)
 		clear_vring(&session->vrings[i]);
 	}
 	vhost_mem_destroy(session->memory);
+	vhost_inflight_destroy(session->inflight);
 	free(session);
 }
 
+/*
+ * The front-end is gone, perhaps with requests still under way in the device. It may come back at once, with the same
+ * ring and in-flight region, and it goes by what it sees in them now: so both are left as they are, and nothing of
+ * this session is published any more. To the driver, and in the region, those requests are in flight still, also the ones that
+ * have completed and were not published. The next session does all of them again, which is harmless as long as the driver
+ * has not seen any of them complete, and gives each its one used entry. Its queues start when the last request here is
+ * done: a late write of ours would overtake newer ones of the driver.
+ */
 static int
 release_on_thread(void *arg)
 {

@@ -12,6 +12,7 @@
 #include <stdint.h>
 #include <sys/queue.h>
 
+#include "inflight.h"
 #include "memory.h"
 #include "queue.h"
 #include "thread.h"
@@ -38,10 +39,15 @@ struct vhost_ring_addr {
 struct vhost_vring {
 	uint32_t size; /* 0: not known yet */
 	uint32_t base; /* of a queue that does not run: where to go on, see virtq_base() */
+	bool has_base; /* else it is that of a new queue */
 	bool has_addr;
 	bool kicked; /* from SET_VRING_KICK to GET_VRING_BASE */
 	bool enabled;
 	bool running; /* the controller's thread has it */
+	/* In-flight tracking. */
+	bool drained;    /* it stopped, and left nothing to do again in the region */
+	bool base_holds; /* ... and the front-end was told where: base is the truth, not the region */
+	bool bad_region; /* what the region has for it makes no sense */
 	struct vhost_ring_addr addr;
 	int kick_fd; /* eventfds of ours, or -1 */
 	int call_fd;
@@ -57,6 +63,7 @@ struct vhost_session {
 	/* vhost-events thread only, until the session is released */
 	uint64_t features;
 	struct vhost_mem *memory;
+	struct vhost_inflight *inflight; /* NULL: no tracking; changes only while no queue runs */
 	struct vhost_vring vrings[VHOST_MAX_QUEUES];
 
 	/* controller's thread only */
@@ -93,6 +100,11 @@ int vhost_session_set_features(struct vhost_session *session, uint64_t features)
 int vhost_session_set_mem_table(struct vhost_session *session,
 				const struct vhost_mem_region *regions, const int *fds,
 				uint32_t count);
+/* Fills in the rest of *layout. Returns the fd of a new region, the caller's, or a negative errno. */
+int vhost_session_get_inflight(struct vhost_session *session, struct vhost_inflight_layout *layout);
+/* -EBUSY while a queue runs. fd stays the caller's. */
+int vhost_session_set_inflight(struct vhost_session *session,
+			       const struct vhost_inflight_layout *layout, int fd);
 int vhost_session_set_vring_num(struct vhost_session *session, uint32_t index, uint32_t size);
 int vhost_session_set_vring_base(struct vhost_session *session, uint32_t index, uint32_t base);
 int vhost_session_set_vring_addr(struct vhost_session *session, uint32_t index,

@@ -170,7 +170,19 @@ on_message(int vid, void *context)
 	return RTE_VHOST_MSG_RESULT_ERR;
 }
 
-static const struct rte_vhost_user_extern_ops message_ops = {.pre_msg_handle = on_message};
+/* After the answer to a message that was handled. */
+static enum rte_vhost_msg_result
+on_message_sent(int vid, void *context)
+{
+	(void)context;
+	vhost_msg_sent(atomic_load(&connections[vid]));
+	return RTE_VHOST_MSG_RESULT_NOT_HANDLED;
+}
+
+static const struct rte_vhost_user_extern_ops message_ops = {
+	.pre_msg_handle = on_message,
+	.post_msg_handle = on_message_sent,
+};
 
 static void
 prepare_socket(int fd)
@@ -206,6 +218,7 @@ on_new_connection(int vid)
 	connection->endpoint = endpoint;
 	connection->vid = vid;
 	connection->fd = accepted_fd;
+	connection->reply_fd = -1;
 	prepare_socket(connection->fd);
 	LIST_INSERT_HEAD(&endpoint->connections, connection, link);
 	atomic_store(&connections[vid], connection);
@@ -230,6 +243,7 @@ static void
 end_connection(struct vhost_connection *connection)
 {
 	vhost_user_retire(connection);
+	vhost_msg_sent(connection);
 	LIST_REMOVE(connection, link);
 	free(connection);
 }

@@ -267,7 +267,8 @@ test_negotiation(void **state)
 	assert_int_equal(guest.device.protocol_features,
 			 RIG_BIT(CLIENT_PROTOCOL_F_MQ) | RIG_BIT(CLIENT_PROTOCOL_F_REPLY_ACK) |
 				 RIG_BIT(CLIENT_PROTOCOL_F_BACKEND_REQ) |
-				 RIG_BIT(CLIENT_PROTOCOL_F_CONFIG));
+				 RIG_BIT(CLIENT_PROTOCOL_F_CONFIG) |
+				 RIG_BIT(CLIENT_PROTOCOL_F_INFLIGHT_SHMFD));
 	assert_int_equal(client_get_queue_num(c, &queues), 0);
 	assert_true(queues >= 16);
 	guest_end(&guest);
