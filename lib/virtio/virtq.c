@@ -336,7 +336,9 @@ static void
 push_nowhere(struct virtq *vq, struct virtq_slot *slot, uint32_t written)
 {
 	(void)written;
-	virtq_end_chain(vq, slot);
+	virtq_release_part(vq, slot);
+	slot->state = SLOT_FREE;
+	vq->in_flight--;
 }
 
 static bool
