@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* links: path vhost bdev event client thread virtio env */
-/* ldflags: -Xlinker --wrap=accept */
+/* ldflags: -Xlinker --wrap=accept -Xlinker --wrap=recvmsg */
 /*
  * What one I/O costs the daemon, from the avail ring to the used ring, as exactly as it can be
  * told: a reactor runs everything on one OS thread, the front-end too, as a poller that is not

@@ -55,6 +55,8 @@ set_address(struct sockaddr_un *address, const char *path)
 
 /* What DPDK has accepted last; it does not tell its descriptors. vhost-events thread only. */
 static int accepted_fd = -1;
+/* Whether this OS thread is vhost-events: the one that accepts. */
+static _Thread_local bool takes_messages;
 
 /*
  * DPDK's accept(): the linker puts this in its place (--wrap=accept), so that nobody has to look
@@ -69,6 +71,7 @@ __wrap_accept(int listener, struct sockaddr *address, socklen_t *length)
 	fcntl(listener, F_SETFL, fcntl(listener, F_GETFL) | O_NONBLOCK);
 	fcntl(listener, F_SETFD, FD_CLOEXEC);
 	accepted_fd = accept4(listener, address, length, SOCK_CLOEXEC);
+	takes_messages = true;
 	return accepted_fd;
 }
 
@@ -116,11 +119,13 @@ ssize_t __wrap_recvmsg(int fd, struct msghdr *header, int flags);
 ssize_t
 __wrap_recvmsg(int fd, struct msghdr *header, int flags)
 {
-	ssize_t length;
-
-	close_received();
 	/* The bare system call: recvmsg() is this function. */
-	length = syscall(SYS_recvmsg, fd, header, flags | MSG_CMSG_CLOEXEC);
+	ssize_t length = syscall(SYS_recvmsg, fd, header, flags | MSG_CMSG_CLOEXEC);
+
+	/* A program may have sockets of its own. */
+	if (!takes_messages)
+		return length;
+	close_received();
 	if (length >= 0)
 		take_fds(header);
 	return length;
