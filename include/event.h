@@ -12,6 +12,7 @@
 #ifndef VHOSTD_EVENT_H
 #define VHOSTD_EVENT_H
 
+#include <jansson.h>
 #include <stdint.h>
 
 #include "errmsg.h"
@@ -89,5 +90,36 @@ int thread_move(uint32_t core);
  * core is in it: nothing changes).
  */
 int thread_set_cpumask(const struct cpumask *cpumask);
+
+/*
+ * ---- the scheduler: where threads are, once they have been placed ----
+ *
+ * `static` leaves them there (but for thread_move() and thread_set_cpumask()). `dynamic` looks at
+ * them once every SCHEDULER_PERIOD_US and moves some of them to other reactors, within their
+ * cpumasks, when that evens the load. All on the app thread.
+ *
+ * The default is dynamic: new threads go where the fewest are, and which of them will be busy
+ * nobody knows then. A user with 2 reactors and 4 busy guests must not find them all on one core;
+ * who wants a guest to stay has cpumasks.
+ */
+#define SCHEDULER_PERIOD_US 1000000
+#define SCHEDULER_DEFAULT   "dynamic"
+
+/* Begins with the default, before anything else here; stop ends it. 0 or -ENOMEM. */
+int scheduler_start(void);
+void scheduler_stop(void);
+/* 0, -EINVAL (no scheduler of that name) or -ENOMEM: then all is as before. */
+int scheduler_set(const char *name);
+const char *scheduler_name(void);
+
+/* ---- what an administrator chose: the subsystem "scheduler". All on the app thread. ---- */
+
+#define EVENT_ALL_CORES -1
+/* reactor_set_mode() of one core, or of all; remembered. 0 or -EINVAL (no such core). */
+int event_choose_mode(int64_t core, enum reactor_mode mode);
+/* scheduler_set(); remembered. */
+int event_choose_scheduler(const char *name);
+/* Array of {method, params} that choose the same again; empty: nothing was chosen. */
+json_t *event_config_json(void);
 
 #endif

@@ -57,7 +57,7 @@ struct thread *thread_create(const char *name, const struct cpumask *cpumask);
 /* Unique, never used again, from 1. */
 uint64_t thread_id(const struct thread *thread);
 const char *thread_name(const struct thread *thread);
-/* On its thread; elsewhere only where nothing can change it (event.h: thread_set_cpumask()). */
+/* On its thread, and in thread_look_at_each(). */
 const struct cpumask *thread_cpumask(const struct thread *thread);
 /* On its thread, for whoever places threads: what thread_cpumask() is from now on. NULL: empty. */
 void thread_store_cpumask(struct thread *thread, const struct cpumask *cpumask);
@@ -86,6 +86,8 @@ uint64_t thread_now(const struct thread *thread);
  * polls.
  */
 void thread_account(struct thread *thread, int rc, uint64_t ticks);
+/* Any OS thread: a moment's view. */
+uint64_t thread_busy_ticks(const struct thread *thread);
 
 struct thread_stats {
 	uint64_t busy_ticks;
@@ -95,7 +97,7 @@ struct thread_stats {
 	uint32_t timed_pollers;
 	uint32_t channels;
 };
-/* On its thread, or when it is not polled. */
+/* On its thread, or when it is not polled. Time in which it was not polled at all is not idle time. */
 void thread_get_stats(const struct thread *thread, struct thread_stats *stats);
 
 /*
@@ -133,6 +135,13 @@ int thread_send_by_id(uint64_t id, struct thread_msg *msg, thread_fn fn, void *c
 
 /* thread_send() for stray messages: takes one from a cache (or the heap). 0 or -ENOMEM. */
 int thread_send_msg(struct thread *thread, thread_fn fn, void *ctx);
+
+/*
+ * Calls fn for every thread that exists and is not exiting, in the order of their ids, here and now,
+ * under the lock of the register of threads: fn may look at what any OS thread may see, and at
+ * thread_cpumask(), and must not call back into this room. Any OS thread.
+ */
+void thread_look_at_each(void (*fn)(void *ctx, struct thread *thread), void *ctx);
 
 /*
  * Runs fn(ctx) once on every thread that exists now and is not exiting (the calling one too), one

@@ -69,6 +69,9 @@ enum rpc_thread_index {
 	RPC_THREAD_GET_POLLERS,
 	RPC_THREAD_GET_IO_CHANNELS,
 	RPC_THREAD_SET_CPUMASK,
+	RPC_FRAMEWORK_SET_MODE,
+	RPC_FRAMEWORK_GET_SCHEDULER,
+	RPC_FRAMEWORK_SET_SCHEDULER,
 	RPC_THREAD_METHODS,
 };
 extern const struct rpc_schema rpc_thread_schemas[RPC_THREAD_METHODS + 1];
@@ -77,6 +80,11 @@ extern const struct rpc_method rpc_thread_methods[RPC_THREAD_METHODS + 1];
 struct rpc_thread_set_cpumask {
 	int64_t id;
 	struct cpumask cpumask;
+};
+
+struct rpc_framework_set_mode {
+	int64_t core;
+	const char *mode;
 };
 
 /* ---- log ---- */

@@ -284,10 +284,51 @@ get_reactors(const void *params, json_t **result, struct errmsg *err)
 	return *result != NULL ? 0 : -ENOMEM;
 }
 
+static int
+set_mode(const void *arg, json_t **result, struct errmsg *err)
+{
+	const struct rpc_framework_set_mode *params = arg;
+	enum reactor_mode mode;
+
+	(void)result;
+	if (reactor_mode_parse(params->mode, &mode) != 0)
+		return err_set(err, JSONRPC_INVALID_PARAMS,
+			       "mode '%.64s' is not poll, adaptive or interrupt", params->mode);
+	if (event_choose_mode(params->core, mode) != 0)
+		return err_set(err, -ENODEV, "no reactor runs on core %" PRIi64, params->core);
+	return 0;
+}
+
+static int
+get_scheduler(const void *params, json_t **result, struct errmsg *err)
+{
+	(void)params;
+	(void)err;
+	*result = json_pack("{s:s, s:i}", "scheduler_name", scheduler_name(), "scheduler_period",
+			    SCHEDULER_PERIOD_US);
+	return *result != NULL ? 0 : -ENOMEM;
+}
+
+static int
+set_scheduler(const void *arg, json_t **result, struct errmsg *err)
+{
+	const struct rpc_name *params = arg;
+	int rc = event_choose_scheduler(params->name);
+
+	(void)result;
+	if (rc == -EINVAL)
+		return err_set(err, JSONRPC_INVALID_PARAMS,
+			       "scheduler '%.64s' is not static or dynamic", params->name);
+	return rc;
+}
+
 const struct rpc_method rpc_thread_methods[RPC_THREAD_METHODS + 1] = {
 	{&rpc_thread_schemas[RPC_FRAMEWORK_GET_REACTORS], get_reactors},
 	{&rpc_thread_schemas[RPC_THREAD_GET_STATS], get_stats},
 	{&rpc_thread_schemas[RPC_THREAD_GET_POLLERS], get_pollers},
 	{&rpc_thread_schemas[RPC_THREAD_GET_IO_CHANNELS], get_io_channels},
 	{&rpc_thread_schemas[RPC_THREAD_SET_CPUMASK], set_cpumask},
+	{&rpc_thread_schemas[RPC_FRAMEWORK_SET_MODE], set_mode},
+	{&rpc_thread_schemas[RPC_FRAMEWORK_GET_SCHEDULER], get_scheduler},
+	{&rpc_thread_schemas[RPC_FRAMEWORK_SET_SCHEDULER], set_scheduler},
 };

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+#include "event.h"
 #include "params.h"
 #include "rpc.h"
 
@@ -17,6 +18,30 @@ static const struct rpc_param set_cpumask_params[] = {
 	 .required = true,
 	 .offset = offsetof(struct rpc_thread_set_cpumask, cpumask),
 	 .help = "where it may run: \"0x3\" or \"[0,2-3]\""},
+};
+
+static const struct rpc_param set_mode_params[] = {
+	{.name = "core",
+	 .type = RPC_INT,
+	 .offset = offsetof(struct rpc_framework_set_mode, core),
+	 .min = EVENT_ALL_CORES,
+	 .max = CPUMASK_CPUS - 1,
+	 .preset = EVENT_ALL_CORES,
+	 .help = "of the reactor; -1: all of them"},
+	{.name = "mode",
+	 .type = RPC_STRING,
+	 .required = true,
+	 .offset = offsetof(struct rpc_framework_set_mode, mode),
+	 .help = "\"poll\": spin; \"adaptive\": spin while busy; \"interrupt\": sleep when idle"},
+};
+
+static const struct rpc_param set_scheduler_params[] = {
+	{.name = "name",
+	 .type = RPC_STRING,
+	 .required = true,
+	 .offset = offsetof(struct rpc_name, name),
+	 .help = "\"static\": threads stay where they were placed; \"dynamic\": they are moved "
+		 "to even the load"},
 };
 
 const struct rpc_schema rpc_thread_schemas[RPC_THREAD_METHODS + 1] = {
@@ -73,5 +98,37 @@ const struct rpc_schema rpc_thread_schemas[RPC_THREAD_METHODS + 1] = {
 				"is elsewhere; its work goes on. Answers true.\n"
 				"Errors: -19 (No such device: no such thread), -22 (no reactor "
 				"runs on one of these cores).",
+		},
+	[RPC_FRAMEWORK_SET_MODE] =
+		{
+			.name = "framework_set_mode",
+			.room = ROOM,
+			.flags = RPC_RUNTIME | RPC_CHANGES,
+			.params = set_mode_params,
+			.param_count = RPC_COUNT(set_mode_params),
+			.params_size = sizeof(struct rpc_framework_set_mode),
+			.help = "Changes what reactors do when there is no work, also after a "
+				"restart. Answers true.\n"
+				"Errors: -19 (No such device: no reactor runs on that core).",
+		},
+	[RPC_FRAMEWORK_GET_SCHEDULER] =
+		{
+			.name = "framework_get_scheduler",
+			.room = ROOM,
+			.flags = RPC_STARTUP | RPC_RUNTIME,
+			.help = "Answers {scheduler_name, scheduler_period}: the period, in "
+				"microseconds, is how often a scheduler other than static looks "
+				"at the threads.",
+		},
+	[RPC_FRAMEWORK_SET_SCHEDULER] =
+		{
+			.name = "framework_set_scheduler",
+			.room = ROOM,
+			.flags = RPC_RUNTIME | RPC_CHANGES,
+			.params = set_scheduler_params,
+			.param_count = RPC_COUNT(set_scheduler_params),
+			.params_size = sizeof(struct rpc_name),
+			.help = "Chooses who decides where threads run, within their CPU masks, "
+				"also after a restart. The default is \"dynamic\". Answers true.",
 		},
 };

@@ -48,7 +48,27 @@ static const struct app_subsystem vhost_subsystem = {
 	.depends_on = (const char *const[]){"bdev", NULL},
 };
 
-static const struct app_subsystem *const subsystems[] = {&bdev_subsystem, &vhost_subsystem, NULL};
+static int
+start_scheduler(const struct app_opts *opts, struct errmsg *err)
+{
+	(void)opts;
+	(void)err;
+	return scheduler_start();
+}
+
+static const struct app_subsystem scheduler_subsystem = {
+	.name = "scheduler",
+	.start = start_scheduler,
+	.stop = scheduler_stop,
+	.config = event_config_json,
+};
+
+static const struct app_subsystem *const subsystems[] = {
+	&bdev_subsystem,
+	&vhost_subsystem,
+	&scheduler_subsystem,
+	NULL,
+};
 
 /* ---- options ---- */
 

@@ -40,6 +40,8 @@ struct placed {
 	struct event arrival;    /* takes it to its next reactor */
 	struct reactor *move_to; /* asked for by its thread; NULL: stays */
 	bool blind;              /* its fds could not be added: the reactor must not sleep */
+	/* the scheduler only */
+	uint64_t busy_before; /* thread_busy_ticks() when it last looked */
 };
 
 TAILQ_HEAD(placed_list, placed);

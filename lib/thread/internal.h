@@ -83,10 +83,10 @@ struct thread {
 	_Alignas(64) uint64_t now;
 	uint64_t next_due; /* of the first timer, or UINT64_MAX */
 	struct poller_list active;
-	struct poller *next_poller; /* of the walk over `active` that is under way */
-	struct poller *running;     /* set to NULL when it unregisters itself */
-	uint64_t idle_ticks;
-	uint64_t busy_ticks;
+	struct poller *next_poller;  /* of the walk over `active` that is under way */
+	struct poller *running;      /* set to NULL when it unregisters itself */
+	_Atomic uint64_t idle_ticks; /* read by any OS thread */
+	_Atomic uint64_t busy_ticks;
 	uint64_t messages_run;
 	struct coroutine *coroutine; /* running now */
 
@@ -121,6 +121,15 @@ struct thread {
  * thread_send(). On the thread.
  */
 bool thread_is_empty(const struct thread *thread);
+
+/* For a counter with one writer and many readers. */
+static inline void
+counter_add(_Atomic uint64_t *counter, uint64_t n)
+{
+	uint64_t old = atomic_load_explicit(counter, memory_order_relaxed);
+
+	atomic_store_explicit(counter, old + n, memory_order_relaxed);
+}
 
 static inline int
 poller_run(struct thread *thread, struct poller *poller)

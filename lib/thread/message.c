@@ -142,6 +142,20 @@ walk_send_from(struct thread_walk *walk, uint64_t id)
 		thread_send(walk->origin, &walk->msg, walk_done, walk);
 }
 
+void
+thread_look_at_each(void (*fn)(void *ctx, struct thread *thread), void *ctx)
+{
+	struct thread *thread;
+
+	pthread_mutex_lock(&thread_lib.registry_lock);
+	RB_FOREACH(thread, thread_registry, &thread_lib.threads)
+	{
+		if (!thread_is_exiting(thread))
+			fn(ctx, thread);
+	}
+	pthread_mutex_unlock(&thread_lib.registry_lock);
+}
+
 int
 for_each_thread(thread_fn fn, void *ctx, thread_fn done)
 {

@@ -329,18 +329,21 @@ thread_from_ctx(void *ctx)
 void
 thread_account(struct thread *thread, int rc, uint64_t ticks)
 {
-	if (rc == POLLER_IDLE)
-		thread->idle_ticks += ticks;
-	else
-		thread->busy_ticks += ticks;
+	counter_add(rc == POLLER_IDLE ? &thread->idle_ticks : &thread->busy_ticks, ticks);
+}
+
+uint64_t
+thread_busy_ticks(const struct thread *thread)
+{
+	return atomic_load_explicit(&thread->busy_ticks, memory_order_relaxed);
 }
 
 void
 thread_get_stats(const struct thread *thread, struct thread_stats *stats)
 {
 	*stats = (struct thread_stats){
-		.busy_ticks = thread->busy_ticks,
-		.idle_ticks = thread->idle_ticks,
+		.busy_ticks = thread_busy_ticks(thread),
+		.idle_ticks = atomic_load_explicit(&thread->idle_ticks, memory_order_relaxed),
 		.messages = thread->messages_run,
 		.active_pollers = thread->active_pollers,
 		.timed_pollers = thread->timed_pollers,

@@ -138,6 +138,38 @@ def test_restart_and_crash(vhostd):
     assert view(vhostd) == ([], [])
 
 
+def test_what_was_chosen_for_reactors_comes_back(vhostd):
+    def chosen():
+        return (vhostd.rpc("framework_get_reactors")["reactors"][0]["mode"],
+                vhostd.rpc("framework_get_scheduler")["scheduler_name"])
+
+    assert vhostd.rpc("framework_get_config", name="scheduler") == []
+    before = chosen()
+    vhostd.rpc("framework_set_scheduler", name="static")
+    vhostd.rpc("framework_set_mode", mode="adaptive")
+    vhostd.rpc("framework_set_mode", mode="interrupt", core=0)
+    config = vhostd.rpc("framework_get_config", name="scheduler")
+    assert config == [
+        {"method": "framework_set_scheduler", "params": {"name": "static"}},
+        {"method": "framework_set_mode", "params": {"mode": "adaptive"}},
+        {"method": "framework_set_mode", "params": {"mode": "interrupt", "core": 0}}]
+    assert chosen() == ("interrupt", "static") != before
+    saved = save(vhostd)
+    vhostd.kill()
+    vhostd.start()
+    assert chosen() == ("interrupt", "static")
+    assert save(vhostd) == saved
+    vhostd.ctl("load-config", "-", stdin=saved)
+    assert save(vhostd) == saved
+    # One mode for all is chosen over what single cores had, and back to what there was before.
+    vhostd.rpc("framework_set_mode", mode=before[0])
+    vhostd.rpc("framework_set_scheduler", name=before[1])
+    assert vhostd.rpc("framework_get_config", name="scheduler") == [
+        {"method": "framework_set_scheduler", "params": {"name": before[1]}},
+        {"method": "framework_set_mode", "params": {"mode": before[0]}}]
+    assert chosen() == before
+
+
 def test_each_answer_is_durable(vhostd):
     """Killed right after an answer, the daemon still knows what it said."""
     for i in range(5):

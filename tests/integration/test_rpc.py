@@ -122,6 +122,38 @@ def test_thread_cpumask(idle_vhostd):
         assert idle_vhostd.error("thread_set_cpumask", **params).code == INVALID_PARAMS
 
 
+def modes(daemon):
+    return {reactor["lcore"]: reactor["mode"]
+            for reactor in daemon.rpc("framework_get_reactors")["reactors"]}
+
+
+def test_mode(idle_vhostd):
+    cores = [0, 1] if os.sched_getaffinity(0) >= {0, 1} else [0]
+    idle_vhostd.start("-l", ",".join(map(str, cores)), "--mode", "interrupt")
+    for mode in ("poll", "adaptive", "interrupt"):
+        assert idle_vhostd.rpc("framework_set_mode", mode=mode) is True
+        assert modes(idle_vhostd) == dict.fromkeys(cores, mode)
+        for core in cores:
+            assert idle_vhostd.rpc("framework_set_mode", core=core, mode="POLL") is True
+            assert modes(idle_vhostd)[core] == "poll"
+    error = idle_vhostd.error("framework_set_mode", core=200, mode="poll")
+    assert error.code == ENODEV and "200" in error.message
+    for params in ({"mode": "busy"}, {"core": 0}, {"core": 256, "mode": "poll"},
+                   {"core": -2, "mode": "poll"}):
+        assert idle_vhostd.error("framework_set_mode", **params).code == INVALID_PARAMS
+
+
+def test_scheduler(vhostd):
+    assert vhostd.rpc("framework_get_scheduler") == \
+        {"scheduler_name": "dynamic", "scheduler_period": 1000000}
+    for name in ("static", "static", "dynamic"):
+        assert vhostd.rpc("framework_set_scheduler", name=name) is True
+        assert vhostd.rpc("framework_get_scheduler")["scheduler_name"] == name
+    error = vhostd.error("framework_set_scheduler", name="gscheduler")
+    assert error.code == INVALID_PARAMS and "'gscheduler'" in error.message
+    assert vhostd.rpc("framework_get_scheduler")["scheduler_name"] == "dynamic"
+
+
 def test_io_channels(shared):
     for thread in shared.rpc("thread_get_io_channels")["threads"]:
         assert all(channel["ref"] > 0 for channel in thread["io_channels"])
