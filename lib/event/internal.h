@@ -63,6 +63,7 @@ struct reactor {
 	/* its OS thread only; the counters are read by others */
 	_Alignas(64) uint64_t now; /* env_ticks() at the end of what was done last */
 	uint64_t last_busy;
+	uint64_t spin;      /* ticks without work before it sleeps, in the mode adaptive */
 	uint64_t quiet_due; /* when to look after the quiet threads next: the first of ... */
 	uint64_t cold_due;  /* ... the next cold one's turn */
 	uint64_t fd_due;    /* ... and the next look at what may have woken armed ones */

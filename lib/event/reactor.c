@@ -31,7 +31,7 @@ static const char *const mode_names[] = {
 
 /* Set once, by reactors_init(). */
 static struct reactor *reactors[CPUMASK_CPUS];
-static uint64_t spin_ticks;
+static uint64_t spin_max, spin_min;
 
 static _Atomic bool stopping;
 
@@ -182,6 +182,16 @@ has_reason_to_stay_awake(struct reactor *reactor)
 	       reactor->blind_threads > 0;
 }
 
+/* A sleep that was shorter than the longest spin would have been spared by that; see event.h. */
+static void
+adapt_spin(struct reactor *reactor, uint64_t slept)
+{
+	if (slept < spin_max)
+		reactor->spin = spin_max;
+	else if (reactor->spin > spin_min)
+		reactor->spin = reactor->spin / 2 > spin_min ? reactor->spin / 2 : spin_min;
+}
+
 /*
  * Sleeps, unless there is work. Why no wake-up is lost:
  *
@@ -209,6 +219,7 @@ has_reason_to_stay_awake(struct reactor *reactor)
 static void
 reactor_sleep(struct reactor *reactor)
 {
+	uint64_t begin;
 	bool armed;
 
 	atomic_store(&reactor->sleeping, true);
@@ -219,7 +230,9 @@ reactor_sleep(struct reactor *reactor)
 	armed = quiet_arm_all(reactor);
 	if (armed) {
 		counter_add(&reactor->sleeps, 1);
+		begin = env_ticks();
 		quiet_sleep(reactor);
+		adapt_spin(reactor, reactor->now - begin);
 	}
 	atomic_store(&reactor->sleeping, false);
 	if (!armed) { /* look busy: do not try again in every iteration */
@@ -237,7 +250,7 @@ may_sleep(const struct reactor *reactor)
 	case REACTOR_INTERRUPT:
 		return true;
 	default:
-		return reactor->now - reactor->last_busy >= spin_ticks;
+		return reactor->now - reactor->last_busy >= reactor->spin;
 	}
 }
 
@@ -310,6 +323,7 @@ reactor_run(void *arg)
 	}
 	prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS, 0, 0, 0);
 	reactor->now = reactor->last_busy = env_ticks();
+	reactor->spin = spin_max;
 	set_state(reactor, REACTOR_RUNNING);
 	while (!atomic_load_explicit(&stopping, memory_order_acquire)) {
 		if (!iterate(reactor) && may_sleep(reactor))
@@ -373,7 +387,8 @@ int
 reactors_init(enum reactor_mode mode, struct errmsg *err)
 {
 	thread_lib_init(&placement_ops);
-	spin_ticks = env_ticks_hz() * REACTOR_SPIN_US / 1000000;
+	spin_max = env_ticks_hz() * REACTOR_SPIN_US / 1000000;
+	spin_min = env_ticks_hz() * REACTOR_SPIN_MIN_US / 1000000;
 	quiet_init(env_ticks_hz());
 	atomic_store(&stopping, false);
 	placement_close(false);
