@@ -174,16 +174,19 @@ test_no_eventfd(void **state)
 static void
 test_many_threads(void **state)
 {
-	struct job job = {.fd = open_eventfd(0, false), .times = 500};
+	int fd = open_eventfd(0, false);
+	struct job jobs[8];
 	pthread_t threads[8];
 
 	(void)state;
-	for (int i = 0; i < 8; i++)
-		assert_int_equal(pthread_create(&threads[i], NULL, notify_thread, &job), 0);
+	for (int i = 0; i < 8; i++) {
+		jobs[i] = (struct job){.fd = fd, .times = 500};
+		assert_int_equal(pthread_create(&threads[i], NULL, notify_thread, &jobs[i]), 0);
+	}
 	for (int i = 0; i < 8; i++)
 		pthread_join(threads[i], NULL);
-	assert_int_equal(take(job.fd), 4000);
-	close(job.fd);
+	assert_int_equal(take(fd), 4000);
+	close(fd);
 }
 
 /* A kernel without AIO, one whose contexts are all taken, and one that has no memory for a request. */
