@@ -8,6 +8,7 @@
 #define VHOSTD_LOG_H
 
 #include <stdbool.h>
+#include <time.h>
 
 /* The names clients use over RPC: ERROR WARNING NOTICE INFO DEBUG, and DISABLED for no output. */
 enum log_level {
@@ -56,13 +57,28 @@ const struct log_flag *log_flag_next(const struct log_flag *flag);
 		log_flag_register(&log_flag_##ident);                                              \
 	}
 
-void log_write(enum log_level level, const char *file, int line, const char *format, ...)
-	__attribute__((format(printf, 4, 5)));
+/* A place in the code that writes lines. It may write so many in a second; then it is silent, and says so later. */
+struct log_site {
+	const char *file;
+	int line;
+	/* log.c's */
+	unsigned int lines;
+	time_t second;
+};
 
-#define log_err(...)    log_write(LOG_LEVEL_ERROR, __FILE__, __LINE__, __VA_ARGS__)
-#define log_warn(...)   log_write(LOG_LEVEL_WARNING, __FILE__, __LINE__, __VA_ARGS__)
-#define log_notice(...) log_write(LOG_LEVEL_NOTICE, __FILE__, __LINE__, __VA_ARGS__)
-#define log_info(...)   log_write(LOG_LEVEL_INFO, __FILE__, __LINE__, __VA_ARGS__)
+void log_write(enum log_level level, struct log_site *site, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+#define LOG_WRITE(level, ...)                                                                      \
+	do {                                                                                       \
+		static struct log_site log_site_here = {.file = __FILE__, .line = __LINE__};       \
+		log_write(level, &log_site_here, __VA_ARGS__);                                     \
+	} while (0)
+
+#define log_err(...)    LOG_WRITE(LOG_LEVEL_ERROR, __VA_ARGS__)
+#define log_warn(...)   LOG_WRITE(LOG_LEVEL_WARNING, __VA_ARGS__)
+#define log_notice(...) LOG_WRITE(LOG_LEVEL_NOTICE, __VA_ARGS__)
+#define log_info(...)   LOG_WRITE(LOG_LEVEL_INFO, __VA_ARGS__)
 /* A debug line is written when its flag is set, or when a sink's threshold is DEBUG. */
 #define log_debug(flag, ...) log_write_debug(&log_flag_##flag, __FILE__, __LINE__, __VA_ARGS__)
 void log_write_debug(const struct log_flag *flag, const char *file, int line, const char *format,

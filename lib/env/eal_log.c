@@ -32,8 +32,7 @@ flush_line(void)
 	if (level < (int)RTE_LOG_EMERG || level > (int)RTE_LOG_DEBUG)
 		level = RTE_LOG_NOTICE;
 	if (pending_length > 0)
-		log_write(levels[level], __FILE__, __LINE__, "DPDK: %.*s", (int)pending_length,
-			  pending);
+		LOG_WRITE(levels[level], "DPDK: %.*s", (int)pending_length, pending);
 	pending_length = 0;
 }
 

@@ -24,8 +24,7 @@
 #define NOTE_MAX       64   /* of it, for what we add */
 #define ESCAPED_MAX    (TEXT_MAX * 4)
 #define LINE_MAX_BYTES (ESCAPED_MAX + 256)
-#define SITES          64  /* places in the code that are watched for floods */
-#define SITE_LINES     100 /* lines that one place may write in a second */
+#define SITE_LINES     100 /* that one place may write in a second */
 
 static const struct {
 	const char *name;
@@ -54,12 +53,6 @@ static struct log_flag *flags; /* set by constructors, before main() */
  * for a few loads and stores.
  */
 static pthread_mutex_t sites_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct site {
-	const char *file;
-	time_t second;
-	int line;
-	unsigned int lines;
-} sites[SITES];
 
 const char *
 log_level_name(enum log_level level)
@@ -251,19 +244,19 @@ write_second(enum log_level level, const char *file, int line, const char *text)
  * number of lines that were held back in an earlier second and not spoken of yet.
  */
 static bool
-admit(const char *file, int line, unsigned int *missed)
+admit(struct log_site *site, unsigned int *missed)
 {
-	struct site *site = &sites[((uintptr_t)file / 8 + (unsigned int)line) % SITES];
 	struct timespec now;
 	bool admitted;
 
 	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
 	*missed = 0;
 	pthread_mutex_lock(&sites_lock);
-	if (site->file != file || site->line != line || site->second != now.tv_sec) {
-		if (site->file == file && site->line == line && site->lines > SITE_LINES)
+	if (site->second != now.tv_sec) {
+		if (site->lines > SITE_LINES)
 			*missed = site->lines - SITE_LINES;
-		*site = (struct site){.file = file, .line = line, .second = now.tv_sec};
+		site->lines = 0;
+		site->second = now.tv_sec;
 	}
 	admitted = ++site->lines <= SITE_LINES;
 	pthread_mutex_unlock(&sites_lock);
@@ -271,16 +264,16 @@ admit(const char *file, int line, unsigned int *missed)
 }
 
 static void
-write_line(enum log_level level, bool to_stderr, bool to_second, const char *file, int line,
+write_line(enum log_level level, bool to_stderr, bool to_second, struct log_site *site,
 	   const char *format, va_list args)
 {
 	char text[TEXT_MAX], escaped[ESCAPED_MAX];
-	const char *base = strrchr(file, '/');
+	const char *base = strrchr(site->file, '/');
 	unsigned int missed = 0;
 	int saved_errno = errno;
 
-	base = base == NULL ? file : base + 1;
-	if (level != LOG_LEVEL_DEBUG && !admit(file, line, &missed))
+	base = base == NULL ? site->file : base + 1;
+	if (level != LOG_LEVEL_DEBUG && !admit(site, &missed))
 		goto out;
 	vsnprintf(text, TEXT_MAX - NOTE_MAX, format, args);
 	if (missed > 0)
@@ -288,15 +281,15 @@ write_line(enum log_level level, bool to_stderr, bool to_second, const char *fil
 			 missed);
 	escape(text, escaped);
 	if (to_stderr)
-		write_stderr(level, base, line, escaped);
+		write_stderr(level, base, site->line, escaped);
 	if (to_second)
-		write_second(level, base, line, escaped);
+		write_second(level, base, site->line, escaped);
 out:
 	errno = saved_errno;
 }
 
 void
-log_write(enum log_level level, const char *file, int line, const char *format, ...)
+log_write(enum log_level level, struct log_site *site, const char *format, ...)
 {
 	bool to_stderr = level <= log_get_print_level();
 	bool to_second = level <= log_get_level() &&
@@ -306,7 +299,7 @@ log_write(enum log_level level, const char *file, int line, const char *format, 
 	if (!to_stderr && !to_second)
 		return;
 	va_start(args, format);
-	write_line(level, to_stderr, to_second, file, line, format, args);
+	write_line(level, to_stderr, to_second, site, format, args);
 	va_end(args);
 }
 
@@ -315,6 +308,7 @@ log_write_debug(const struct log_flag *flag, const char *file, int line, const c
 {
 	bool enabled = __atomic_load_n(&flag->enabled, __ATOMIC_RELAXED);
 	enum log_level threshold = enabled ? LOG_LEVEL_ERROR : LOG_LEVEL_DEBUG;
+	struct log_site site = {.file = file, .line = line};
 	bool to_stderr = log_get_print_level() >= threshold;
 	bool to_second = log_get_level() >= threshold &&
 			 atomic_load_explicit(&second_sink, memory_order_relaxed) != SINK_CLOSED;
@@ -323,6 +317,6 @@ log_write_debug(const struct log_flag *flag, const char *file, int line, const c
 	if (!to_stderr && !to_second)
 		return;
 	va_start(args, format);
-	write_line(LOG_LEVEL_DEBUG, to_stderr, to_second, file, line, format, args);
+	write_line(LOG_LEVEL_DEBUG, to_stderr, to_second, &site, format, args);
 	va_end(args);
 }

@@ -37,17 +37,16 @@ log_capture_last(void)
 	return last;
 }
 
-void __wrap_log_write(enum log_level level, const char *file, int line, const char *format, ...)
-	__attribute__((format(printf, 4, 5)));
+void __wrap_log_write(enum log_level level, struct log_site *site, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
 
 void
-__wrap_log_write(enum log_level level, const char *file, int line, const char *format, ...)
+__wrap_log_write(enum log_level level, struct log_site *site, const char *format, ...)
 {
 	va_list args;
 
 	(void)level;
-	(void)file;
-	(void)line;
+	(void)site;
 	pthread_mutex_lock(&lock);
 	count++;
 	va_start(args, format);

@@ -287,6 +287,32 @@ test_flood(void **state)
 	assert_non_null(strstr(captured, "another place\n"));
 }
 
+/* Each place has a limit of its own, whatever the others do meanwhile. */
+static void
+test_flood_from_many_places(void **state)
+{
+	static struct log_site sites[200];
+	time_t first = coarse_second();
+
+	(void)state;
+	capture_begin(false);
+	for (int i = 0; i < 200; i++)
+		sites[i] = (struct log_site){.file = "place.c", .line = i};
+	for (int i = 0; i < 150; i++) {
+		for (int j = 0; j < 200; j += 64)
+			log_write(LOG_LEVEL_WARNING, &sites[j], "place %d.", j);
+	}
+	capture_end();
+	for (int j = 0; j < 200; j += 64) {
+		char text[32];
+		unsigned int lines;
+
+		snprintf(text, sizeof(text), "place %d.", j);
+		lines = count(captured, text);
+		assert_in_range(lines, 100, 100 * (unsigned int)(coarse_second() - first + 1));
+	}
+}
+
 static void *
 write_lines(void *arg)
 {
@@ -335,6 +361,7 @@ main(void)
 		cmocka_unit_test_setup(test_long_text, reset),
 		cmocka_unit_test_setup(test_errno_is_kept, reset),
 		cmocka_unit_test_setup(test_flood, reset),
+		cmocka_unit_test_setup(test_flood_from_many_places, reset),
 		cmocka_unit_test_setup(test_lines_of_threads_do_not_mix, reset),
 	};
 
