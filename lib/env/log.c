@@ -2,6 +2,8 @@
 #include "log.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -10,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <syslog.h>
 #include <time.h>
@@ -24,6 +27,7 @@
 #define NOTE_MAX       64   /* of it, for what we add */
 #define ESCAPED_MAX    (TEXT_MAX * 4)
 #define LINE_MAX_BYTES (ESCAPED_MAX + 256)
+#define LOST_MAX       64  /* of it, for the lines that were lost */
 #define SITE_LINES     100 /* that one place may write in a second */
 
 static const struct {
@@ -45,7 +49,10 @@ static _Atomic int syslog_level = LOG_LEVEL_NOTICE;
 static _Atomic int print_level = LOG_LEVEL_NOTICE;
 static _Atomic int second_sink = SINK_CLOSED;
 static const char *sink_ident; /* set once, before second_sink */
-static struct log_flag *flags; /* set by constructors, before main() */
+/* Whether there is room is asked before it is used. Not held over anything that waits. */
+static pthread_mutex_t stderr_lock = PTHREAD_MUTEX_INITIALIZER;
+static unsigned int lines_lost; /* under stderr_lock */
+static struct log_flag *flags;  /* set by constructors, before main() */
 
 /*
  * A peer that can make us write a line can make us write a million. Any thread writes lines and
@@ -199,7 +206,43 @@ print_time(char *out, size_t size)
 	       (size_t)snprintf(out + length, size - length, ".%03ld ", now.tv_nsec / 1000000);
 }
 
-/* One write(2) for each line, so that lines of several threads do not mix. */
+/* False: it would have to wait for a reader. The caller has stderr_lock. */
+static bool
+put_line(const struct stat *st, const char *line, size_t length)
+{
+	struct pollfd room = {.fd = STDERR_FILENO, .events = POLLOUT};
+
+	if (S_ISSOCK(st->st_mode))
+		return send(STDERR_FILENO, line, length, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
+	/* A pipe that is ready takes PIPE_BUF bytes at once. */
+	if (!S_ISREG(st->st_mode) && poll(&room, 1, 0) <= 0)
+		return false;
+	return write(STDERR_FILENO, line, length) >= 0;
+}
+
+/*
+ * One line at once, so that those of several threads do not mix. Whoever logs may have guests to serve: a line
+ * that nobody reads is lost, and the next one that is not says so.
+ */
+static void
+put_or_lose(const struct stat *st, char line[LINE_MAX_BYTES], size_t length)
+{
+	size_t max = S_ISFIFO(st->st_mode) ? PIPE_BUF : LINE_MAX_BYTES;
+
+	pthread_mutex_lock(&stderr_lock);
+	if (length > max - LOST_MAX)
+		length = max - LOST_MAX;
+	if (lines_lost > 0)
+		length += (size_t)snprintf(line + length, LOST_MAX,
+					   " (%u lines before it were lost)", lines_lost);
+	line[length++] = '\n';
+	if (put_line(st, line, length))
+		lines_lost = 0;
+	else
+		lines_lost++;
+	pthread_mutex_unlock(&stderr_lock);
+}
+
 static void
 write_stderr(enum log_level level, const char *file, int line, const char *text)
 {
@@ -221,9 +264,7 @@ write_stderr(enum log_level level, const char *file, int line, const char *text)
 	length += (size_t)snprintf(out + length, sizeof(out) - length - 1, "%s", text);
 	if (level == LOG_LEVEL_DEBUG && length < sizeof(out) - 64)
 		length += (size_t)snprintf(out + length, 62, " (%.48s:%d)", file, line);
-	out[length++] = '\n';
-	if (write(STDERR_FILENO, out, length) < 0)
-		return; /* nobody is left to tell */
+	put_or_lose(&st, out, length);
 }
 
 static void

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -287,6 +288,53 @@ test_flood(void **state)
 	assert_non_null(strstr(captured, "another place\n"));
 }
 
+/* A reader that has stopped reading: lines are lost, and whoever writes them goes on. */
+static void
+lose_lines(int ends[2])
+{
+	char text[65536];
+	ssize_t got;
+
+	real_stderr = dup(STDERR_FILENO);
+	dup2(ends[1], STDERR_FILENO);
+	/* As long as a line can be. */
+	memset(text, 'x', sizeof(text) - 1);
+	text[sizeof(text) - 1] = '\0';
+	for (int i = 0; i < 20; i++) {
+		struct log_site site = {.file = "place.c"};
+
+		for (int j = 0; j < 90; j++)
+			log_write(LOG_LEVEL_WARNING, &site, "%s", text);
+	}
+	assert_int_equal(fcntl(ends[0], F_SETFL, O_NONBLOCK), 0);
+	while ((got = read(ends[0], captured, sizeof(captured))) > 0)
+		;
+	log_notice("read again");
+	log_notice("and again");
+	got = read(ends[0], captured, sizeof(captured) - 1);
+	dup2(real_stderr, STDERR_FILENO);
+	close(real_stderr);
+	close(ends[0]);
+	close(ends[1]);
+	assert_true(got > 0);
+	captured[got] = '\0';
+	assert_non_null(strstr(captured, "NOTICE: read again ("));
+	assert_non_null(strstr(captured, " lines before it were lost)\n"));
+	assert_non_null(strstr(captured, "NOTICE: and again\n"));
+}
+
+static void
+test_nobody_reads(void **state)
+{
+	int ends[2];
+
+	(void)state;
+	assert_int_equal(pipe(ends), 0);
+	lose_lines(ends);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+	lose_lines(ends);
+}
+
 /* Each place has a limit of its own, whatever the others do meanwhile. */
 static void
 test_flood_from_many_places(void **state)
@@ -362,6 +410,7 @@ main(void)
 		cmocka_unit_test_setup(test_errno_is_kept, reset),
 		cmocka_unit_test_setup(test_flood, reset),
 		cmocka_unit_test_setup(test_flood_from_many_places, reset),
+		cmocka_unit_test_setup(test_nobody_reads, reset),
 		cmocka_unit_test_setup(test_lines_of_threads_do_not_mix, reset),
 	};
 
