@@ -16,6 +16,8 @@
 #define RELEASE_BYTES (128u * 1024)
 /* Of pages in one call: some ms, in which the thread does nothing else. */
 #define MAX_DISCARD_BYTES (32u << 20)
+#define CACHE_LINE        64
+#define PREFETCH_BYTES    4096
 
 struct malloc_disk {
 	struct bdev *bdev;
@@ -24,7 +26,17 @@ struct malloc_disk {
 	uintptr_t page_mask; /* page size - 1 */
 };
 
-/* ---- the data path: requests end where they begin ---- */
+/* Channel's thread only. */
+struct malloc_channel {
+	const struct malloc_disk *disk;
+	/*
+	 * The last request is served when the next one comes, or at the flush: meanwhile the memory that it reads comes near.
+	 */
+	struct bdev_request *last;
+	bool flushing;
+};
+
+/* ---- the data path ---- */
 
 static void
 read_data(const struct malloc_disk *disk, const struct bdev_request *rq)
@@ -82,19 +94,62 @@ static void (*const serve[BDEV_IO_TYPES])(const struct malloc_disk *disk,
 static int
 malloc_channel_create(void *bdev_ctx, void *channel_ctx)
 {
-	*(struct malloc_disk **)channel_ctx = bdev_ctx;
+	struct malloc_channel *channel = channel_ctx;
+
+	channel->disk = bdev_ctx;
 	return 0;
+}
+
+/* The processor itself sees to what follows. */
+static void
+prefetch(const struct malloc_disk *disk, const struct bdev_request *rq)
+{
+	const uint8_t *from = disk->data + rq->offset;
+	uint64_t length = rq->length < PREFETCH_BYTES ? rq->length : PREFETCH_BYTES;
+
+	for (uint64_t i = 0; i < length; i += CACHE_LINE)
+		__builtin_prefetch(from + i);
+}
+
+static void
+finish(const struct malloc_channel *channel, struct bdev_request *rq)
+{
+	serve[rq->type](channel->disk, rq);
+	bdev_complete(rq, 0);
 }
 
 static void
 malloc_submit(void *channel_ctx, struct bdev_request *rq)
 {
+	struct malloc_channel *channel = channel_ctx;
+	struct bdev_request *before = channel->last;
+
 	if (rq->type == BDEV_RESET) {
 		bdev_drain(rq);
 		return;
 	}
-	serve[rq->type](*(struct malloc_disk **)channel_ctx, rq);
-	bdev_complete(rq, 0);
+	if (rq->type == BDEV_READ)
+		prefetch(channel->disk, rq);
+	channel->last = rq;
+	if (before != NULL)
+		finish(channel, before);
+}
+
+/* What is submitted and flushed by those who are told of an end is served here, not deeper in the stack. */
+static void
+malloc_flush_submissions(void *channel_ctx)
+{
+	struct malloc_channel *channel = channel_ctx;
+	struct bdev_request *rq;
+
+	if (channel->flushing)
+		return;
+	channel->flushing = true;
+	while ((rq = channel->last) != NULL) {
+		channel->last = NULL;
+		finish(channel, rq);
+	}
+	channel->flushing = false;
 }
 
 /* ---- the control path ---- */
@@ -131,9 +186,10 @@ static const struct bdev_ops malloc_ops = {
 	.module = "malloc",
 	.channel_create = malloc_channel_create,
 	.submit = malloc_submit,
+	.flush_submissions = malloc_flush_submissions,
 	.destroy = malloc_destroy,
 	.config = malloc_config,
-	.channel_ctx_size = sizeof(struct malloc_disk *),
+	.channel_ctx_size = sizeof(struct malloc_channel),
 	.buffer_alignment = 1,
 };
 

@@ -393,6 +393,59 @@ test_malloc_is_shared_between_threads(void **state)
 	close_disk(&disk, "malloc");
 }
 
+/* ---- requests that follow each other ---- */
+
+static struct {
+	struct bdev_channel *channel;
+	unsigned int left, done;
+	bool flush;
+} chain;
+
+static void
+submit_next(struct bdev_request *rq, int status)
+{
+	assert_int_equal(status, 0);
+	chain.done++;
+	if (chain.left == 0)
+		return;
+	chain.left--;
+	bdev_submit(chain.channel, rq);
+	if (chain.flush)
+		bdev_flush_submissions(chain.channel);
+}
+
+/* Those who are told of an end go on at once, with a flush or without: none is lost, and the stack stays flat. */
+static void
+test_malloc_goes_on(void **state)
+{
+	enum { BATCH = 8, COUNT = 300000 };
+	static uint8_t data[BLOCK];
+	struct rig_request *requests[BATCH];
+	struct disk disk = open_disk("malloc");
+
+	(void)state;
+	for (int flush = 0; flush < 2; flush++) {
+		chain.channel = disk.channel;
+		chain.left = COUNT;
+		chain.done = 0;
+		chain.flush = flush != 0;
+		thread_set_current(rig_io[0]);
+		for (unsigned int i = 0; i < BATCH; i++) {
+			requests[i] = rig_request_new(disk.bdev);
+			rig_request_set(requests[i], i % 2 ? BDEV_READ : BDEV_WRITE, BLOCK * i,
+					data, BLOCK);
+			requests[i]->rq.done = submit_next;
+			bdev_submit(disk.channel, &requests[i]->rq);
+		}
+		bdev_flush_submissions(disk.channel);
+		thread_set_current(NULL);
+		assert_int_equal(chain.done, COUNT + BATCH);
+		for (unsigned int i = 0; i < BATCH; i++)
+			free(requests[i]);
+	}
+	close_disk(&disk, "malloc");
+}
+
 /* ---- growing ---- */
 
 static unsigned int resizes;
@@ -457,6 +510,7 @@ main(void)
 						rig_teardown),
 		cmocka_unit_test_setup_teardown(test_malloc_is_shared_between_threads, rig_setup,
 						rig_teardown),
+		cmocka_unit_test_setup_teardown(test_malloc_goes_on, rig_setup, rig_teardown),
 		cmocka_unit_test_setup_teardown(test_null_resize, rig_setup, rig_teardown),
 	};
 
