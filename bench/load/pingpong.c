@@ -7,7 +7,7 @@
 #include <stdio.h>
 
 #define PINGPONG_NS     200000000ULL
-#define PINGPONG_ROUNDS 1000
+#define PINGPONG_ROUNDS 100
 
 /* Answers each odd number with the next even one, until 0 comes. */
 static void *
