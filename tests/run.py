@@ -4,8 +4,8 @@
 
     tests/run.py [--jobs N] SUITE:BUILD...
 
-SUITE is unit (BUILD/unit/test_*), integration (BUILD/integration/test_* and
-tests/integration/test_*.py) or qemu (qemu-tests/test_*.py); BUILD is the folder that
+SUITE is unit (BUILD/unit/test_*), integration (BUILD/integration/test_*,
+tests/integration/test_*.py and tests/model/test_*.py) or qemu (qemu-tests/test_*.py); BUILD is the folder that
 holds the programs. cmocka programs report in TAP, pytest in JUnit XML. Each program has a
 temporary folder of its own (TMPDIR) and a deadline. Exit status: 0 when nothing failed and something passed.
 """
@@ -156,6 +156,7 @@ def programs_of(suite, build):
     found = sorted(path for path in (build / suite).glob("test_*") if os.access(path, os.X_OK))
     if suite == "integration":
         found += sorted((ROOT / "tests/integration").glob("test_*.py"))
+        found += sorted((ROOT / "tests/model").glob("test_*.py"))
     return found
 
 

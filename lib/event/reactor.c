@@ -214,7 +214,7 @@ adapt_spin(struct reactor *reactor, uint64_t slept)
  *
  * A left-over edge (the reactor was awake already) makes one sleep end early, which is harmless. So
  * is an edge of event_fd that a reactor takes which is awake and looks at its fds: it was for a
- * sleep that is over.
+ * sleep that is over. tests/model walks through all of this, step by step in every order.
  */
 static void
 reactor_sleep(struct reactor *reactor)

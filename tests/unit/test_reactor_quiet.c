@@ -13,7 +13,7 @@
 
 #define QUIET 63
 
-/* A thread on the second core with one poller. */
+/* A thread, mostly on the second core, with one poller. */
 struct member {
 	struct thread *thread;
 	struct poller *poller; /* on the thread, and: */
@@ -101,15 +101,21 @@ member_message(void *ctx)
 }
 
 static void
+member_create_on(struct member *member, const struct cpumask *cpumask)
+{
+	sem_init(&member->done, 0, 0);
+	member->thread = thread_create("member", cpumask);
+	thread_send_msg(member->thread, member_start, member);
+	wait_for(&member->done);
+}
+
+static void
 member_create(struct member *member)
 {
 	struct cpumask only = {{0}};
 
 	cpumask_set(&only, cores[1]);
-	sem_init(&member->done, 0, 0);
-	member->thread = thread_create("member", &only);
-	thread_send_msg(member->thread, member_start, member);
-	wait_for(&member->done);
+	member_create_on(member, &only);
 }
 
 static void
@@ -421,6 +427,121 @@ test_timers_of_quiet_threads(void **state)
 	}
 }
 
+/* ---- everything at once ---- */
+
+#define HAMMERS 4
+#define ROUNDS  1500
+
+struct hammer {
+	struct member member;
+	unsigned int seed;
+	bool good;
+};
+
+/* With work waiting all the while: it must not get lost on the way. */
+static void
+move_over(void *ctx)
+{
+	thread_move(thread_core(thread_current()) == cores[0] ? cores[1] : cores[0]);
+	member_message(ctx);
+}
+
+static void
+strike(struct hammer *hammer)
+{
+	struct member *member = &hammer->member;
+	int what = rand_r(&hammer->seed) % 4;
+
+	if (what != 0)
+		thread_send_msg(member->thread, what == 1 ? move_over : member_message, member);
+	else
+		atomic_fetch_add(&member->messages, 1);
+	if (what != 2) {
+		atomic_fetch_add(&member->work, 1);
+		eventfd_write(member->fd, 1);
+	} else {
+		atomic_fetch_add(&member->found, 1);
+	}
+}
+
+static bool
+is_at_least(_Atomic uint64_t *value, uint64_t wanted)
+{
+	/* Without a nap at first: most of the time it sleeps for less. */
+	for (int i = 0; i < 1000; i++) {
+		if (atomic_load(value) >= wanted)
+			return true;
+	}
+	return wait_until_at_least(value, wanted);
+}
+
+static void *
+hammer_main(void *arg)
+{
+	struct hammer *hammer = arg;
+
+	hammer->good = true;
+	for (uint64_t i = 1; i <= ROUNDS && hammer->good; i++) {
+		strike(hammer);
+		hammer->good = is_at_least(&hammer->member.messages, i) &&
+			       is_at_least(&hammer->member.found, i);
+	}
+	return NULL;
+}
+
+static void *
+switch_modes(void *arg)
+{
+	unsigned int seed = 1;
+
+	while (!atomic_load((_Atomic bool *)arg)) {
+		static const enum reactor_mode modes[] = {REACTOR_ADAPTIVE, REACTOR_INTERRUPT,
+							  REACTOR_POLL};
+
+		reactor_set_mode(cores[rand_r(&seed) % 2], modes[rand_r(&seed) % 3]);
+		nap();
+	}
+	return NULL;
+}
+
+static void
+drive_stress(void *arg)
+{
+	struct hammer *hammers = arg;
+	pthread_t os_threads[HAMMERS], switcher;
+	_Atomic bool end = false;
+
+	for (int i = 0; i < HAMMERS; i++) {
+		hammers[i].seed = (unsigned int)i;
+		hammers[i].member.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		hammers[i].member.can_sleep = true;
+		member_create_on(&hammers[i].member, NULL);
+	}
+	pthread_create(&switcher, NULL, switch_modes, &end);
+	for (int i = 0; i < HAMMERS; i++)
+		pthread_create(&os_threads[i], NULL, hammer_main, &hammers[i]);
+	for (int i = 0; i < HAMMERS; i++)
+		pthread_join(os_threads[i], NULL);
+	atomic_store(&end, true);
+	pthread_join(switcher, NULL);
+	for (int i = 0; i < HAMMERS; i++) {
+		member_end(&hammers[i].member);
+		close(hammers[i].member.fd);
+		hammers[i].good &= hammers[i].member.polled_armed == 0;
+	}
+}
+
+static void
+test_nothing_is_lost(void **state)
+{
+	static struct hammer hammers[HAMMERS];
+
+	(void)state;
+	run_reactors(REACTOR_ADAPTIVE, drive_stress, hammers);
+	for (int i = 0; i < HAMMERS; i++)
+		assert_true(hammers[i].good);
+}
+
 int
 main(void)
 {
@@ -430,6 +551,7 @@ main(void)
 		cmocka_unit_test(test_armed_threads_are_not_polled),
 		cmocka_unit_test(test_only_the_woken_is_armed_again),
 		cmocka_unit_test(test_timers_of_quiet_threads),
+		cmocka_unit_test(test_nothing_is_lost),
 	};
 
 	return cmocka_run_group_tests(tests, rig_setup, rig_teardown);
