@@ -407,15 +407,15 @@ test_longest_direct_chain(void **state)
  * below the wrap.
  */
 static void
-go_round(uint16_t size, uint32_t depth, uint32_t chains)
+go_round_with(struct virtq_opts *opts, uint32_t depth, uint32_t chains)
 {
 	struct virtq_slot **slots = calloc(depth, sizeof(*slots));
+	uint16_t size = opts->size;
 	struct rig rig;
 	uint32_t done, i;
 
 	assert_non_null(slots);
-	rig_open(&rig, size);
-	rig_restart(&rig, 65530);
+	rig_open_with(&rig, opts, 65530);
 	for (i = 0; i < size; i++)
 		rig_desc(&rig, i, A_GPA + i, 1, i % 2 ? WRITE : 0, 0);
 	for (done = 0; done < chains; done += depth) {
@@ -437,6 +437,17 @@ go_round(uint16_t size, uint32_t depth, uint32_t chains)
 	assert_null(virtq_broken(rig.vq));
 	rig_close(&rig);
 	free(slots);
+}
+
+static void
+go_round(uint16_t size, uint32_t depth, uint32_t chains)
+{
+	struct virtq_opts opts = {.size = size};
+
+	go_round_with(&opts, depth, chains);
+	rig_track(&opts);
+	go_round_with(&opts, depth, chains);
+	free(opts.inflight);
 }
 
 static void

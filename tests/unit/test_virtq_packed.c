@@ -218,16 +218,16 @@ test_table_anywhere(void **state)
  * reverse order.
  */
 static void
-go_round(uint16_t size, uint16_t depth, uint16_t descs, uint32_t chains)
+go_round_with(struct virtq_opts *opts, uint16_t depth, uint16_t descs, uint32_t chains)
 {
 	struct virtq_slot **slots = calloc(depth + 1, sizeof(*slots));
-	struct virtq_opts opts = {.size = size};
+	uint16_t size = opts->size;
 	struct packed_rig packed;
 	uint32_t done;
 	uint16_t i, n;
 
 	assert_non_null(slots);
-	packed_open_with(&packed, &opts, 65530);
+	packed_open_with(&packed, opts, 65530);
 	for (done = 0; done < chains; done += depth) {
 		uint32_t place;
 
@@ -253,6 +253,17 @@ go_round(uint16_t size, uint16_t depth, uint16_t descs, uint32_t chains)
 	assert_null(virtq_broken(packed.rig.vq));
 	packed_close(&packed);
 	free(slots);
+}
+
+static void
+go_round(uint16_t size, uint16_t depth, uint16_t descs, uint32_t chains)
+{
+	struct virtq_opts opts = {.size = size, .packed = true};
+
+	go_round_with(&opts, depth, descs, chains);
+	rig_track(&opts);
+	go_round_with(&opts, depth, descs, chains);
+	free(opts.inflight);
 }
 
 static void

@@ -78,6 +78,16 @@ rig_make_memory(struct rig *rig)
 	assert_int_equal(guest_mem_create(rig->regions, RIG_REGIONS, &rig->mem), 0);
 }
 
+/* A new in-flight region for the queue with these options. The caller frees opts->inflight. */
+static inline void
+rig_track(struct virtq_opts *opts)
+{
+	opts->inflight_size = virtq_inflight_size(opts->packed, opts->size);
+	opts->inflight = aligned_alloc(64, opts->inflight_size);
+	assert_non_null(opts->inflight);
+	memset(opts->inflight, 0, opts->inflight_size);
+}
+
 /* Makes another queue on the same rings; indices start at `index`. */
 static inline void
 rig_restart(struct rig *rig, uint16_t index)
