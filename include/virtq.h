@@ -31,8 +31,13 @@
 #define VIRTQ_PACKED_BASE_NEW 0x80008000u
 
 struct virtq_opts {
-	uint16_t size; /* entries; a power of two, 1 … VIRTQ_MAX_SIZE, in packed rings too */
-	bool packed;   /* VIRTIO_F_RING_PACKED was negotiated */
+	/*
+	 * Entries, 1 … VIRTQ_MAX_SIZE, a power of two. Packed rings may have any size (virtio 1.2
+	 * §2.8.10.1); others are refused, as no driver is known that makes them: QEMU and Linux
+	 * take the size that the device offers.
+	 */
+	uint16_t size;
+	bool packed; /* VIRTIO_F_RING_PACKED was negotiated */
 	/* VIRTIO_F_EVENT_IDX was negotiated. */
 	bool event_idx;
 	bool indirect; /* VIRTIO_F_INDIRECT_DESC was negotiated; else it breaks the queue */

@@ -53,6 +53,16 @@ store_u8(uint8_t *shared, uint8_t value)
 	__atomic_store_n(shared, value, __ATOMIC_RELAXED);
 }
 
+static void
+clear_words(void *shared, size_t bytes)
+{
+	uint64_t *words = shared;
+	size_t i;
+
+	for (i = 0; i < bytes / sizeof(*words); i++)
+		store_u64(&words[i], 0);
+}
+
 static int
 compare_found(const void *a, const void *b)
 {
@@ -99,7 +109,7 @@ init_split(struct virtq *vq)
 
 	store_u16(&region->version, 0);
 	virtq_inflight_step();
-	memset(region->desc, 0, vq->size * sizeof(region->desc[0]));
+	clear_words(region->desc, vq->size * sizeof(region->desc[0]));
 	store_u64(&region->features, 0);
 	store_u16(&region->desc_num, (uint16_t)vq->size);
 	store_u16(&region->last_batch_head, 0);
@@ -191,7 +201,7 @@ init_packed(struct virtq *vq)
 
 	store_u16(&region->version, 0);
 	virtq_inflight_step();
-	memset(region->desc, 0, vq->size * sizeof(region->desc[0]));
+	clear_words(region->desc, vq->size * sizeof(region->desc[0]));
 	for (i = 0; i < vq->size; i++) {
 		inflight->next[i] = (uint16_t)(i + 1);
 		store_u16(&region->desc[i].next, inflight->next[i]);

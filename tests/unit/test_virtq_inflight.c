@@ -7,9 +7,11 @@
 #include "virtq_packed_rig.h"
 
 #include <errno.h>
+#include <pthread.h>
 
 #define SIZE        8
 #define REGION_SIZE 512
+#define SCRIBBLED   4000 /* queues */
 
 /* The layouts, once more and independent of the code under test. */
 #define SPLIT_BATCH_HEAD 12
@@ -711,6 +713,7 @@ test_packed_waiting_chain_that_lies(void **state)
 		{PACKED_ADDR(0) + 4, 7, "buffer outside guest memory"},
 		{PACKED_LEN(2) + 2, 0xffff, "buffer outside guest memory"},
 		{PACKED_FLAGS(2), 0, "readable buffer after a writable one"},
+		{PACKED_FLAGS(0), INDIRECT, "chain of too many descriptors"},
 		{PACKED_FLAGS(3), INDIRECT | NEXT, "indirect descriptor with a next one"},
 		{PACKED_FLAGS(3), INDIRECT, "indirect table of a wrong length"},
 	};
@@ -894,6 +897,116 @@ test_scribbling_while_it_runs(void **state)
 	rig_close(&rig);
 }
 
+/* ---- a region that changes at any time ---- */
+
+struct scribbler {
+	uint64_t random;
+	bool stop;
+};
+
+/* Values that are nearly right, all over the region but for version and number of descriptors. */
+static void *
+scribble(void *arg)
+{
+	struct scribbler *scribbler = arg;
+	uint16_t *words = (uint16_t *)(region + PACKED_FREE_HEAD);
+
+	while (!__atomic_load_n(&scribbler->stop, __ATOMIC_RELAXED)) {
+		uint64_t r = scribbler->random * 6364136223846793005ULL + 1442695040888963407ULL;
+		uint16_t value = r >> 40;
+
+		scribbler->random = r;
+		if (r >> 61)
+			value %= SIZE + 2;
+		__atomic_store_n(&words[(r >> 20) % ((REGION_SIZE - PACKED_FREE_HEAD) / 2)], value,
+				 __ATOMIC_RELAXED);
+	}
+	return NULL;
+}
+
+/* Pops what there is, and completes it. */
+static bool
+complete_all(struct virtq *vq)
+{
+	struct virtq_slot *slots[SIZE];
+	uint32_t count = virtq_pop(vq, slots, SIZE);
+
+	if (count > SIZE)
+		return false;
+	while (count > 0)
+		virtq_push(vq, slots[--count], 1);
+	virtq_publish(vq);
+	return virtq_in_flight(vq) == 0;
+}
+
+static void
+offer_the_ring(struct packed_rig *packed)
+{
+	struct rig *rig = &packed->rig;
+	uint16_t i;
+
+	if (!rig->opts.packed) {
+		rig->avail->idx = 0;
+		rig->used->idx = 0;
+		for (i = 0; i < SIZE; i++)
+			rig_offer_small(rig, i);
+		return;
+	}
+	packed_age(packed, 0);
+	packed->next = 0;
+	for (i = 0; i < SIZE; i++)
+		packed_put_small(packed, i);
+}
+
+/* Does not assert before the scribbler has ended. Returns how many queues were made, or -1. */
+static int
+take_over_while_scribbling(struct packed_rig *packed)
+{
+	struct rig *rig = &packed->rig;
+	int i, made = 0;
+
+	for (i = 0; i < SCRIBBLED; i++) {
+		offer_the_ring(packed);
+		/* A new region now and then. */
+		__atomic_store_n((uint16_t *)(region + VERSION), i % 4 != 0, __ATOMIC_RELAXED);
+		if (take_over(rig, rig->opts.packed ? VIRTQ_PACKED_BASE_NEW : 0) < 0)
+			continue;
+		made++;
+		if (!complete_all(rig->vq) || !complete_all(rig->vq))
+			return -1;
+	}
+	return made;
+}
+
+/* Some are refused, others go on with chains that make no sense; nothing else is touched. */
+static void
+test_scribbling_at_any_time(void **state)
+{
+	struct virtq_opts opts = tracked_opts();
+	int packed;
+
+	(void)state;
+	for (packed = 0; packed < 2; packed++) {
+		struct scribbler scribbler = {.random = packed};
+		struct packed_rig rig;
+		pthread_t thread;
+		int made;
+
+		memset(&rig, 0, sizeof(rig));
+		memset(region, 0, sizeof(region));
+		if (packed)
+			packed_open_with(&rig, &opts, 0);
+		else
+			rig_open_with(&rig.rig, &opts, 0);
+		assert_int_equal(pthread_create(&thread, NULL, scribble, &scribbler), 0);
+		made = take_over_while_scribbling(&rig);
+		__atomic_store_n(&scribbler.stop, true, __ATOMIC_RELAXED);
+		pthread_join(thread, NULL);
+		assert_in_range(made, SCRIBBLED / 4, SCRIBBLED);
+		packed_close(&rig);
+	}
+}
+
 int
 main(void)
 {
@@ -919,6 +1032,7 @@ main(void)
 		cmocka_unit_test(test_split_lies),
 		cmocka_unit_test(test_packed_lies),
 		cmocka_unit_test(test_scribbling_while_it_runs),
+		cmocka_unit_test(test_scribbling_at_any_time),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -52,6 +52,14 @@ offer_wild_last_id(struct packed_rig *packed)
 	packed_put(packed, A_GPA, 1, 0, SIZE);
 }
 
+/* The chain is built elsewhere then: that place has no id. */
+static void
+offer_wildest_last_id(struct packed_rig *packed)
+{
+	packed_put(packed, A_GPA, 1, NEXT, GOOD_ID);
+	packed_put(packed, A_GPA, 1, 0, UINT16_MAX);
+}
+
 /* One descriptor is in flight: seven are left, and now all eight of the ring have NEXT. */
 static void
 offer_endless_chain(struct packed_rig *packed)
@@ -256,6 +264,7 @@ static const struct rule rules[] = {
 	RULE(wild_id, NO_ID),
 	RULE(wildest_id, NO_ID),
 	RULE(wild_last_id, NO_ID),
+	RULE(wildest_last_id, NO_ID),
 	RULE(id_in_flight, TWICE),
 	RULE(last_id_in_flight, TWICE),
 	RULE(endless_chain, LONG),
