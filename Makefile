@@ -4,6 +4,7 @@
 #   make run         install what is missing, build, serve a disk in the foreground
 #   make test        install what is missing, build, run every suite
 #   make check       build, run unit and integration tests
+#   make fuzz        install what is missing, build with clang, run the fuzzers (FUZZ_SECONDS=600 each)
 #   make bench       build, measure next to qemu-storage-daemon; BENCH_ARGS=--quick: in two minutes
 #   make install     install into $(DESTDIR)$(PREFIX)
 #   make SANITIZE=address,undefined ...   the same in build-asan/
@@ -74,13 +75,18 @@ BENCH_SRCS := $(wildcard bench/*.c)
 BENCH_BINS := $(BENCH_SRCS:bench/%.c=$(BUILD)/bin/%)
 UNIT_BINS  := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/test_*.c))
 INTEGRATION_BINS := $(patsubst tests/integration/%.c,$(BUILD)/integration/%,$(wildcard tests/integration/test_*.c))
+# Each fuzz target as a test program with a driver of ours, and (clang only) with libFuzzer.
+FUZZ_SRCS  := $(wildcard tests/fuzz/fuzz_*.c)
+FUZZ_BINS  := $(FUZZ_SRCS:tests/fuzz/%.c=$(BUILD)/fuzz/test_%)
+FUZZERS    := $(FUZZ_SRCS:tests/fuzz/%.c=$(BUILD)/fuzz/%)
 PROGRAMS   := $(BUILD)/bin/vhostd $(BUILD)/bin/vhostctl
 
 # The archives are rules already: without this the first of them would be what `make` builds.
 .DEFAULT_GOAL := all
-.PHONY: all run test check bench install deps clean check-format tests docs unit integration qemu
+.PHONY: all run test check bench fuzz fuzzers install deps clean check-format tests docs unit integration qemu
 all: $(PROGRAMS) $(BENCH_BINS)
-tests: $(UNIT_BINS) $(INTEGRATION_BINS)
+tests: $(UNIT_BINS) $(INTEGRATION_BINS) $(FUZZ_BINS)
+fuzzers: $(FUZZERS)
 
 $(BUILD)/obj/%.o: %.c Makefile
 	@mkdir -p $(@D)
@@ -90,6 +96,8 @@ $(BUILD)/obj/%.o: %.c Makefile
 # Only these see DPDK.
 $(BUILD)/obj/lib/env/%.o: EXTRA_CPPFLAGS += $(DPDK_CPPFLAGS)
 $(BUILD)/obj/lib/vhost/vhost_user.o: EXTRA_CPPFLAGS += $(DPDK_CPPFLAGS)
+# A fuzz target is what vhost_user.o calls instead.
+$(BUILD)/obj/tests/fuzz/%.o: EXTRA_CPPFLAGS += $(DPDK_CPPFLAGS) -Irpc
 $(BUILD)/obj/tests/%.o $(BUILD)/obj/bench/%.o: EXTRA_CPPFLAGS += -Itests/client -Itests/testlib -Ilib
 
 define link
@@ -119,6 +127,10 @@ $(UNIT_BINS): $(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $$(call links_of,test
 	$(call link,$(call ldflags_of,tests/unit/$*.c) -lcmocka $(LIBS))
 $(INTEGRATION_BINS): $(BUILD)/integration/%: $(BUILD)/obj/tests/integration/%.o $$(call links_of,tests/integration/$$*.c)
 	$(call link,-lcmocka $(LIBS))
+$(FUZZ_BINS): $(BUILD)/fuzz/test_%: $(BUILD)/obj/tests/fuzz/%.o $(BUILD)/obj/tests/fuzz/driver.o $$(call links_of,tests/fuzz/$$*.c)
+	$(call link,$(call ldflags_of,tests/fuzz/$*.c) -lcmocka $(LIBS))
+$(FUZZERS): $(BUILD)/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $$(call links_of,tests/fuzz/$$*.c)
+	$(call link,$(call ldflags_of,tests/fuzz/$*.c) -fsanitize=fuzzer $(LIBS))
 
 # ---- what people call ----
 
@@ -141,7 +153,7 @@ integration: all tests
 qemu: all
 	+@$(RUN_TESTS) qemu:$(BUILD)
 check: all tests
-	+@$(RUN_TESTS) unit:$(BUILD) integration:$(BUILD)
+	+@FUZZ_MS=1000 $(RUN_TESTS) unit:$(BUILD) integration:$(BUILD) fuzz:$(BUILD)
 
 # All variants, whatever SANITIZE says; BUILD is that of the plain one.
 test: PLAIN := $(if $(SANITIZE),build,$(BUILD))
@@ -150,8 +162,16 @@ test:
 	@$(MAKE) --no-print-directory SANITIZE= BUILD=$(PLAIN) all tests
 	@$(MAKE) --no-print-directory SANITIZE=address,undefined BUILD=$(PLAIN)-asan all tests
 	@$(MAKE) --no-print-directory SANITIZE=thread BUILD=$(PLAIN)-tsan all tests
-	+@$(RUN_TESTS) unit:$(PLAIN) integration:$(PLAIN) unit:$(PLAIN)-asan integration:$(PLAIN)-asan \
+	+@FUZZ_MS=8000 $(RUN_TESTS) unit:$(PLAIN) integration:$(PLAIN) fuzz:$(PLAIN) \
+		unit:$(PLAIN)-asan integration:$(PLAIN)-asan fuzz:$(PLAIN)-asan \
 		unit:$(PLAIN)-tsan integration:$(PLAIN)-tsan qemu:$(PLAIN)
+
+# Optimised less: libFuzzer sees more of the code.
+FUZZ_SECONDS ?= 600
+fuzz:
+	@packaging/install-deps.sh build fuzz
+	@$(MAKE) --no-print-directory CC=clang OPTIMISE=-O1 SANITIZE=fuzzer-no-link,address,undefined BUILD=build-fuzz fuzzers
+	+@$(PYTHON) tests/fuzz/run.py --build build-fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)
 
 bench:
 	@packaging/install-deps.sh build bench
@@ -173,6 +193,6 @@ check-format:
 	clang-format --dry-run --Werror $(shell git ls-files '*.c' '*.h')
 
 clean:
-	rm -rf build build-asan build-tsan
+	rm -rf build build-asan build-tsan build-fuzz
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -5,8 +5,9 @@
     tests/run.py [--jobs N] SUITE:BUILD...
 
 SUITE is unit (BUILD/unit/test_*), integration (BUILD/integration/test_*,
-tests/integration/test_*.py and tests/model/test_*.py) or qemu (qemu-tests/test_*.py); BUILD is the folder that
-holds the programs. cmocka programs report in TAP, pytest in JUnit XML. Each program has a
+tests/integration/test_*.py and tests/model/test_*.py), fuzz (BUILD/fuzz/test_fuzz_*, see
+tests/fuzz/driver.c) or qemu (qemu-tests/test_*.py); BUILD is the folder that holds the
+programs. cmocka programs report in TAP, pytest in JUnit XML. Each program has a
 temporary folder of its own (TMPDIR) and a deadline. Exit status: 0 when nothing failed and something passed.
 """
 import argparse
@@ -24,7 +25,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DEADLINE = {"unit": 300, "integration": 600, "qemu": 1200}  # seconds for one program
+DEADLINE = {"unit": 300, "integration": 600, "fuzz": 300, "qemu": 1200}  # seconds for one program
 PYTEST_NO_TESTS = 5     # the exit status when a file skips itself
 TAP_PLAN = re.compile(r"^1\.\.(\d+)$")
 TAP_LINE = re.compile(r"^\s*(ok|not ok)\s+\d+\s*(?:-\s*)?(.*)$")
