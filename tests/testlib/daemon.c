@@ -106,7 +106,7 @@ wait_for_end(struct daemon *daemon, long timeout_ms)
 	while (waitpid(daemon->pid, &status, WNOHANG) != daemon->pid) {
 		if (now_ms() >= end)
 			return -1;
-		sleep_ms(5);
+		sleep_ms(1);
 	}
 	daemon->pid = 0;
 	return status;
@@ -127,14 +127,20 @@ daemon_kill(struct daemon *daemon)
 	wait_for_end(daemon, STOP_MS);
 }
 
+void
+daemon_launch(struct daemon *daemon, const char *const *args)
+{
+	daemon->pid = fork();
+	if (daemon->pid == 0)
+		exec_daemon(daemon, args);
+}
+
 int
 daemon_restart(struct daemon *daemon, const char *const *args)
 {
 	long end = now_ms() + START_MS;
 
-	daemon->pid = fork();
-	if (daemon->pid == 0)
-		exec_daemon(daemon, args);
+	daemon_launch(daemon, args);
 	while (daemon_is_alive(daemon) && now_ms() < end) {
 		if (daemon_call(daemon, "framework_wait_init", NULL) == 0)
 			return 0;

@@ -28,6 +28,8 @@ struct daemon {
 int daemon_start(struct daemon *daemon, const char *const *args);
 /* Starts it again in the same folder, after daemon_stop() or daemon_kill(). */
 int daemon_restart(struct daemon *daemon, const char *const *args);
+/* The same without waiting until it answers. */
+void daemon_launch(struct daemon *daemon, const char *const *args);
 /* SIGTERM; -EPROTO, and its log on stderr, when the exit status is not 0 (a sanitizer's, for one). */
 int daemon_stop(struct daemon *daemon);
 /* SIGKILL. */
