@@ -49,8 +49,9 @@ TAILQ_HEAD(placed_list, placed);
 struct reactor {
 	/* set once */
 	uint32_t core;
-	int epoll_fd; /* over event_fd and the wait fd of each thread */
-	int event_fd; /* edge-triggered: never read */
+	uint64_t cold_ticks; /* without work, after which a thread becomes quiet */
+	int epoll_fd;        /* over event_fd and the wait fd of each thread */
+	int event_fd;        /* edge-triggered: never read */
 
 	/* any OS thread */
 	struct mpsc_queue events;
@@ -99,11 +100,11 @@ bool reactor_poll_thread(struct reactor *reactor, struct placed *placed);
 
 /* ---- quiet.c: all on the reactor ---- */
 
-void quiet_init(uint64_t ticks_hz);
+void quiet_init(struct reactor *reactor);
 
 /* Takes a thread that has come or had work into the hot ones; disarms it. */
 void quiet_warm(struct reactor *reactor, struct placed *placed);
-/* After an idle poll of a hot thread: makes it quiet if it has had nothing to do for long enough. */
+/* Makes a hot thread quiet, if it can be. */
 void quiet_cool(struct reactor *reactor, struct placed *placed);
 
 /* Whether quiet_look() is due. */
@@ -118,8 +119,6 @@ quiet_is_due(struct reactor *reactor)
  * due, or an fd that is ready. Returns whether a poll was busy.
  */
 bool quiet_look(struct reactor *reactor);
-/* Polls all cold threads: for an iteration that has no hot ones. Returns whether one was busy. */
-bool quiet_poll_cold(struct reactor *reactor);
 
 /* Arms all threads, to sleep. False: one of them has work; it is hot now. */
 bool quiet_arm_all(struct reactor *reactor);

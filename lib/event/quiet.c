@@ -26,15 +26,19 @@
 #define FD_US       25  /* a system call of some 0.3 µs each time: 1 to 2 % */
 #define FD_BATCH    32
 
-/* Set once, by quiet_init(). */
-static uint64_t cold_ticks, cold_max_ticks, fd_ticks;
+static uint64_t
+ticks_of(uint64_t us)
+{
+	return env_ticks_hz() * us / 1000000;
+}
 
 void
-quiet_init(uint64_t ticks_hz)
+quiet_init(struct reactor *reactor)
 {
-	cold_ticks = ticks_hz * COLD_US / 1000000;
-	cold_max_ticks = ticks_hz * COLD_MAX_US / 1000000;
-	fd_ticks = ticks_hz * FD_US / 1000000;
+	reactor->cold_ticks = ticks_of(COLD_US);
+	reactor->quiet_due = UINT64_MAX;
+	for (int warmth = 0; warmth < WARMTHS; warmth++)
+		TAILQ_INIT(&reactor->placed[warmth]);
 }
 
 static uint64_t
@@ -146,7 +150,7 @@ warm_if_fd_ready(struct reactor *reactor, uint64_t due)
 			quiet_warm(reactor, placed);
 	}
 	/* More than fit: the others at once. */
-	reactor->fd_due = reactor->now + (count < FD_BATCH ? fd_ticks : 0);
+	reactor->fd_due = reactor->now + (count < FD_BATCH ? ticks_of(FD_US) : 0);
 }
 
 /* ---- becoming quiet ---- */
@@ -182,8 +186,6 @@ make_cold(struct reactor *reactor, struct placed *placed)
 void
 quiet_cool(struct reactor *reactor, struct placed *placed)
 {
-	if (reactor->now - placed->last_busy < cold_ticks)
-		return;
 	if (atomic_load_explicit(&reactor->mode, memory_order_relaxed) == REACTOR_POLL)
 		make_cold(reactor, placed);
 	else
@@ -229,7 +231,8 @@ poll_some_cold(struct reactor *reactor)
 			break;
 		set_warmth(reactor, placed, WARMTH_COLD); /* to the end of the queue */
 		busy |= reactor_poll_thread(reactor, placed);
-		reactor->cold_due += min_ticks((reactor->now - begin) * COLD_SHARE, cold_max_ticks);
+		reactor->cold_due +=
+			min_ticks((reactor->now - begin) * COLD_SHARE, ticks_of(COLD_MAX_US));
 	}
 	/* Turns that were missed are not made up for. */
 	if (reactor->cold_due < reactor->now)
@@ -253,20 +256,8 @@ quiet_look(struct reactor *reactor)
 	}
 	if (!TAILQ_EMPTY(&reactor->placed[WARMTH_HOT]))
 		busy = poll_some_cold(reactor);
+	else /* every iteration polls all of them */
+		reactor->cold_due = reactor->now + ticks_of(COLD_MAX_US);
 	update_quiet_due(reactor);
-	return busy;
-}
-
-bool
-quiet_poll_cold(struct reactor *reactor)
-{
-	struct placed *placed, *next;
-	bool busy = false;
-
-	for (placed = TAILQ_FIRST(&reactor->placed[WARMTH_COLD]); placed != NULL; placed = next) {
-		next = TAILQ_NEXT(placed, link);
-		busy |= reactor_poll_thread(reactor, placed);
-	}
-	reactor->cold_due = reactor->now + cold_max_ticks;
 	return busy;
 }

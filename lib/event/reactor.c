@@ -131,8 +131,8 @@ reactor_account(struct reactor *reactor, bool busy)
 	return ticks;
 }
 
-bool
-reactor_poll_thread(struct reactor *reactor, struct placed *placed)
+static inline bool
+poll_thread(struct reactor *reactor, struct placed *placed)
 {
 	struct thread *thread = thread_from_ctx(placed);
 	int rc = thread_poll(thread, reactor->now);
@@ -143,14 +143,21 @@ reactor_poll_thread(struct reactor *reactor, struct placed *placed)
 		placed->last_busy = reactor->now;
 		if (placed->warmth != WARMTH_HOT)
 			quiet_warm(reactor, placed);
-	} else if (placed->warmth == WARMTH_HOT) {
+	} else if (reactor->now - placed->last_busy >= reactor->cold_ticks &&
+		   placed->warmth == WARMTH_HOT) {
 		quiet_cool(reactor, placed);
 	}
 	placement_after_poll(reactor, placed);
 	return busy;
 }
 
-/* Returns whether anything was done. */
+bool
+reactor_poll_thread(struct reactor *reactor, struct placed *placed)
+{
+	return poll_thread(reactor, placed);
+}
+
+/* Polls all hot threads; if there are none, all cold ones. Returns whether anything was done. */
 static bool
 iterate(struct reactor *reactor)
 {
@@ -158,18 +165,20 @@ iterate(struct reactor *reactor)
 	struct placed *placed, *next;
 	bool busy = ran > 0;
 
-	if (ran > 0)
+	if (ran > 0) {
 		counter_add(&reactor->events_run, ran);
-	if (ran > 0 || (TAILQ_EMPTY(&reactor->placed[WARMTH_HOT]) &&
-			TAILQ_EMPTY(&reactor->placed[WARMTH_COLD])))
-		reactor_account(reactor, busy);
+		reactor_account(reactor, true);
+	}
 	if (quiet_is_due(reactor))
 		busy |= quiet_look(reactor);
-	if (TAILQ_EMPTY(&reactor->placed[WARMTH_HOT]))
-		return quiet_poll_cold(reactor) || busy;
-	for (placed = TAILQ_FIRST(&reactor->placed[WARMTH_HOT]); placed != NULL; placed = next) {
+	placed = TAILQ_FIRST(&reactor->placed[WARMTH_HOT]);
+	if (placed == NULL)
+		placed = TAILQ_FIRST(&reactor->placed[WARMTH_COLD]);
+	if (placed == NULL && !busy)
+		reactor_account(reactor, false);
+	for (; placed != NULL; placed = next) {
 		next = TAILQ_NEXT(placed, link);
-		busy |= reactor_poll_thread(reactor, placed);
+		busy |= poll_thread(reactor, placed);
 	}
 	return busy;
 }
@@ -367,9 +376,7 @@ reactor_create(uint32_t core, enum reactor_mode mode)
 	atomic_init(&reactor->mode, (int)mode);
 	atomic_init(&reactor->state, REACTOR_INITIALIZED);
 	mpsc_queue_init(&reactor->events);
-	reactor->quiet_due = UINT64_MAX;
-	for (int warmth = 0; warmth < WARMTHS; warmth++)
-		TAILQ_INIT(&reactor->placed[warmth]);
+	quiet_init(reactor);
 	reactor->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	reactor->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (reactor->epoll_fd < 0 || reactor->event_fd < 0 ||
@@ -389,7 +396,6 @@ reactors_init(enum reactor_mode mode, struct errmsg *err)
 	thread_lib_init(&placement_ops);
 	spin_max = env_ticks_hz() * REACTOR_SPIN_US / 1000000;
 	spin_min = env_ticks_hz() * REACTOR_SPIN_MIN_US / 1000000;
-	quiet_init(env_ticks_hz());
 	atomic_store(&stopping, false);
 	placement_close(false);
 	for (uint32_t core = env_core_first(); core != ENV_NO_CORE; core = env_core_next(core)) {
