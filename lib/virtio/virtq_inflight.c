@@ -196,7 +196,6 @@ init_packed(struct virtq *vq)
 {
 	struct virtq_inflight *inflight = vq->inflight;
 	struct inflight_packed *region = inflight->packed;
-	uint16_t used = virtq_off_wrap(vq, vq->used_next);
 	uint32_t i;
 
 	store_u16(&region->version, 0);
@@ -210,7 +209,8 @@ init_packed(struct virtq *vq)
 	store_u16(&region->desc_num, (uint16_t)vq->size);
 	store_u16(&region->free_head, 0);
 	store_u16(&region->old_free_head, 0);
-	virtq_inflight_store_used(region, used, used);
+	inflight->used = virtq_inflight_used(vq, vq->used_next);
+	virtq_inflight_store_both_used(inflight);
 	virtq_inflight_step();
 	store_u16(&region->version, INFLIGHT_VERSION);
 }
@@ -250,9 +250,10 @@ settle_batch(struct recovery *recovery)
 	inflight->free_head = load_u16(&region->old_free_head);
 	store_u16(&region->free_head, (uint16_t)inflight->free_head);
 	virtq_inflight_step();
-	virtq_inflight_store_used(region, old, old);
 	vq->used_next = virtq_position_of(vq, old);
 	vq->used_published = vq->used_next;
+	inflight->used = virtq_inflight_used(vq, vq->used_next);
+	virtq_inflight_store_both_used(inflight);
 	return 0;
 }
 
@@ -399,7 +400,13 @@ virtq_inflight_start(struct virtq *vq, const struct virtq_opts *opts)
 	inflight = calloc(1, bytes);
 	if (!inflight)
 		return -ENOMEM;
-	inflight->split = opts->inflight;
+	if (opts->packed) {
+		inflight->packed = opts->inflight;
+		inflight->packed_desc = inflight->packed->desc;
+	} else {
+		inflight->split = opts->inflight;
+		inflight->split_desc = inflight->split->desc;
+	}
 	inflight->waiting = (uint16_t *)&inflight->batch[vq->size];
 	inflight->next = inflight->waiting + vq->size;
 	inflight->last = inflight->next + vq->size;

@@ -84,9 +84,15 @@ _Static_assert(sizeof(struct inflight_used) == sizeof(uint64_t), "stored at once
 
 struct virtq_inflight {
 	/* Set once. */
-	union { /* shared with the front-end */
-		struct inflight_split *split;
-		struct inflight_packed *packed;
+	union { /* shared with the front-end: the region, and its entries */
+		struct {
+			struct inflight_split *split;
+			struct inflight_split_desc *split_desc;
+		};
+		struct {
+			struct inflight_packed *packed;
+			struct inflight_packed_desc *packed_desc;
+		};
 	};
 
 	/* Queue thread only. */
@@ -96,8 +102,10 @@ struct virtq_inflight {
 	uint32_t waiting_next;
 	/* The entries of what was pushed are a list; that of a packed ring is of this batch only. */
 	uint16_t batch_head;
-	uint16_t batch_last; /* packed */
-	uint32_t free_head;  /* packed; outside the ring: there is none */
+	uint32_t free_head; /* packed; outside the ring: there is none */
+	/* Packed: the two halves of struct inflight_used, each in its place. */
+	uint64_t used;
+	uint64_t old_used;
 	/* Each has the queue's size; next, last and num for packed rings only. */
 	uint16_t *waiting; /* entries, in the order of their counters */
 	uint16_t *next;
@@ -152,7 +160,7 @@ virtq_inflight_step(void)
 static __always_inline void
 virtq_inflight_split_mark(struct virtq *vq, uint16_t head)
 {
-	struct inflight_split_desc *desc = &vq->inflight->split->desc[head];
+	struct inflight_split_desc *desc = &vq->inflight->split_desc[head];
 
 	store_u64(&desc->counter, vq->inflight->counter++);
 	virtq_inflight_step();
@@ -164,7 +172,7 @@ virtq_inflight_split_push(struct virtq_inflight *inflight, struct virtq_slot *sl
 {
 	uint16_t head = slot->head;
 
-	store_u16(&inflight->split->desc[head].next, inflight->batch_head);
+	store_u16(&inflight->split_desc[head].next, inflight->batch_head);
 	virtq_inflight_step();
 	store_u16(&inflight->split->last_batch_head, head);
 	inflight->batch_head = head;
@@ -176,19 +184,19 @@ static __always_inline void
 virtq_inflight_split_after(struct virtq *vq)
 {
 	struct virtq_inflight *inflight = vq->inflight;
-	struct inflight_split *region = inflight->split;
+	struct inflight_split_desc *desc = inflight->split_desc;
 	uint32_t i, count = inflight->batch_count;
 
 	virtq_inflight_step();
 	for (i = 0; i < count; i++) {
 		struct virtq_slot *slot = inflight->batch[i];
 
-		__atomic_store_n(&region->desc[slot->head].inflight, 0, __ATOMIC_RELAXED);
+		__atomic_store_n(&desc[slot->head].inflight, 0, __ATOMIC_RELAXED);
 		slot->state = SLOT_FREE;
 	}
 	inflight->batch_count = 0;
 	virtq_inflight_step();
-	store_u16(&region->used_idx, vq->used_next);
+	store_u16(&inflight->split->used_idx, vq->used_next);
 }
 
 /* ---- packed ---- */
@@ -198,7 +206,7 @@ virtq_inflight_packed_begin(const struct virtq_inflight *inflight,
 			    struct virtq_inflight_cursor *cursor)
 {
 	*cursor = (struct virtq_inflight_cursor){
-		.desc = inflight->packed->desc,
+		.desc = inflight->packed_desc,
 		.links = inflight->next,
 		.next = inflight->free_head,
 	};
@@ -260,63 +268,74 @@ static __always_inline void
 virtq_inflight_packed_push(struct virtq_inflight *inflight, struct virtq_slot *slot)
 {
 	uint16_t last = slot->inflight_last, next = inflight->batch_head;
-	uint32_t count = inflight->batch_count++;
 
-	if (count == 0)
-		inflight->batch_last = last;
-	store_u16(&inflight->packed->desc[last].next, next);
+	store_u16(&inflight->packed_desc[last].next, next);
 	inflight->next[last] = next;
 	inflight->batch_head = slot->inflight_entry;
-	inflight->batch[count] = slot;
+	inflight->batch[inflight->batch_count++] = slot;
 }
 
-/* Index and wrap counter are one step, hence one store; each is as off_wrap() in virtq_packed.c. */
-static __always_inline void
-virtq_inflight_store_used(struct inflight_packed *region, uint16_t old, uint16_t new)
+/* A place as the new one in struct inflight_used. */
+static __always_inline uint64_t
+virtq_inflight_used(const struct virtq *vq, uint16_t position)
 {
-	uint64_t idx = (new & 0x7fff) | (old & 0x7fffu) << 16;
-	uint64_t wrap_counter = new >> 15 | (old >> 15) << 8;
+	return (position & vq->mask) | (uint64_t)virtq_wrap_counter(vq, position) << 32;
+}
 
-	store_u64((uint64_t *)&region->used, idx | wrap_counter << 32);
+/* Index and wrap counter are one step, hence one store. */
+static __always_inline void
+virtq_inflight_store_used(struct virtq_inflight *inflight)
+{
+	store_u64((uint64_t *)&inflight->packed->used, inflight->used | inflight->old_used);
+}
+
+/* The old place is that of the new one. */
+static __always_inline void
+virtq_inflight_store_both_used(struct virtq_inflight *inflight)
+{
+	inflight->old_used = (inflight->used & UINT32_MAX) << 16 | inflight->used >> 32 << 40;
+	virtq_inflight_store_used(inflight);
 }
 
 /* Before the ring is written: frees the batch's entries. old_free_head does not say so yet. */
 static __always_inline void
-virtq_inflight_packed_before(struct virtq_inflight *inflight, uint16_t old_used, uint16_t used)
+virtq_inflight_packed_before(struct virtq *vq)
 {
+	struct virtq_inflight *inflight = vq->inflight;
 	struct inflight_packed *region = inflight->packed;
-	uint16_t last = inflight->batch_last;
+	uint16_t last = inflight->batch[0]->inflight_last;
 
 	inflight->next[last] = (uint16_t)inflight->free_head;
-	store_u16(&region->desc[last].next, inflight->next[last]);
+	store_u16(&inflight->packed_desc[last].next, inflight->next[last]);
 	inflight->free_head = inflight->batch_head;
 	virtq_inflight_step();
 	store_u16(&region->free_head, inflight->batch_head);
 	virtq_inflight_step();
-	virtq_inflight_store_used(region, old_used, used);
+	inflight->used = virtq_inflight_used(vq, vq->used_next);
+	virtq_inflight_store_used(inflight);
 	virtq_inflight_step();
 }
 
 /* After the ring was written. */
 static __always_inline void
-virtq_inflight_packed_after(struct virtq *vq, uint16_t used)
+virtq_inflight_packed_after(struct virtq *vq)
 {
 	struct virtq_inflight *inflight = vq->inflight;
-	struct inflight_packed *region = inflight->packed;
+	struct inflight_packed_desc *desc = inflight->packed_desc;
 	uint32_t i, count = inflight->batch_count;
 
 	virtq_inflight_step();
 	for (i = 0; i < count; i++) {
 		struct virtq_slot *slot = inflight->batch[i];
 
-		__atomic_store_n(&region->desc[slot->inflight_entry].inflight, 0, __ATOMIC_RELAXED);
+		__atomic_store_n(&desc[slot->inflight_entry].inflight, 0, __ATOMIC_RELAXED);
 		slot->state = SLOT_FREE;
 	}
 	inflight->batch_count = 0;
 	virtq_inflight_step();
-	store_u16(&region->old_free_head, (uint16_t)inflight->free_head);
+	store_u16(&inflight->packed->old_free_head, (uint16_t)inflight->free_head);
 	virtq_inflight_step();
-	virtq_inflight_store_used(region, used, used);
+	virtq_inflight_store_both_used(inflight);
 }
 
 /* Descriptors of a waiting chain. */
@@ -330,7 +349,7 @@ virtq_inflight_packed_length(const struct virtq *vq, uint16_t entry)
 static inline struct virtq_desc
 virtq_inflight_packed_load(const struct virtq *vq, uint16_t *entry)
 {
-	const uint64_t *words = (const uint64_t *)&vq->inflight->packed->desc[*entry];
+	const uint64_t *words = (const uint64_t *)&vq->inflight->packed_desc[*entry];
 	uint64_t rest = load_u64(&words[2]);
 
 	*entry = vq->inflight->next[*entry];

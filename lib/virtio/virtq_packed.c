@@ -145,8 +145,8 @@ move_chain(struct virtq *vq, struct virtq_slot *from, uint16_t id, struct virtq_
 
 /* Ends a chain that takes so many descriptors of the ring. NULL: the queue is broken. */
 static __always_inline struct virtq_slot *
-end_chain(struct virtq *vq, struct virtq_slot *built, uint16_t id, struct virtq_chain *chain,
-	  uint16_t ring_descs)
+claim_slot(struct virtq *vq, struct virtq_slot *built, uint16_t id, struct virtq_chain *chain,
+	   uint16_t ring_descs)
 {
 	struct virtq_slot *slot = built;
 
@@ -212,7 +212,7 @@ pop_chain(struct virtq *vq, struct place *next, uint16_t room, const bool inflig
 			goto fail;
 		}
 	}
-	slot = end_chain(vq, built, id_of(words), &chain, (uint16_t)count);
+	slot = claim_slot(vq, built, id_of(words), &chain, (uint16_t)count);
 	if (unlikely(!slot))
 		goto fail;
 	if (inflight)
@@ -291,7 +291,7 @@ pop_waiting(struct virtq *vq, uint16_t entry)
 		if (is_last)
 			break;
 	}
-	slot = end_chain(vq, built, desc.id, &chain, count);
+	slot = claim_slot(vq, built, desc.id, &chain, count);
 	if (!slot)
 		goto fail;
 	virtq_inflight_packed_claim(vq->inflight, entry, slot);
@@ -380,8 +380,7 @@ publish(struct virtq *vq, const bool event_idx, const bool inflight)
 	if (vq->used_next == old)
 		return false;
 	if (inflight)
-		virtq_inflight_packed_before(vq->inflight, virtq_off_wrap(vq, old),
-					     virtq_off_wrap(vq, vq->used_next));
+		virtq_inflight_packed_before(vq);
 	/*
 	 * Sequentially consistent with the load in wants_call(): either the driver, which asks for
 	 * a notification and then looks at the ring, sees this, or we see that it asks.
@@ -389,7 +388,7 @@ publish(struct virtq *vq, const bool event_idx, const bool inflight)
 	__atomic_store_n(&words_at(vq, old)[1], vq->used_first, __ATOMIC_SEQ_CST);
 	vq->used_published = vq->used_next;
 	if (inflight)
-		virtq_inflight_packed_after(vq, virtq_off_wrap(vq, vq->used_next));
+		virtq_inflight_packed_after(vq);
 	return wants_call(vq, old, event_idx);
 }
 

@@ -10,7 +10,7 @@
 
 #include <stdio.h>
 
-/* Of each kind. The thread sanitizer has nothing to find in here, and mapping memory takes it long. */
+/* Of each kind. Mapping memory takes the thread sanitizer long, and there is one thread here. */
 #ifdef __SANITIZE_THREAD__
 #define ROUNDS 50
 #else
