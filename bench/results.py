@@ -33,7 +33,7 @@ class Bench:
         self.bin = args.bin
         self.quick = args.quick
         self.server_cpu, self.load_cpu = cpus[0], cpus[-1]
-        self.seconds = args.seconds or (0.7 if args.quick else 2)
+        self.seconds = args.seconds or (0.7 if args.quick else 1.5)
         self.dir = None
         self.round_trip_ns = None
         self.start = (time.monotonic(), machine_busy_s(), own_cpu_s())

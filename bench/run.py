@@ -64,7 +64,7 @@ def main():
     parser.add_argument('--docs', help='folder whose performance.md and img get the result, too')
     parser.add_argument('--only', default='', metavar='REGEX',
                         help='cases: ' + ' '.join(case.name for case in CASES))
-    parser.add_argument('--seconds', type=float, help='length of one measurement (2, quick: 0.7)')
+    parser.add_argument('--seconds', type=float, help='length of one measurement (1.5, quick: 0.7)')
     parser.add_argument('--quick', action='store_true', help='fewer cases, one repetition')
     args = parser.parse_args()
     if args.docs and args.only:
