@@ -15,6 +15,7 @@
  * bench/path.py does the second and shows the instructions by stage. The sockets, messages and
  * features are those of the daemon: a case that it does not offer is reported as not available.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -326,6 +327,21 @@ run_reactor(void)
 	return rc;
 }
 
+/* Also where a failure has left sockets in it. */
+static void
+remove_folder(void)
+{
+	DIR *dir = opendir(folder);
+	struct dirent *entry;
+
+	if (dir == NULL)
+		return;
+	while ((entry = readdir(dir)) != NULL)
+		unlinkat(dirfd(dir), entry->d_name, 0);
+	closedir(dir);
+	rmdir(folder);
+}
+
 /* ---- command line ---- */
 
 static void
@@ -423,7 +439,7 @@ main(int argc, char **argv)
 		{0},
 	};
 	const char *tmpdir = getenv("TMPDIR");
-	int option, rc;
+	int option;
 
 	while ((option = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
 		if (option == 'h') {
@@ -438,7 +454,6 @@ main(int argc, char **argv)
 	snprintf(folder, sizeof(folder), "%s/path_bench-XXXXXX", tmpdir != NULL ? tmpdir : "/tmp");
 	if (mkdtemp(folder) == NULL)
 		path_fail(folder, -errno);
-	rc = run_reactor();
-	rmdir(folder);
-	return rc != 0;
+	atexit(remove_folder);
+	return run_reactor() != 0;
 }
