@@ -266,8 +266,13 @@ def control(bench):
         bench.add('RPC', 'vhostd', value=statistics.median(
             timed_ms(rpc.call, 'spdk_get_version') for _ in range(300)))
         server.create_disk('null')
-        bench.add(f'creating {CONTROLLERS} controllers', 'vhostd', value=sum(
-            timed_ms(server.create_controller, 'null', f'c{i}') for i in range(CONTROLLERS)))
+        bench.add(f'creating {CONTROLLERS} controllers one by one', 'vhostd', value=sum(
+            timed_ms(server.create_controller, 'null', f'o{i}') for i in range(CONTROLLERS)))
+        for i in range(CONTROLLERS):
+            rpc.call('vhost_delete_controller', ctrlr=f'o{i}')
+        bench.add(f'creating {CONTROLLERS} controllers in a batch', 'vhostd', value=timed_ms(
+            rpc.batch, 'vhost_create_blk_controller',
+            [{'ctrlr': f'c{i}', 'dev_name': 'null'} for i in range(CONTROLLERS)]))
     with Vhostd(bench, 'adaptive', folder) as server:
         bench.add(f'restart with {CONTROLLERS} controllers', 'vhostd', value=server.startup_ms)
 

@@ -62,16 +62,28 @@ class Rpc:
     def close(self):
         self.sock.close()
 
-    def call(self, method, **params):
+    def _request(self, method, params):
         self.last_id += 1
         request = {'jsonrpc': '2.0', 'method': method, 'id': self.last_id}
-        if params:
-            request['params'] = params
-        self.sock.sendall(json.dumps(request).encode())
-        reply = self._receive()
+        return {**request, 'params': params} if params else request
+
+    def _ask(self, document):
+        self.sock.sendall(json.dumps(document).encode())
+        return self._receive()
+
+    @staticmethod
+    def _result(method, reply):
         if 'error' in reply:
             raise BenchError(f"{method}: {reply['error'].get('message')}")
         return reply['result']
+
+    def call(self, method, **params):
+        return self._result(method, self._ask(self._request(method, params)))
+
+    def batch(self, method, params_of_each):
+        """One method many times, in one request."""
+        for reply in self._ask([self._request(method, params) for params in params_of_each]):
+            self._result(method, reply)
 
     def _receive(self):
         data = b''

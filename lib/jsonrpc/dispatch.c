@@ -2,6 +2,7 @@
 /* dispatch: a request becomes an answer, as JSON-RPC 2.0 says. */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "jsonrpc.h"
@@ -74,32 +75,65 @@ is_valid_id(json_t *id)
 	return json_is_string(id) || json_is_number(id) || json_is_null(id);
 }
 
-/* *answer stays NULL for a notification. */
-static int
-answer_request(json_t *request, json_t **answer)
+/* What a request has come to. */
+struct outcome {
+	bool changed; /* its change is to be made durable */
+	int rc;
+	json_t *result;
+	struct errmsg err;
+};
+
+static void
+run_request(json_t *request, struct outcome *outcome)
 {
-	const char *method = json_string_value(json_object_get(request, "method"));
 	json_t *id = json_object_get(request, "id");
-	struct errmsg err = {0};
-	json_t *result = NULL;
+
+	if (id == NULL || is_valid_id(id))
+		outcome->rc =
+			registry_call(request, &outcome->changed, &outcome->result, &outcome->err);
+	else
+		outcome->rc = err_set(&outcome->err, JSONRPC_INVALID_REQUEST,
+				      "Invalid request: id must be a string, a number or null");
+}
+
+/* Once for all of them: until then none of them has been answered. */
+static void
+commit_changes(struct outcome *outcomes, size_t count)
+{
+	struct errmsg problem = {0};
+	bool changed = false;
 	int rc;
 
-	if (id != NULL && !is_valid_id(id)) {
-		id = NULL;
-		rc = err_set(&err, JSONRPC_INVALID_REQUEST,
-			     "Invalid request: id must be a string, a number or null");
-	} else {
-		rc = jsonrpc_call(request, true, &result, &err);
+	for (size_t i = 0; i < count; i++)
+		changed |= outcomes[i].changed;
+	rc = changed ? registry_commit(&problem) : 0;
+	for (size_t i = 0; i < count && rc != 0; i++) {
+		if (outcomes[i].changed) {
+			outcomes[i].rc = rc;
+			outcomes[i].err = problem;
+		}
 	}
-	if (rc != 0)
-		*answer = failure(id, method, rc, &err);
+}
+
+/* *answer stays NULL for a notification. */
+static int
+compose_answer(json_t *request, const struct outcome *outcome, json_t **answer)
+{
+	json_t *id = json_object_get(request, "id");
+	const char *method = json_string_value(json_object_get(request, "method"));
+	bool is_notification = id == NULL && outcome->rc != JSONRPC_INVALID_REQUEST;
+
+	if (!is_valid_id(id))
+		id = NULL;
+	if (outcome->rc != 0)
+		*answer = failure(id, method, outcome->rc, &outcome->err);
 	else
-		*answer = json_pack("{s:s, s:O, s:o}", "jsonrpc", "2.0", "id",
-				    id != NULL ? id : json_null(), "result", result);
+		*answer = json_pack("{s:s, s:O, s:O}", "jsonrpc", "2.0", "id",
+				    id != NULL ? id : json_null(), "result", outcome->result);
 	if (*answer == NULL)
 		return -ENOMEM;
 	/* What is no request cannot be a notification. */
-	if (json_object_get(request, "id") == NULL && rc != JSONRPC_INVALID_REQUEST) {
+	if (is_notification) {
 		json_decref(*answer);
 		*answer = NULL;
 	}
@@ -107,7 +141,20 @@ answer_request(json_t *request, json_t **answer)
 }
 
 static int
-answer_batch(json_t *batch, json_t **answer)
+answer_request(json_t *request, json_t **answer)
+{
+	struct outcome outcome = {0};
+	int rc;
+
+	run_request(request, &outcome);
+	commit_changes(&outcome, 1);
+	rc = compose_answer(request, &outcome, answer);
+	json_decref(outcome.result);
+	return rc;
+}
+
+static int
+compose_answers(json_t *batch, const struct outcome *outcomes, json_t **answer)
 {
 	json_t *answers = json_array();
 	json_t *request;
@@ -117,9 +164,8 @@ answer_batch(json_t *batch, json_t **answer)
 	json_array_foreach (batch, i, request) {
 		json_t *one = NULL;
 
-		if (rc != 0)
-			break;
-		rc = answer_request(request, &one);
+		if (rc == 0)
+			rc = compose_answer(request, &outcomes[i], &one);
 		if (one != NULL && json_array_append_new(answers, one) != 0)
 			rc = -ENOMEM;
 	}
@@ -129,6 +175,25 @@ answer_batch(json_t *batch, json_t **answer)
 	}
 	*answer = answers;
 	return 0;
+}
+
+static int
+answer_batch(json_t *batch, json_t **answer)
+{
+	size_t count = json_array_size(batch);
+	struct outcome *outcomes = calloc(count, sizeof(*outcomes));
+	int rc;
+
+	if (outcomes == NULL)
+		return -ENOMEM;
+	for (size_t i = 0; i < count; i++)
+		run_request(json_array_get(batch, i), &outcomes[i]);
+	commit_changes(outcomes, count);
+	rc = compose_answers(batch, outcomes, answer);
+	for (size_t i = 0; i < count; i++)
+		json_decref(outcomes[i].result);
+	free(outcomes);
+	return rc;
 }
 
 int

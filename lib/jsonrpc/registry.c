@@ -119,27 +119,27 @@ run_method(const struct rpc_method *method, json_t *params, json_t **result, str
  * "File exists" and "No such device" tell a client that it has what it wants: somebody made or deleted it, perhaps just
  * now, or in a call whose commit failed. That must last as well as what this call did.
  */
-static int
-commit_outcome(const struct rpc_schema *schema, int rc, struct errmsg *err)
+static bool
+needs_commit(const struct rpc_schema *schema, int rc)
 {
-	struct errmsg problem = {0};
-	int commit_rc;
-
-	if (!(schema->flags & RPC_CHANGES) || commit_changes == NULL ||
-	    (rc != 0 && rc != -EEXIST && rc != -ENODEV))
-		return rc;
-	commit_rc = commit_changes(&problem);
-	return commit_rc != 0 ? err_set(err, commit_rc, "%s", problem.text) : rc;
+	return (schema->flags & RPC_CHANGES) && (rc == 0 || rc == -EEXIST || rc == -ENODEV);
 }
 
 int
-jsonrpc_call(json_t *request, bool commit, json_t **result, struct errmsg *err)
+registry_commit(struct errmsg *err)
+{
+	return commit_changes != NULL ? commit_changes(err) : 0;
+}
+
+int
+registry_call(json_t *request, bool *changed, json_t **result, struct errmsg *err)
 {
 	const char *name = json_string_value(json_object_get(request, "method"));
 	json_t *version = json_object_get(request, "jsonrpc");
 	const struct rpc_method *method;
 	int rc;
 
+	*changed = false;
 	*result = NULL;
 	err_set(err, 0, "%s", "");
 	if (name == NULL)
@@ -155,8 +155,7 @@ jsonrpc_call(json_t *request, bool commit, json_t **result, struct errmsg *err)
 	rc = check_state(method->schema, err);
 	if (rc == 0)
 		rc = run_method(method, json_object_get(request, "params"), result, err);
-	if (commit)
-		rc = commit_outcome(method->schema, rc, err);
+	*changed = needs_commit(method->schema, rc);
 	if (rc != 0) {
 		json_decref(*result);
 		*result = NULL;
@@ -164,4 +163,20 @@ jsonrpc_call(json_t *request, bool commit, json_t **result, struct errmsg *err)
 		*result = json_true();
 	}
 	return rc;
+}
+
+int
+jsonrpc_call(json_t *request, bool commit, json_t **result, struct errmsg *err)
+{
+	struct errmsg problem = {0};
+	bool changed;
+	int rc = registry_call(request, &changed, result, err);
+	int commit_rc = commit && changed ? registry_commit(&problem) : 0;
+
+	if (commit_rc == 0)
+		return rc;
+	json_decref(*result);
+	*result = NULL;
+	*err = problem;
+	return commit_rc;
 }

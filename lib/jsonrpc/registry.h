@@ -4,11 +4,16 @@
 #define VHOSTD_JSONRPC_REGISTRY_H
 
 #include <jansson.h>
+#include <stdbool.h>
 
 #include "errmsg.h"
 
-/* What jsonrpc_call() runs after a method that changes the configuration; NULL: nothing. App thread. */
+/* What makes changes of the configuration durable; NULL: nothing. App thread. */
 void registry_set_commit(int (*commit)(struct errmsg *err));
+/* 0 or a negative errno. App thread, in a coroutine [waits]. */
+int registry_commit(struct errmsg *err);
+/* jsonrpc_call() without commit; *changed: registry_commit() is due before the answer is given. */
+int registry_call(json_t *request, bool *changed, json_t **result, struct errmsg *err);
 
 /*
  * Answers a request, or a batch of them. App thread, in a coroutine [waits]. Returns 0 and sets *answer, which shares

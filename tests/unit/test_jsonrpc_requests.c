@@ -334,6 +334,33 @@ test_commit(void **state)
 	peer_close(&peer);
 }
 
+/* One commit for all of a batch, before it is answered; who changed nothing does not fail with it. */
+static void
+test_batch_commit(void **state)
+{
+	static const char batch[] =
+		"[{\"id\":1,\"method\":\"change\"},{\"id\":2,\"method\":\"echo\"},"
+		"{\"id\":3,\"method\":\"change\"}]";
+	int before = atomic_load(&commits);
+	struct peer peer;
+
+	(void)state;
+	peer_open(&peer);
+	atomic_store(&runs, 0);
+	peer_say(&peer, batch);
+	expect(&peer, "[" RESULT("1", "1") "," RESULT("2", "null") "," RESULT("3", "2") "]");
+	assert_int_equal(atomic_load(&commits), before + 1);
+	atomic_store(&commit_rc, -ENOSPC);
+	peer_say(&peer, batch);
+	expect(&peer,
+	       "[" ERROR("1", "-28", "state file /x: disk is full: No space left on device") "," RESULT(
+		       "2", "null") "," ERROR("3", "-28",
+					      "state file /x: disk is full: No space left on "
+					      "device") "]");
+	assert_int_equal(atomic_load(&commits), before + 2);
+	peer_close(&peer);
+}
+
 /* "File exists" and "No such device" are as good as success to a client, and must last as well. */
 static void
 test_commit_after_errors(void **state)
@@ -445,6 +472,7 @@ main(void)
 		SERVER_TEST(test_truncated),
 		SERVER_TEST(test_oversized),
 		SERVER_TEST(test_commit),
+		SERVER_TEST(test_batch_commit),
 		SERVER_TEST(test_commit_after_errors),
 		SERVER_TEST(test_call_without_commit),
 		SERVER_TEST(test_states),
