@@ -7,12 +7,12 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "controller.h"
 #include "coroutine.h"
 #include "log.h"
+#include "notifier.h"
 
 #define VHOST_USER_F_PROTOCOL_FEATURES 30
 
@@ -259,7 +259,8 @@ refuse_queue(struct vhost_session *session, uint32_t index, int rc)
 	if (rc != -EPROTO)
 		return rc;
 	vring->bad_region = true;
-	eventfd_write(vring->err_fd, 1);
+	if (vring->err_fd >= 0)
+		vhost_notify(vring->err_fd);
 	return 0;
 }
 

@@ -2,6 +2,7 @@
 /* In-flight regions over the socket: what the daemon gives, and what front-ends bring that must not be believed. */
 /* links: client testlib */
 #include <dirent.h>
+#include <fcntl.h>
 #include <sys/mman.h>
 
 #include "vhost_rig.h"
@@ -302,6 +303,33 @@ test_refused_queue(void **state)
 	guest_end(&guest);
 }
 
+/* An error eventfd that is full, and would block, holds up nobody. */
+static void
+test_refused_queue_full_eventfd(void **state)
+{
+	const uint64_t full = UINT64_MAX - 1;
+	struct client_inflight_map map;
+	struct guest guest;
+	int fd;
+
+	(void)state;
+	start_guest(&guest);
+	client_close(&guest.device.client);
+	assert_int_equal(client_inflight_map(&map, &guest.device.inflight), 0);
+	map.data[8] = 9; /* the version */
+	client_inflight_unmap(&map);
+	fd = guest.device.rings[0].err_fd;
+	assert_int_equal(eventfd_write(fd, full), 0);
+	/* Plug, and undo what the daemon did to the eventfd, before the queue starts. */
+	guest.device.started = false;
+	assert_int_equal(client_device_reconnect(&guest.device), 0);
+	assert_int_equal(fcntl(fd, F_SETFL, 0), 0);
+	assert_int_equal(client_device_start(&guest.device), 0);
+	guest_round_trip(&guest, 1, 0, 4096, 1);
+	rig_check();
+	guest_end(&guest);
+}
+
 /* A region of the front-end's own making, which shrinks under load. */
 static void
 test_truncated(void **state)
@@ -341,8 +369,8 @@ main(void)
 		RIG_TEST(test_answers),           RIG_TEST(test_short_messages),
 		RIG_TEST(test_reconnects),        RIG_TEST(test_batch_was_published),
 		RIG_TEST(test_scribbled_at_work), RIG_TEST(test_scribbled_before),
-		RIG_TEST(test_refused_queue),     RIG_TEST(test_truncated),
-		cmocka_unit_test(rig_test_end),
+		RIG_TEST(test_refused_queue),     RIG_TEST(test_refused_queue_full_eventfd),
+		RIG_TEST(test_truncated),         cmocka_unit_test(rig_test_end),
 	};
 	const struct CMUnitTest packed[] = {
 		RIG_TEST(test_reconnects),       RIG_TEST(test_scribbled_at_work),
