@@ -75,8 +75,9 @@ static int
 write_in_time(struct notifier *n, int eventfd)
 {
 	static const uint64_t one = 1;
-	static const struct timespec bound = {.tv_nsec = NOTIFIER_BOUND_US * 1000L};
-	static const struct itimerspec armed = {bound, bound}, disarmed;
+	static const struct itimerspec armed = {.it_interval.tv_nsec = NOTIFIER_BOUND_US * 1000L,
+						.it_value.tv_nsec = NOTIFIER_BOUND_US * 1000L};
+	static const struct itimerspec disarmed;
 	ssize_t written;
 
 	if (!n->has_timer && !start_timer(n))

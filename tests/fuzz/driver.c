@@ -117,6 +117,24 @@ prepare_last_words(void)
 #endif
 }
 
+/* cmocka sets handlers of its own for each test; a target may have some that it needs. */
+static const int cmocka_signals[] = {SIGFPE, SIGILL, SIGSEGV, SIGBUS, SIGSYS};
+static struct sigaction before_cmocka[ARRAY_SIZE(cmocka_signals)];
+
+static void
+save_handlers(void)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(cmocka_signals); i++)
+		sigaction(cmocka_signals[i], NULL, &before_cmocka[i]);
+}
+
+static void
+restore_handlers(void)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(cmocka_signals); i++)
+		sigaction(cmocka_signals[i], &before_cmocka[i], NULL);
+}
+
 /* ---- running ---- */
 
 static void
@@ -328,6 +346,7 @@ static void
 test_corpus(void **state)
 {
 	(void)state;
+	restore_handlers();
 	for (size_t i = 0; i < corpus_count; i++)
 		run("corpus", corpus[i].data, corpus[i].size);
 	check_memory();
@@ -341,6 +360,7 @@ test_mutations(void **state)
 	uint64_t end = now_ms() + number_from("FUZZ_MS", DEFAULT_MS);
 
 	(void)state;
+	restore_handlers();
 	for (i = 0; i < runs; i++) {
 		if (i % RUNS_PER_LOOK == 0) {
 			check_memory();
@@ -396,6 +416,7 @@ main(int argc, char **argv)
 
 	prepare_last_words();
 	LLVMFuzzerInitialize(&argc, &argv);
+	save_handlers();
 	if (argc > 1)
 		return run_files(argc - 1, argv + 1);
 	return cmocka_run_group_tests(tests, read_corpus_once, free_corpus);

@@ -5,35 +5,21 @@
  * slow device executes the same chains on a copy of the guest's memory and of the disk, and both copies must stay equal
  * byte for byte: so nothing outside the writable buffers and the ring changes, every request ends once, with the right
  * status, length and data, and a queue breaks if and only if a rule was broken. Buffers may lie over each other and over
- * the rings.
+ * the rings; where it depends on the order of requests that are under way together what comes of it, which is nobody's to
+ * know, all that is left to see is that nothing worse happens.
  */
-#include <linux/virtio_blk.h>
 #include <linux/virtio_config.h>
 
+#include "blk_model.h"
 #include "vhost/memory.h"
-#include "vhost/queue.h"
 #include "vhost_rig.h"
-#include "virtq_model.h"
 
 #define MAX_OPS               256
 #define MAX_BATCHES           512 /* in a row; memory that makes new requests for ever is not followed */
 #define MAX_SEGMENTS          128 /* descriptors that virtio-blk takes in any queue */
-#define MAX_RANGES            16
-#define MAX_RING              64
-#define MAX_READABLE          (2u << 20)
-#define DISCARD_MAX           (2u << 30)  /* bytes; a limit of the disk counts first */
-#define MALLOC_MAX            (32u << 20) /* that of a malloc disk */
-#define ZEROES_MAX            (32u << 20)
-#define SECTOR                512
-#define DISK_BYTES            32768
-#define MEMORY_BYTES          0x4000
 #define USER                  0x700000000000ULL
 #define PROTOCOL_FEATURES_BIT 30
 
-/* Where the rings are in memory; the rest of the page is for buffers, too. */
-#define DESC_AT  0
-#define AVAIL_AT 0x480
-#define USED_AT  0x600
 #define RING_GPA 0x10000ULL
 
 /* Neighbours, one that is no whole page, and one that shows the same memory again. */
@@ -46,11 +32,7 @@ static const struct vhost_mem_region regions[] = {
 };
 #define REGIONS ARRAY_SIZE(regions)
 
-static const struct disk {
-	const char *controller, *bdev;
-	uint32_t block_size;
-	bool read_only, is_null;
-} disks[] = {
+static const struct blk_disk disks[] = {
 	{"vm0", "disk-with-a-long-name-of-more-than-20-bytes", 512, false, false},
 	{"vm1", "disk4096", 4096, false, false},
 	{"vm2", "readonly", 512, true, false},
@@ -63,17 +45,6 @@ static struct {
 	struct bdev_channel *channels[DISKS];
 	bool dirty[DISKS];
 	int memory_fd;
-	uint8_t *memory; /* the guest's view */
-
-	/* the model */
-	uint8_t shadow[MEMORY_BYTES];
-	uint8_t disk[DISK_BYTES];
-	struct guest_mem_region map[REGIONS];
-	struct model_ring ring;
-	bool packed, event_idx;
-	uint16_t avail, used; /* split: indexes; packed: places */
-	bool broken;
-	bool lost; /* what happens is not followed any more */
 
 	struct input in;
 	unsigned int which; /* disk */
@@ -81,8 +52,6 @@ static struct {
 	uint64_t features;
 	uint16_t next_desc; /* the driver's */
 } world;
-
-static struct model_chain chains[VHOST_QUEUE_BATCH];
 
 /* ---- memory ---- */
 
@@ -93,8 +62,8 @@ guest_write(uint32_t offset, const void *data, size_t size)
 		return;
 	if (size > MEMORY_BYTES - offset)
 		size = MEMORY_BYTES - offset;
-	memcpy(world.memory + offset, data, size);
-	memcpy(world.shadow + offset, data, size);
+	memcpy(model.memory + offset, data, size);
+	memcpy(model.shadow + offset, data, size);
 }
 
 static void
@@ -103,23 +72,14 @@ guest_write_u16(uint32_t offset, uint16_t value)
 	guest_write(offset, &value, sizeof(value));
 }
 
-static uint16_t
-shadow_u16(uint32_t offset)
-{
-	uint16_t value;
-
-	memcpy(&value, world.shadow + offset, sizeof(value));
-	return value;
-}
-
 /* Where a guest address is in memory; MEMORY_BYTES: nowhere. */
 static uint32_t
 offset_of(uint64_t gpa)
 {
 	uint64_t left;
-	const uint8_t *at = model_at(&world.ring, gpa, &left);
+	const uint8_t *at = model_at(&model.ring, gpa, &left);
 
-	return at != NULL ? (uint32_t)(at - world.shadow) : MEMORY_BYTES;
+	return at != NULL ? (uint32_t)(at - model.shadow) : MEMORY_BYTES;
 }
 
 static void
@@ -129,277 +89,17 @@ guest_write_gpa(uint64_t gpa, const void *data, size_t size)
 		guest_write(offset_of(gpa + i), (const uint8_t *)data + i, 1);
 }
 
-/* ---- the model's device ---- */
-
-static size_t
-gather(const struct model_chain *chain, uint8_t *to)
-{
-	size_t size = 0;
-
-	for (uint32_t i = 0; i < chain->readable_count; i++) {
-		require(size + chain->iov[i].iov_len <= MAX_READABLE);
-		memcpy(to + size, chain->iov[i].iov_base, chain->iov[i].iov_len);
-		size += chain->iov[i].iov_len;
-	}
-	return size;
-}
-
-/* Fills the writable part from its beginning. */
-static void
-scatter(const struct model_chain *chain, const uint8_t *from, size_t size)
-{
-	for (uint32_t i = chain->readable_count; i < chain->count && size > 0; i++) {
-		size_t part = chain->iov[i].iov_len < size ? chain->iov[i].iov_len : size;
-
-		memcpy(chain->iov[i].iov_base, from, part);
-		from += part;
-		size -= part;
-	}
-}
-
-/* Whether the disk has that range. */
-static bool
-range_is_valid(uint64_t sector, uint64_t bytes)
-{
-	uint64_t mask = disks[world.which].block_size - 1;
-
-	return sector <= DISK_BYTES / SECTOR && bytes <= DISK_BYTES - sector * SECTOR &&
-	       ((sector * SECTOR | bytes) & mask) == 0;
-}
-
-static uint8_t
-model_in(const struct model_chain *chain, uint64_t sector, uint32_t *written)
-{
-	uint64_t bytes = chain->writable_bytes - 1;
-
-	if (bytes == 0 || !range_is_valid(sector, bytes))
-		return VIRTIO_BLK_S_IOERR;
-	if (!disks[world.which].is_null)
-		scatter(chain, world.disk + sector * SECTOR, bytes);
-	*written = (uint32_t)bytes + 1;
-	return VIRTIO_BLK_S_OK;
-}
-
-static void
-change_disk(uint64_t sector, const uint8_t *from, size_t size)
-{
-	if (disks[world.which].is_null || size == 0)
-		return;
-	world.dirty[world.which] = true;
-	if (from != NULL)
-		memcpy(world.disk + sector * SECTOR, from, size);
-	else
-		memset(world.disk + sector * SECTOR, 0, size);
-}
-
-static uint8_t
-model_out(uint64_t sector, const uint8_t *data, size_t size)
-{
-	if (size == 0 || disks[world.which].read_only || !range_is_valid(sector, size))
-		return VIRTIO_BLK_S_IOERR;
-	change_disk(sector, data, size);
-	return VIRTIO_BLK_S_OK;
-}
-
-static uint8_t
-model_get_id(const struct model_chain *chain, uint32_t *written)
-{
-	char id[VIRTIO_BLK_ID_BYTES] = {0};
-	uint64_t bytes = chain->writable_bytes - 1;
-	const char *name = disks[world.which].bdev;
-
-	memcpy(id, name, strnlen(name, sizeof(id)));
-	if (bytes > sizeof(id))
-		bytes = sizeof(id);
-	scatter(chain, (uint8_t *)id, bytes);
-	*written = (uint32_t)bytes + 1;
-	return VIRTIO_BLK_S_OK;
-}
-
-static uint8_t
-model_ranges(uint32_t type, const uint8_t *data, size_t size)
-{
-	bool discard = type == VIRTIO_BLK_T_DISCARD;
-	uint64_t max =
-		discard ? (disks[world.which].is_null ? DISCARD_MAX : MALLOC_MAX) : ZEROES_MAX;
-	struct virtio_blk_discard_write_zeroes range;
-
-	if (disks[world.which].read_only || size == 0 || size % sizeof(range) != 0 ||
-	    size / sizeof(range) > MAX_RANGES)
-		return VIRTIO_BLK_S_IOERR;
-	for (; size > 0; size -= sizeof(range), data += sizeof(range)) {
-		uint64_t bytes;
-
-		memcpy(&range, data, sizeof(range));
-		bytes = (uint64_t)range.num_sectors * SECTOR;
-		if (range.flags & ~(discard ? 0u : VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP))
-			return VIRTIO_BLK_S_UNSUPP;
-		if (bytes > max || !range_is_valid(range.sector, bytes))
-			return VIRTIO_BLK_S_IOERR;
-		change_disk(range.sector, NULL, bytes);
-	}
-	return VIRTIO_BLK_S_OK;
-}
-
-static uint8_t
-model_request(const struct model_chain *chain, uint32_t *written)
-{
-	static uint8_t readable[MAX_READABLE];
-	size_t size = gather(chain, readable), rest = size - sizeof(struct virtio_blk_outhdr);
-	const uint8_t *data = readable + sizeof(struct virtio_blk_outhdr);
-	struct virtio_blk_outhdr header;
-
-	*written = 1;
-	if (size < sizeof(header))
-		return VIRTIO_BLK_S_IOERR;
-	memcpy(&header, readable, sizeof(header));
-	switch (header.type) {
-	case VIRTIO_BLK_T_IN:
-		return model_in(chain, header.sector, written);
-	case VIRTIO_BLK_T_OUT:
-		return model_out(header.sector, data, rest);
-	case VIRTIO_BLK_T_FLUSH:
-		return VIRTIO_BLK_S_OK;
-	case VIRTIO_BLK_T_GET_ID:
-		return model_get_id(chain, written);
-	case VIRTIO_BLK_T_DISCARD:
-	case VIRTIO_BLK_T_WRITE_ZEROES:
-		return model_ranges(header.type, data, rest);
-	default:
-		return VIRTIO_BLK_S_UNSUPP;
-	}
-}
-
-/* The next chain, if there is one; as check_popped() of fuzz_virtq.c. */
-static enum model_verdict
-model_next(uint16_t *avail, uint16_t avail_index, uint16_t *room, struct model_chain *chain)
-{
-	enum model_verdict verdict;
-	uint16_t waiting, head;
-
-	if (world.packed) {
-		verdict = model_packed(&world.ring, *avail, *room, chain);
-		if (verdict != MODEL_CHAIN)
-			return verdict;
-		*avail = model_next_place(&world.ring, *avail, chain->ring_descs);
-		*room -= chain->ring_descs;
-		return verdict;
-	}
-	waiting = avail_index - *avail;
-	if (waiting == 0)
-		return MODEL_NONE;
-	if (waiting > world.ring.size)
-		return MODEL_BROKEN;
-	head = shadow_u16(AVAIL_AT + 4 + 2 * (*avail & (world.ring.size - 1)));
-	verdict = model_split(&world.ring, head, chain);
-	if (verdict == MODEL_CHAIN)
-		(*avail)++;
-	return verdict;
-}
-
-/* All that is popped in one go. */
-static uint32_t
-model_pop(void)
-{
-	uint16_t avail = world.avail, avail_index = shadow_u16(AVAIL_AT + 2);
-	uint16_t room = world.packed ? world.ring.size : 0;
-	uint32_t count = 0;
-
-	while (count < VHOST_QUEUE_BATCH && !world.broken) {
-		enum model_verdict verdict = model_next(&avail, avail_index, &room, &chains[count]);
-
-		if (verdict == MODEL_NONE)
-			break;
-		if (verdict == MODEL_EITHER) {
-			world.lost = true;
-			return 0;
-		}
-		for (uint32_t i = 0; i < count; i++) {
-			if (chains[i].id == chains[count].id)
-				verdict = MODEL_BROKEN;
-		}
-		world.broken = verdict == MODEL_BROKEN;
-		if (world.broken)
-			break;
-		world.avail = avail;
-		count++;
-	}
-	return count;
-}
-
-struct used {
-	uint32_t len, id;
-	uint16_t descs;
-};
-
-static void
-model_store_used(const struct used *used, uint16_t place)
-{
-	uint16_t bits = place & MODEL_WRAP ? MODEL_AVAIL | MODEL_USED : 0;
-	struct vring_packed_desc desc = {.len = used->len,
-					 .id = (uint16_t)used->id,
-					 .flags = bits | (used->len ? VRING_DESC_F_WRITE : 0)};
-	struct vring_used_elem element = {.id = used->id, .len = used->len};
-
-	if (world.packed)
-		memcpy(world.shadow + DESC_AT + (place & 0x7fff) * sizeof(desc) +
-			       offsetof(struct vring_packed_desc, len),
-		       &desc.len, sizeof(desc) - offsetof(struct vring_packed_desc, len));
-	else
-		memcpy(world.shadow + USED_AT + 4 +
-			       (place & (world.ring.size - 1)) * sizeof(element),
-		       &element, sizeof(element));
-}
-
-/* One poll of the queue. Whether there was anything. */
-static bool
-model_poll(void)
-{
-	uint32_t count = model_pop();
-	uint16_t place = world.used;
-	struct used first = {0};
-
-	for (uint32_t i = 0; i < count; i++) {
-		const struct model_chain *chain = &chains[i];
-		struct used used = {.id = chain->id, .descs = chain->ring_descs};
-
-		if (chain->writable_bytes == 0) {
-			world.broken = true;
-		} else {
-			const struct iovec *last = &chain->iov[chain->count - 1];
-			uint8_t status = model_request(chain, &used.len);
-
-			((uint8_t *)last->iov_base)[last->iov_len - 1] = status;
-		}
-		/* A packed ring's first used descriptor of a batch comes last. */
-		if (i == 0)
-			first = used;
-		if (i > 0 || !world.packed)
-			model_store_used(&used, place);
-		if (world.packed)
-			place = model_next_place(&world.ring, place, used.descs);
-		else
-			place++;
-	}
-	if (count > 0 && world.packed)
-		model_store_used(&first, world.used);
-	else if (count > 0)
-		memcpy(world.shadow + USED_AT + 2, &place, sizeof(place));
-	world.used = place;
-	return count > 0;
-}
-
 /* ---- both ---- */
 
 /* Where the device asks for kicks is its own affair; a buffer there holds what it has written last. */
 static void
 copy_device_events(void)
 {
-	size_t avail_event = USED_AT + 4 + world.ring.size * sizeof(struct vring_used_elem);
+	size_t avail_event = USED_AT + 4 + model.ring.size * sizeof(struct vring_used_elem);
 
-	memcpy(world.shadow + USED_AT, world.memory + USED_AT, world.packed ? 4 : 2);
-	if (world.event_idx && !world.packed)
-		memcpy(world.shadow + avail_event, world.memory + avail_event, 2);
+	memcpy(model.shadow + USED_AT, model.memory + USED_AT, model.packed ? 4 : 2);
+	if (model.event_idx && !model.packed)
+		memcpy(model.shadow + avail_event, model.memory + avail_event, 2);
 }
 
 static void
@@ -410,13 +110,13 @@ settle(void)
 	copy_device_events();
 	for (batches = 0; batches < MAX_BATCHES && rig_poll(); batches++)
 		;
-	world.lost |= batches == MAX_BATCHES;
+	model.lost |= batches == MAX_BATCHES;
 	for (batches = 0; batches < MAX_BATCHES && model_poll(); batches++)
 		;
-	world.lost |= batches == MAX_BATCHES;
+	model.lost |= batches == MAX_BATCHES;
 	copy_device_events();
-	if (!world.lost)
-		require(memcmp(world.memory, world.shadow, MEMORY_BYTES) == 0);
+	if (!model.lost)
+		require(memcmp(model.memory, model.shadow, MEMORY_BYTES) == 0);
 }
 
 /* ---- messages ---- */
@@ -545,7 +245,7 @@ put_desc(uint32_t at, struct vring_desc desc, uint16_t id)
 	struct vring_packed_desc packed = {
 		.addr = desc.addr, .len = desc.len, .id = id, .flags = desc.flags};
 
-	if (world.packed)
+	if (model.packed)
 		guest_write(DESC_AT + at * sizeof(packed), &packed, sizeof(packed));
 	else
 		guest_write(DESC_AT + at * sizeof(desc), &desc, sizeof(desc));
@@ -554,7 +254,7 @@ put_desc(uint32_t at, struct vring_desc desc, uint16_t id)
 static void
 offer_split(struct vring_desc *descs, uint32_t count)
 {
-	uint16_t mask = world.ring.size - 1, head = world.next_desc & mask;
+	uint16_t mask = model.ring.size - 1, head = world.next_desc & mask;
 	uint16_t index = shadow_u16(AVAIL_AT + 2);
 
 	for (uint32_t i = 0; i < count; i++) {
@@ -571,15 +271,15 @@ static void
 offer_packed(struct vring_desc *descs, uint32_t count)
 {
 	struct vring_packed_desc desc;
-	uint16_t place = world.avail, id = world.next_desc++ & (world.ring.size - 1);
+	uint16_t place = model.avail, id = world.next_desc++ & (model.ring.size - 1);
 
-	for (uint32_t i = 0; i < world.ring.size && model_load_packed(&world.ring, place, &desc);
+	for (uint32_t i = 0; i < model.ring.size && model_load_packed(&model.ring, place, &desc);
 	     i++)
-		place = model_next_place(&world.ring, place, 1);
+		place = model_next_place(&model.ring, place, 1);
 	for (uint32_t i = 0; i < count; i++) {
 		descs[i].flags |= place & MODEL_WRAP ? MODEL_AVAIL : MODEL_USED;
 		put_desc(place & 0x7fff, descs[i], id);
-		place = model_next_place(&world.ring, place, 1);
+		place = model_next_place(&model.ring, place, 1);
 	}
 }
 
@@ -591,12 +291,12 @@ offer(struct vring_desc *descs, uint32_t count, bool indirect)
 
 	for (uint32_t i = 0; i + 1 < count; i++)
 		descs[i].flags |= VRING_DESC_F_NEXT;
-	if (indirect || count > world.ring.size) {
+	if (indirect || count > model.ring.size) {
 		for (uint32_t i = 0; i < count; i++) {
 			struct vring_desc entry = descs[i];
 
 			entry.next = (uint16_t)(i + 1);
-			if (world.packed) {
+			if (model.packed) {
 				entry.next = entry.flags & VRING_DESC_F_WRITE;
 				entry.flags = 0;
 			}
@@ -608,7 +308,7 @@ offer(struct vring_desc *descs, uint32_t count, bool indirect)
 					       .flags = VRING_DESC_F_INDIRECT};
 		count = 1;
 	}
-	if (world.packed)
+	if (model.packed)
 		offer_packed(descs, count);
 	else
 		offer_split(descs, count);
@@ -699,7 +399,7 @@ op_desc(void)
 
 	desc.flags = input_u16(&world.in);
 	desc.next = input_u8(&world.in);
-	put_desc(at & (world.ring.size - 1u), desc, desc.next);
+	put_desc(at & (model.ring.size - 1u), desc, desc.next);
 }
 
 static void
@@ -707,9 +407,9 @@ op_offer(void)
 {
 	uint16_t index = shadow_u16(AVAIL_AT + 2);
 
-	if (world.packed)
+	if (model.packed)
 		return;
-	guest_write_u16(AVAIL_AT + 4 + 2 * (index & (world.ring.size - 1)), input_u8(&world.in));
+	guest_write_u16(AVAIL_AT + 4 + 2 * (index & (model.ring.size - 1)), input_u8(&world.in));
 	guest_write_u16(AVAIL_AT + 2, index + 1);
 }
 
@@ -731,15 +431,15 @@ pick_ring(void)
 {
 	uint8_t flags = input_u8(&world.in);
 
-	world.packed = (flags & 1) && world.which == 0;
-	world.event_idx = flags & 2;
-	world.ring.indirect = !(flags & 4);
-	world.ring.size = (uint16_t)(1u << (flags >> 4) % 7);
-	world.ring.max_chain = world.ring.size > MAX_SEGMENTS ? world.ring.size : MAX_SEGMENTS;
+	model.packed = (flags & 1) && world.which == 0;
+	model.event_idx = flags & 2;
+	model.ring.indirect = !(flags & 4);
+	model.ring.size = (uint16_t)(1u << (flags >> 4) % 7);
+	model.ring.max_chain = model.ring.size > MAX_SEGMENTS ? model.ring.size : MAX_SEGMENTS;
 	world.features = 1ULL << PROTOCOL_FEATURES_BIT | 1ULL << VIRTIO_F_VERSION_1;
-	world.features |= (uint64_t)world.packed << VIRTIO_F_RING_PACKED |
-			  (uint64_t)world.event_idx << VIRTIO_RING_F_EVENT_IDX |
-			  (uint64_t)world.ring.indirect << VIRTIO_RING_F_INDIRECT_DESC |
+	world.features |= (uint64_t)model.packed << VIRTIO_F_RING_PACKED |
+			  (uint64_t)model.event_idx << VIRTIO_RING_F_EVENT_IDX |
+			  (uint64_t)model.ring.indirect << VIRTIO_RING_F_INDIRECT_DESC |
 			  (uint64_t)(flags >> 3 & 1) << VIRTIO_BLK_F_CONFIG_WCE;
 }
 
@@ -752,23 +452,23 @@ reset_ring(void)
 
 	pick_ring();
 	guest_write(0, zeroes, sizeof(zeroes));
-	world.broken = false;
-	if (world.packed) {
-		world.avail = world.used = MODEL_WRAP;
-		start_queue(world.ring.size, VIRTQ_PACKED_BASE_NEW);
+	model.broken = false;
+	if (model.packed) {
+		model.avail = model.used = MODEL_WRAP;
+		start_queue(model.ring.size, VIRTQ_PACKED_BASE_NEW);
 		return;
 	}
 	index = input_u16(&world.in);
 	guest_write_u16(AVAIL_AT + 2, index);
 	guest_write_u16(USED_AT + 2, index);
-	world.avail = world.used = index;
-	start_queue(world.ring.size, index);
+	model.avail = model.used = index;
+	start_queue(model.ring.size, index);
 }
 
 static uint32_t
 model_base(void)
 {
-	return world.packed ? world.avail | (uint32_t)world.used << 16 : world.avail;
+	return model.packed ? model.avail | (uint32_t)model.used << 16 : model.avail;
 }
 
 static void
@@ -778,7 +478,7 @@ op_reset(void)
 
 	settle();
 	base = stop_queue();
-	if (!world.lost)
+	if (!model.lost)
 		require(base == model_base());
 	reset_ring();
 }
@@ -791,12 +491,12 @@ op_stop(void)
 
 	settle();
 	base = stop_queue();
-	if (!world.lost)
+	if (!model.lost)
 		require(base == model_base());
-	start_queue(world.ring.size, base);
-	world.broken = false;
-	if (!world.packed)
-		world.used = shadow_u16(USED_AT + 2);
+	start_queue(model.ring.size, base);
+	model.broken = false;
+	if (!model.packed)
+		model.used = shadow_u16(USED_AT + 2);
 	settle();
 }
 
@@ -859,7 +559,7 @@ fill_disk(uint8_t *disk)
 }
 
 static int
-create_bdev(const struct disk *disk, struct errmsg *err)
+create_bdev(const struct blk_disk *disk, struct errmsg *err)
 {
 	struct bdev_malloc_opts memory = {.name = disk->bdev,
 					  .num_blocks = DISK_BYTES / disk->block_size,
@@ -898,22 +598,23 @@ create_disks(void *arg)
 int
 LLVMFuzzerInitialize(int *argc, char ***argv)
 {
+	static struct guest_mem_region map[REGIONS];
+
 	(void)argc;
 	(void)argv;
 	rig_start();
 	rig_run(rig.app, create_disks, NULL);
 	world.memory_fd = memfd_create("guest", MFD_CLOEXEC);
 	require(ftruncate(world.memory_fd, MEMORY_BYTES) == 0);
-	world.memory =
+	model.memory =
 		mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, world.memory_fd, 0);
-	require(world.memory != MAP_FAILED);
+	require(model.memory != MAP_FAILED);
 	for (size_t i = 0; i < REGIONS; i++)
-		world.map[i] =
-			(struct guest_mem_region){.gpa = regions[i].gpa,
-						  .size = regions[i].size,
-						  .hva = world.shadow + regions[i].mmap_offset};
-	world.ring = (struct model_ring){
-		.desc = world.shadow + DESC_AT, .regions = world.map, .region_count = REGIONS};
+		map[i] = (struct guest_mem_region){.gpa = regions[i].gpa,
+						   .size = regions[i].size,
+						   .hva = model.shadow + regions[i].mmap_offset};
+	model.ring = (struct model_ring){
+		.desc = model.shadow + DESC_AT, .regions = map, .region_count = REGIONS};
 	for (size_t i = 0; i < DISKS; i++)
 		world.dirty[i] = !disks[i].is_null;
 	return 0;
@@ -941,14 +642,16 @@ static void
 begin(void)
 {
 	world.which = input_u8(&world.in) % DISKS;
-	world.lost = false;
+	model.device = &disks[world.which];
+	model.lost = false;
+	model.dirty = false;
 	world.next_desc = 0;
-	fill_disk(world.disk);
+	fill_disk(model.disk);
 	if (world.dirty[world.which])
-		transfer_disk(world.which, BDEV_WRITE, world.disk);
+		transfer_disk(world.which, BDEV_WRITE, model.disk);
 	world.dirty[world.which] = false;
-	memset(world.memory, 0, MEMORY_BYTES);
-	memset(world.shadow, 0, MEMORY_BYTES);
+	memset(model.memory, 0, MEMORY_BYTES);
+	memset(model.shadow, 0, MEMORY_BYTES);
 	rig_run(rig.events, connect_on_events, NULL);
 	rig_run(rig.events, say_mem_table, NULL);
 	reset_ring();
@@ -966,9 +669,9 @@ end(void)
 	if (disks[world.which].is_null)
 		return;
 	transfer_disk(world.which, BDEV_READ, found);
-	if (!world.lost)
-		require(memcmp(found, world.disk, DISK_BYTES) == 0);
-	world.dirty[world.which] |= world.lost;
+	if (!model.lost)
+		require(memcmp(found, model.disk, DISK_BYTES) == 0);
+	world.dirty[world.which] |= model.lost || model.dirty;
 }
 
 int

@@ -13,6 +13,7 @@
 #include <dirent.h>
 #include <sys/epoll.h>
 #include <sys/queue.h>
+#include <sys/stat.h>
 
 #include "vhost_rig.h"
 
@@ -50,7 +51,8 @@ static struct {
 	TAILQ_HEAD(, slow_request) held;
 	enum pace pace;
 	uint8_t disk[DISK_BYTES];
-	bool deleting; /* a coroutine is at it */
+	int inflight_fd; /* the region that GET_INFLIGHT_FD answered last, or -1 */
+	bool deleting;   /* a coroutine is at it */
 	char paths[2][PATH_MAX + 16];
 } world;
 
@@ -227,7 +229,19 @@ check_answer(const struct vhost_message *question, const struct vhost_message *a
 	case VHOST_MSG_GET_CONFIG:
 		require(size == 0 || size == question->header.size);
 		break;
+	case VHOST_MSG_GET_INFLIGHT_FD:
+		require(size == question->header.size && answer->fd_num == 1);
+		return;
 	}
+	require(answer->fd_num == 0);
+}
+
+static void
+keep_inflight_fd(int fd)
+{
+	if (world.inflight_fd >= 0)
+		close(world.inflight_fd);
+	world.inflight_fd = fd;
 }
 
 /* From the one whose turn it is, if it is connected. */
@@ -247,7 +261,8 @@ send_message(struct vhost_message *message)
 		world.vids[world.who] = -1;
 	if (result == RTE_VHOST_MSG_RESULT_REPLY) {
 		check_answer(&question, message);
-		rig_close_answer_fds(message);
+		if (message->fd_num > 0)
+			keep_inflight_fd(message->fds[0]);
 	}
 	return result != RTE_VHOST_MSG_RESULT_ERR;
 }
@@ -537,6 +552,62 @@ op_simple(void)
 		say(request, NULL, 0, -1);
 }
 
+static struct vhost_inflight_layout
+pick_layout(void)
+{
+	static const uint16_t sizes[] = {RING_SIZE, 1, 1024, 2048};
+	struct vhost_inflight_layout layout = {.num_queues = QUEUES, .queue_size = RING_SIZE};
+	uint8_t kind = input_u8(&world.in);
+
+	if (kind & 0x80)
+		layout.num_queues = kind & 0x7f;
+	if (kind & 0x40)
+		layout.queue_size = sizes[kind & 3];
+	layout.mmap_size = layout.num_queues * virtq_inflight_size(kind & 1, layout.queue_size);
+	if (kind & 0x20)
+		layout.mmap_size = input_u32(&world.in);
+	if (kind & 0x10)
+		layout.mmap_offset = input_u16(&world.in);
+	return layout;
+}
+
+static void
+op_get_inflight(void)
+{
+	struct vhost_inflight_layout layout = pick_layout();
+
+	say(VHOST_MSG_GET_INFLIGHT_FD, &layout, sizeof(layout), -1);
+}
+
+/* The region that was answered, one of the guest's own, or something else. */
+static void
+op_set_inflight(void)
+{
+	struct vhost_inflight_layout layout = pick_layout();
+	uint8_t kind = input_u8(&world.in);
+	int fd = world.inflight_fd;
+
+	if (fd < 0 || kind >= 0xe0)
+		fd = make_fd(kind);
+	else
+		fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	say(VHOST_MSG_SET_INFLIGHT_FD, &layout, sizeof(layout), fd);
+}
+
+static void
+op_inflight_write(void)
+{
+	uint16_t offset = input_u16(&world.in);
+	size_t size;
+	const uint8_t *data = input_take(&world.in, 1 + input_u8(&world.in) % 16, &size);
+	struct stat st;
+
+	if (world.inflight_fd < 0 || fstat(world.inflight_fd, &st) != 0 ||
+	    (off_t)(offset + size) > st.st_size)
+		return;
+	require(pwrite(world.inflight_fd, data, size, offset) == (ssize_t)size);
+}
+
 static void
 op_set_up(void)
 {
@@ -655,11 +726,32 @@ op_delete(void)
 	require(coroutine_start(rig.app, "delete", delete_second, NULL) == 0);
 }
 
+/* arg is a number. */
+static void
+set_coalescing(void *arg)
+{
+	uint32_t delay = (uint32_t)(uintptr_t)arg * 16;
+	struct errmsg err = {""};
+
+	require(vhost_controller_set_coalescing("vm0", delay, VHOST_COALESCING_THRESHOLD_MIN,
+						&err) == 0);
+}
+
+static void
+op_coalescing(void)
+{
+	require(coroutine_start(rig.app, "coalescing", set_coalescing,
+				(void *)(uintptr_t)input_u8(&world.in)) == 0);
+}
+
 static void (*const ops[])(void) = {
-	op_raw,        op_features, op_mem_table, op_state,       op_addr,     op_vring_fd,
-	op_state,      op_vring_fd, op_config,    op_simple,      op_set_up,   op_request,
-	op_pause,      op_request,  op_set_up,    op_guest_write, op_who,      op_connect,
-	op_disconnect, op_hang_up,  op_pace,      op_complete,    op_truncate, op_delete,
+	op_raw,          op_features,     op_mem_table,      op_state,
+	op_addr,         op_vring_fd,     op_state,          op_vring_fd,
+	op_config,       op_simple,       op_set_up,         op_request,
+	op_pause,        op_request,      op_set_up,         op_guest_write,
+	op_who,          op_connect,      op_disconnect,     op_hang_up,
+	op_pace,         op_complete,     op_truncate,       op_delete,
+	op_get_inflight, op_set_inflight, op_inflight_write, op_coalescing,
 };
 
 /* ---- the world ---- */
@@ -685,6 +777,7 @@ run_script(void *arg)
 	}
 	for (world.who = 0; world.who < PEERS; world.who++)
 		disconnect();
+	keep_inflight_fd(-1);
 }
 
 /* A front-end that keeps the rules. */
@@ -747,6 +840,7 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 	reset_rings();
 	for (unsigned int i = 0; i < PEERS; i++)
 		world.vids[i] = -1;
+	world.inflight_fd = -1;
 	for (int i = 0; i < 2; i++)
 		snprintf(world.paths[i], sizeof(world.paths[i]), "%s/vm%d", rig.folder, i);
 	rig_run(rig.app, create_all, NULL);
@@ -760,6 +854,7 @@ wait_for_rest(void *arg)
 	(void)arg;
 	while (world.deleting || world.requests_held > 0)
 		coroutine_sleep(RIG_WAIT_US);
+	set_coalescing(NULL);
 }
 
 int

@@ -909,10 +909,32 @@ op_stop(void)
 	require(world.vq == NULL || virtq_base(world.vq) == world.opts.base);
 }
 
+/* The front-end is gone; the next one finds all as it was then. */
+static void
+op_abandon(void)
+{
+	struct virtq_slot *slots[1];
+
+	virtq_abandon(world.vq);
+	for (int i = 0; i < AREAS; i++)
+		if (world.areas[i].bytes != NULL)
+			memcpy(world.areas[i].shadow, world.areas[i].bytes, world.areas[i].size);
+	require(virtq_pop(world.vq, slots, 1) == 0);
+	for (uint32_t i = 0; i < world.held_count; i++)
+		virtq_push(world.vq, world.held[i].slot, 1);
+	require(!virtq_publish(world.vq) && virtq_in_flight(world.vq) == 0);
+	virtq_disable_kicks(world.vq);
+	for (int i = 0; i < AREAS; i++)
+		require(world.areas[i].bytes == NULL ||
+			memcmp(world.areas[i].shadow, world.areas[i].bytes, world.areas[i].size) ==
+				0);
+	op_revive();
+}
+
 static void (*const ops[])(void) = {
-	op_chain,    op_pop,     op_push,  op_publish, op_write,        op_desc, op_offer,
-	op_push_all, op_kicks,   op_chain, op_break,   op_resync,       op_stop, op_revive,
-	op_spin,     op_restart, op_event, op_region,  op_torn_publish,
+	op_chain,    op_pop,     op_push,  op_publish, op_write,        op_desc,    op_offer,
+	op_push_all, op_kicks,   op_chain, op_break,   op_resync,       op_stop,    op_revive,
+	op_spin,     op_restart, op_event, op_region,  op_torn_publish, op_abandon,
 };
 
 static void

@@ -11,8 +11,10 @@
 #include <stdarg.h>
 
 #include "app.h"
+#include "app/config.h"
 #include "app/internal.h"
 #include "bdev/bdev_uring_file.h"
+#include "event.h"
 #include "jsonrpc.h"
 #include "rpc.h"
 #include "vhost_rig.h"
@@ -29,7 +31,7 @@ int __wrap_usleep(useconds_t us);
 int __wrap_fsync(int fd);
 int __wrap_uring_file_open(struct uring_file *file, struct errmsg *err);
 int __real_uring_file_open(struct uring_file *file, struct errmsg *err);
-void __wrap_log_write(enum log_level level, const char *file, int line, const char *format, ...);
+void __wrap_log_write(enum log_level level, struct log_site *site, const char *format, ...);
 
 int
 __wrap_kill(pid_t pid, int number)
@@ -69,14 +71,13 @@ __wrap_uring_file_open(struct uring_file *file, struct errmsg *err)
 
 /* Formatted, as hostile names go into lines, but not printed. */
 void
-__wrap_log_write(enum log_level level, const char *file, int line, const char *format, ...)
+__wrap_log_write(enum log_level level, struct log_site *site, const char *format, ...)
 {
 	char text[1024];
 	va_list args;
 
 	(void)level;
-	(void)file;
-	(void)line;
+	(void)site;
 	va_start(args, format);
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
@@ -100,6 +101,12 @@ struct thread *
 app_thread(void)
 {
 	return rig.app;
+}
+
+json_t *
+app_state_json(void)
+{
+	return config_state_json();
 }
 
 void
@@ -188,6 +195,7 @@ static inline void
 rig_remove_all(void *arg)
 {
 	(void)arg;
+	scheduler_stop();
 	vhost_lib_fini();
 	bdev_lib_fini();
 	rig_init_vhost(NULL);

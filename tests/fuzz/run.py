@@ -46,7 +46,7 @@ def run_fuzzer(build, thing, seconds):
     corpus.mkdir(parents=True, exist_ok=True)
     findings.mkdir(parents=True)
     command = [str(build / "fuzz" / f"fuzz_{thing}"), f"-max_total_time={seconds}", f"-max_len={MAX_BYTES}",
-               f"-timeout={INPUT_SECONDS}", f"-rss_limit_mb={MEMORY_MB}", f"-artifact_prefix={findings}/"]
+               f"-timeout={INPUT_SECONDS}", "-report_slow_units=3600", f"-rss_limit_mb={MEMORY_MB}", f"-artifact_prefix={findings}/"]
     if thing in DICTIONARIES:
         command.append(f"-dict=tests/fuzz/{DICTIONARIES[thing]}")
     command += [str(corpus), str(CORPUS / thing)]

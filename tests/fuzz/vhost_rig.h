@@ -368,6 +368,7 @@ rte_vhost_extern_callback_register(int vid, struct rte_vhost_user_extern_ops con
 
 /* vhost_user.c's. */
 int __wrap_accept(int listener, struct sockaddr *address, socklen_t *length);
+ssize_t __wrap_recvmsg(int fd, struct msghdr *header, int flags);
 
 /* Its vid, or -1: refused. */
 static inline int
@@ -407,31 +408,7 @@ rig_disconnect(int vid)
 	rig.handling--;
 }
 
-/*
- * Hands over a message with the fds in it, which become the other side's, as DPDK does: an error that nobody is told
- * of ends the connection. Returns what the handler did; an answer is in *message.
- */
-static inline enum rte_vhost_msg_result
-rig_send(int vid, struct vhost_message *message)
-{
-	struct rig_connection *connection = &rig.connections[vid];
-	enum rte_vhost_msg_result result;
-
-	rig.handling++;
-	result = connection->ops->pre_msg_handle(vid, message);
-	rig.handling--;
-	require(result == RTE_VHOST_MSG_RESULT_OK || result == RTE_VHOST_MSG_RESULT_ERR ||
-		result == RTE_VHOST_MSG_RESULT_REPLY);
-	if (result == RTE_VHOST_MSG_RESULT_REPLY)
-		require(message->header.size <= VHOST_MSG_PAYLOAD);
-	else
-		require(message->fd_num == 0);
-	if (result == RTE_VHOST_MSG_RESULT_ERR && !(message->header.flags & VHOST_MSG_NEED_REPLY))
-		rig_disconnect(vid);
-	return result;
-}
-
-/* Closes what is attached to an answer, as DPDK does when it was sent. */
+/* Closes what is attached to an answer, or to a message that is not sent. */
 static inline void
 rig_close_answer_fds(struct vhost_message *message)
 {
@@ -440,6 +417,84 @@ rig_close_answer_fds(struct vhost_message *message)
 	message->fd_num = 0;
 }
 
+/* The front-end sends it, with the fds in it. */
+static inline void
+rig_post(int peer, struct vhost_message *message)
+{
+	union {
+		struct cmsghdr header;
+		uint8_t bytes[CMSG_SPACE(sizeof(message->fds))];
+	} control = {0};
+	struct iovec iov = {.iov_base = message,
+			    .iov_len = sizeof(message->header) + message->header.size};
+	struct msghdr header = {.msg_iov = &iov, .msg_iovlen = 1};
+	size_t fd_bytes = (size_t)message->fd_num * sizeof(int);
+
+	if (fd_bytes > 0) {
+		header.msg_control = &control;
+		header.msg_controllen = CMSG_SPACE(fd_bytes);
+		control.header.cmsg_level = SOL_SOCKET;
+		control.header.cmsg_type = SCM_RIGHTS;
+		control.header.cmsg_len = CMSG_LEN(fd_bytes);
+		memcpy(CMSG_DATA(&control.header), message->fds, fd_bytes);
+	}
+	require(sendmsg(peer, &header, MSG_NOSIGNAL) == (ssize_t)iov.iov_len);
+	for (int i = 0; i < message->fd_num; i++)
+		close(message->fds[i]);
+}
+
+/* DPDK receives it: the header with the fds, then the payload. */
+static inline void
+rig_receive(int fd, struct vhost_message *message)
+{
+	uint8_t control[CMSG_SPACE(sizeof(message->fds))];
+	struct iovec iov = {.iov_base = &message->header, .iov_len = sizeof(message->header)};
+	struct msghdr header = {.msg_iov = &iov,
+				.msg_iovlen = 1,
+				.msg_control = control,
+				.msg_controllen = sizeof(control)};
+
+	message->fd_num = 0;
+	memset(message->fds, -1, sizeof(message->fds));
+	require(__wrap_recvmsg(fd, &header, 0) == (ssize_t)iov.iov_len);
+	require(read(fd, message->payload, message->header.size) == (ssize_t)message->header.size);
+}
+
+/*
+ * Sends a message with the fds in it, which become the other side's, and handles it as DPDK does: an error that nobody
+ * is told of ends the connection. Returns what the handler did; an answer is in *message, with an fd of the caller's.
+ * A front-end that has hung up says nothing more: that is an error, too.
+ */
+static inline enum rte_vhost_msg_result
+rig_send(int vid, struct vhost_message *message)
+{
+	struct rig_connection *connection = &rig.connections[vid];
+	enum rte_vhost_msg_result result;
+
+	if (connection->peer < 0) {
+		rig_close_answer_fds(message);
+		return RTE_VHOST_MSG_RESULT_ERR;
+	}
+	rig_post(connection->peer, message);
+	rig.handling++;
+	rig_receive(connection->fd, message);
+	result = connection->ops->pre_msg_handle(vid, message);
+	require(result == RTE_VHOST_MSG_RESULT_OK || result == RTE_VHOST_MSG_RESULT_ERR ||
+		result == RTE_VHOST_MSG_RESULT_REPLY);
+	if (result == RTE_VHOST_MSG_RESULT_REPLY) {
+		require(message->header.size <= VHOST_MSG_PAYLOAD);
+		for (int i = 0; i < message->fd_num; i++)
+			message->fds[i] = fcntl(message->fds[i], F_DUPFD_CLOEXEC, 0);
+	} else {
+		require(message->fd_num == 0);
+	}
+	if (result != RTE_VHOST_MSG_RESULT_ERR && connection->ops->post_msg_handle != NULL)
+		connection->ops->post_msg_handle(vid, message);
+	rig.handling--;
+	if (result == RTE_VHOST_MSG_RESULT_ERR && !(message->header.flags & VHOST_MSG_NEED_REPLY))
+		rig_disconnect(vid);
+	return result;
+}
 /* ---- beginning and end ---- */
 
 static inline void
