@@ -158,6 +158,9 @@ placement_after_poll(struct reactor *reactor, struct placed *placed)
 	}
 	if (target != NULL) {
 		placed->move_to = NULL;
+		/* It arrives hot: the other reactor may look at its quiet threads before it is one. */
+		if (placed->warmth != WARMTH_HOT)
+			quiet_warm(reactor, placed);
 		leave(reactor, placed);
 		send_to(target, placed);
 	}
