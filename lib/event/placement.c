@@ -38,7 +38,7 @@ arrive(void *arg1, void *arg2)
 	struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.ptr = placed};
 
 	placed->last_busy = reactor->now;
-	TAILQ_INSERT_TAIL(&reactor->placed[placed->warmth], placed, link);
+	TAILQ_INSERT_TAIL(&reactor->placed[WARMTH_HOT], placed, link);
 	placed->blind =
 		epoll_ctl(reactor->epoll_fd, EPOLL_CTL_ADD, thread_wait_fd(thread), &event) < 0;
 	if (placed->blind) {
@@ -158,7 +158,7 @@ placement_after_poll(struct reactor *reactor, struct placed *placed)
 	}
 	if (target != NULL) {
 		placed->move_to = NULL;
-		/* It arrives hot: the other reactor may look at its quiet threads before it is one. */
+		/* Its timers are among those that this reactor keeps in mind, and not the other. */
 		if (placed->warmth != WARMTH_HOT)
 			quiet_warm(reactor, placed);
 		leave(reactor, placed);

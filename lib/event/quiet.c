@@ -37,6 +37,7 @@ quiet_init(struct reactor *reactor)
 {
 	reactor->cold_ticks = ticks_of(COLD_US);
 	reactor->quiet_due = UINT64_MAX;
+	reactor->armed_due = UINT64_MAX;
 	for (int warmth = 0; warmth < WARMTHS; warmth++)
 		TAILQ_INIT(&reactor->placed[warmth]);
 }
@@ -212,7 +213,10 @@ quiet_arm_all(struct reactor *reactor)
 void
 quiet_sleep(struct reactor *reactor)
 {
-	warm_if_fd_ready(reactor, reactor->armed_due);
+	/* If the first timer is not known, finds it out, or the sleep would end at once. */
+	warm_if_timer_due(reactor);
+	warm_if_fd_ready(reactor,
+			 TAILQ_EMPTY(&reactor->placed[WARMTH_HOT]) ? reactor->armed_due : 0);
 	warm_if_timer_due(reactor);
 	update_quiet_due(reactor);
 }

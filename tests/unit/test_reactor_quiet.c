@@ -377,6 +377,53 @@ test_only_the_woken_is_armed_again(void **state)
 	}
 }
 
+/* ---- how often it sleeps ---- */
+
+#define WAKES 200
+
+struct lone {
+	struct member member;
+	uint64_t sleeps;
+	bool good;
+};
+
+static void
+drive_lone(void *arg)
+{
+	struct lone *lone = arg;
+	struct member *member = &lone->member;
+	struct reactor_info before, after;
+
+	member->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	member->can_sleep = true;
+	member_create(member);
+	lone->good = wait_until_slept(cores[1], 1);
+	reactor_get_info(cores[1], &before);
+	for (uint64_t i = 1; i <= WAKES; i++) {
+		thread_send_msg(member->thread, member_message, member);
+		lone->good &= wait_until_at_least(&member->messages, i);
+		lone->good &= wait_until_at_least(&member->armed, i + 1);
+		nap();
+	}
+	reactor_get_info(cores[1], &after);
+	lone->sleeps = after.sleeps - before.sleeps;
+	member_end(member);
+	close(member->fd);
+}
+
+/* A message leaves what the reactor knows of its timers as it was: each sleep ends with one. */
+static void
+test_one_wake_up_one_sleep(void **state)
+{
+	static struct lone lone;
+
+	(void)state;
+	memset(&lone, 0, sizeof(lone));
+	run_reactors(REACTOR_ADAPTIVE, drive_lone, &lone);
+	assert_true(lone.good);
+	assert_in_range(lone.sleeps, WAKES, WAKES * 3 / 2);
+}
+
 /* ---- timers ---- */
 
 #define PERIODS 4
@@ -425,6 +472,77 @@ test_timers_of_quiet_threads(void **state)
 			assert_true(timers.good);
 		}
 	}
+}
+
+/* ---- a move that nobody asked for by a message ---- */
+
+struct wanderer {
+	struct member busy; /* where it goes */
+	struct member member;
+	_Atomic bool go;
+	bool good;
+};
+
+/* Idle, whatever it does. */
+static int
+wander(void *arg)
+{
+	struct wanderer *wanderer = arg;
+
+	atomic_fetch_add_explicit(&wanderer->member.runs, 1, memory_order_relaxed);
+	if (atomic_exchange(&wanderer->go, false))
+		thread_move(cores[0]);
+	return POLLER_IDLE;
+}
+
+static void
+wanderer_start(void *ctx)
+{
+	struct wanderer *wanderer = ctx;
+
+	wanderer->member.poller = poller_register(wander, wanderer, 0, "wanderer");
+	sem_post(&wanderer->member.done);
+}
+
+static void
+drive_wanderer(void *arg)
+{
+	struct wanderer *wanderer = arg;
+	struct member *member = &wanderer->member;
+	struct cpumask first = {{0}};
+
+	cpumask_set(&first, cores[0]);
+	wanderer->busy = (struct member){.busy = true, .fd = -1};
+	member_create_on(&wanderer->busy, &first);
+	sem_init(&member->done, 0, 0);
+	/* The busy one is on the first already. */
+	member->thread = thread_create("wanderer", NULL);
+	wanderer->good = thread_core(member->thread) == cores[1];
+	thread_send_msg(member->thread, wanderer_start, wanderer);
+	wanderer->good &= wait_for(&member->done);
+	/* Long enough to have become cold. */
+	for (int i = 0; i < 50; i++)
+		nap();
+	atomic_store(&wanderer->go, true);
+	for (int i = 0; i < DEADLINE_S * 1000 && thread_core(member->thread) != cores[0]; i++)
+		nap();
+	wanderer->good &= wait_until_at_least(&member->runs, member->runs + 100);
+	member_end(member);
+	member_end(&wanderer->busy);
+}
+
+/* A cold thread goes where nobody is cold. */
+static void
+test_cold_thread_moves(void **state)
+{
+	static struct wanderer wanderer;
+
+	(void)state;
+	if (cores[0] == cores[1])
+		skip();
+	memset(&wanderer, 0, sizeof(wanderer));
+	run_reactors(REACTOR_POLL, drive_wanderer, &wanderer);
+	assert_true(wanderer.good);
 }
 
 /* ---- everything at once ---- */
@@ -550,7 +668,9 @@ main(void)
 		cmocka_unit_test(test_all_cold_are_polled),
 		cmocka_unit_test(test_armed_threads_are_not_polled),
 		cmocka_unit_test(test_only_the_woken_is_armed_again),
+		cmocka_unit_test(test_one_wake_up_one_sleep),
 		cmocka_unit_test(test_timers_of_quiet_threads),
+		cmocka_unit_test(test_cold_thread_moves),
 		cmocka_unit_test(test_nothing_is_lost),
 	};
 
