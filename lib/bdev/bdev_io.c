@@ -137,6 +137,7 @@ static void
 fua_written(struct bdev_request *rq, int status)
 {
 	struct bdev_channel *channel = rq->channel;
+	struct bdev_thread_channel *thread_channel = channel->thread_channel;
 
 	if (status != 0) {
 		finish(rq, status);
@@ -145,8 +146,8 @@ fua_written(struct bdev_request *rq, int status)
 	rq->core_ctx = (void *)(uintptr_t)rq->type;
 	rq->core_next = fua_flushed;
 	rq->type = BDEV_FLUSH;
-	channel->submit(channel->thread_channel->module_ctx, rq);
-	bdev_thread_channel_flush(channel->thread_channel);
+	channel->submit(thread_channel->module_ctx, rq);
+	bdev_thread_channel_flush(thread_channel); /* the channel may be gone */
 }
 
 /* ---- RESET by draining ---- */

@@ -268,6 +268,32 @@ test_fua_errors(void **state)
 }
 
 static void
+put_channel_done(struct bdev_request *rq, int status)
+{
+	rig_request_done(rq, status);
+	bdev_channel_put(rq->channel);
+}
+
+static void
+test_fua_done_puts_channel(void **state)
+{
+	struct bdev_info info = fake_info("a");
+	struct rig_request *request = start(&info);
+	unsigned int flushes = fake.flushes;
+
+	(void)state;
+	fua_request(request, BDEV_WRITE);
+	request->rq.done = put_channel_done;
+	thread_set_current(rig_io[0]);
+	bdev_submit(bdev_channel_get(fake_desc), &request->rq);
+	thread_set_current(NULL);
+	assert_true(request->finished);
+	assert_int_equal(request->status, 0);
+	assert_int_equal(fake.flushes, flushes + 1);
+	stop(request);
+}
+
+static void
 test_fua_native(void **state)
 {
 	struct bdev_info info = fake_info("a");
@@ -685,6 +711,7 @@ main(void)
 		test(test_flush_without_cache),
 		test(test_fua_emulated),
 		test(test_fua_errors),
+		test(test_fua_done_puts_channel),
 		test(test_fua_native),
 		test(test_depth),
 		test(test_stat_counts),
