@@ -334,7 +334,7 @@ rpc_bdev_get_histogram(const void *arg, json_t **result, struct errmsg *err)
 		return rc == -ENODEV ? rpc_no_such_bdev(params->name, err) : rc;
 	*result = json_pack("{s:i, s:i, s:i, s:i, s:I}", "bucket_shift", BDEV_HISTOGRAM_SHIFT,
 			    "granularity", BDEV_HISTOGRAM_SHIFT, "min_range", 0, "max_range",
-			    BDEV_HISTOGRAM_RANGES, "tsc_rate", (json_int_t)env_ticks_hz());
+			    BDEV_HISTOGRAM_RANGES - 1, "tsc_rate", (json_int_t)env_ticks_hz());
 	rc = add_histogram(*result, &histograms->sum);
 	if (rc == 0 && params->per_channel)
 		rc = add_channel_histograms(*result, histograms);

@@ -315,7 +315,7 @@ def test_histogram(shared):
     assert shared.rpc("bdev_enable_histogram", name="a", enable=True) is True
     histogram = shared.rpc("bdev_get_histogram", name="a")
     assert histogram["bucket_shift"] == 7 and histogram["tsc_rate"] > 0
-    assert (histogram["granularity"], histogram["min_range"], histogram["max_range"]) == (7, 0, 58)
+    assert (histogram["granularity"], histogram["min_range"], histogram["max_range"]) == (7, 0, 57)
     assert base64.b64decode(histogram["histogram"], validate=True) == bytes(8 * 58 * 128)
     assert histogram["count"] == 0 and "channels" not in histogram
     assert [entry["percentile"] for entry in histogram["percentiles"]] == \
