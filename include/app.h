@@ -85,9 +85,10 @@ int app_wait_subsystems(void);
  */
 json_t *app_config_json(void);
 /*
- * Forgets the entries by which `method` (not an old name of it) would have made `name` and that
- * failed when the state was replayed; deleting what could not be made comes to this. Whether there
- * was one; the next commit writes the state without it. App thread.
+ * Forgets the entries by which `method` (not an old name of it) would have made or set `name` (NULL:
+ * anything) and that failed when the state was replayed; deleting what could not be made, or setting
+ * it anew, comes to this. Whether there was one; the next commit writes the state without it. App
+ * thread.
  */
 bool app_give_up(const char *method, const char *name);
 /*

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "app.h"
 #include "coroutine.h"
 #include "env.h"
 #include "event.h"
@@ -296,6 +297,9 @@ set_mode(const void *arg, json_t **result, struct errmsg *err)
 			       "mode '%.64s' is not poll, adaptive or interrupt", params->mode);
 	if (event_choose_mode(params->core, mode) != 0)
 		return err_set(err, -ENODEV, "no reactor runs on core %" PRIi64, params->core);
+	/* What the state names of cores that have no reactor now. */
+	if (params->core == EVENT_ALL_CORES)
+		app_give_up("framework_set_mode", NULL);
 	return 0;
 }
 
@@ -319,6 +323,8 @@ set_scheduler(const void *arg, json_t **result, struct errmsg *err)
 	if (rc == -EINVAL)
 		return err_set(err, JSONRPC_INVALID_PARAMS,
 			       "scheduler '%.64s' is not static or dynamic", params->name);
+	if (rc == 0)
+		app_give_up("framework_set_scheduler", NULL);
 	return rc;
 }
 

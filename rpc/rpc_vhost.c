@@ -61,9 +61,13 @@ set_coalescing(const void *arg, json_t **result, struct errmsg *err)
 {
 	const struct rpc_vhost_set_coalescing *params = arg;
 
+	int rc = vhost_controller_set_coalescing(params->ctrlr, (uint32_t)params->delay_base_us,
+						 (uint32_t)params->iops_threshold, err);
+
 	(void)result;
-	return vhost_controller_set_coalescing(params->ctrlr, (uint32_t)params->delay_base_us,
-					       (uint32_t)params->iops_threshold, err);
+	if (rc == 0)
+		app_give_up("vhost_controller_set_coalescing", params->ctrlr);
+	return rc;
 }
 
 static int

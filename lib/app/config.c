@@ -149,7 +149,27 @@ entries_of(json_t *document, const char *name)
 	return entries;
 }
 
-/* Puts the failed entries back into their places. Their places ascend within a subsystem. */
+/* The first index after the entries that have to do with what `failed` would have made or set. */
+static size_t
+first_place(json_t *failed, json_t *entries)
+{
+	const char *name = made_name(failed);
+	size_t place = 0, i;
+	json_t *entry;
+
+	json_array_foreach (entries, i, entry) {
+		const char *other = made_name(entry);
+
+		if (name != NULL && other != NULL && strcmp(name, other) == 0)
+			place = i + 1;
+	}
+	return place;
+}
+
+/*
+ * Puts the failed entries back into their places, which ascend within a subsystem; or later, where
+ * the object of a setting has been made again after other ones.
+ */
 static int
 merge_failed(json_t *document)
 {
@@ -161,6 +181,7 @@ merge_failed(json_t *document)
 		size_t place = (size_t)json_integer_value(json_object_get(kept, "place"));
 		json_t *entries =
 			entries_of(document, json_string_value(json_object_get(kept, "subsystem")));
+		size_t first = first_place(entry, entries);
 
 		if (entries == NULL)
 			return -ENOMEM;
@@ -170,6 +191,8 @@ merge_failed(json_t *document)
 			json_array_remove(config.failed, i);
 			continue;
 		}
+		if (place < first)
+			place = first;
 		if (place > json_array_size(entries))
 			place = json_array_size(entries);
 		if (json_array_insert(entries, place, entry) != 0)
@@ -190,9 +213,11 @@ app_give_up(const char *method, const char *name)
 		const char *made_by = json_string_value(json_object_get(entry, "method"));
 		const char *made = made_name(entry);
 
-		if (made == NULL || strcmp(made, name) != 0 || strcmp(made_by, method) != 0)
+		if (strcmp(made_by, method) != 0 ||
+		    (name != NULL && (made == NULL || strcmp(made, name) != 0)))
 			continue;
-		log_notice("state: %s is deleted; its entry that failed is given up", name);
+		log_notice("state: %s is deleted or set anew; its entry that failed is given up",
+			   display_name(entry));
 		json_array_remove(config.failed, i);
 		found = true;
 	}

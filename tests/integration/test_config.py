@@ -243,6 +243,69 @@ def test_coalescing_of_a_controller_that_was_missing(vhostd):
         json.loads(save(vhostd))["subsystems"]
 
 
+def test_setting_of_what_was_made_again_after_others(vhostd):
+    """What is kept for a controller comes after it, wherever it is made again."""
+    image = vhostd.image("a.img")
+    vhostd.rpc("bdev_aio_create", name="a", filename=str(image))
+    vhostd.rpc("bdev_enable_histogram", name="a", enable=True)
+    vhostd.rpc("vhost_create_blk_controller", ctrlr="c", dev_name="a")
+    vhostd.rpc("vhost_controller_set_coalescing", ctrlr="c", delay_base_us=10, iops_threshold=200)
+    vhostd.stop()
+    away = image.rename(image.with_name("away"))
+    vhostd.start()
+    away.rename(image)
+    for name in ("n0", "n1", "n2"):
+        vhostd.rpc("bdev_null_create", name=name, num_blocks=8, block_size=512)
+        vhostd.rpc("vhost_create_blk_controller", ctrlr=f"on-{name}", dev_name=name)
+    vhostd.rpc("bdev_aio_create", name="a", filename=str(image))
+    vhostd.rpc("vhost_create_blk_controller", ctrlr="c", dev_name="a")
+    vhostd.stop()
+    vhostd.start()
+    assert vhostd.rpc("framework_get_state")["failed"] == []
+    controller, = vhostd.rpc("vhost_get_controllers", name="c")
+    assert (controller["delay_base_us"], controller["iops_threshold"]) == (10, 200)
+    assert vhostd.rpc("bdev_get_histogram", name="a")["count"] == 0
+    assert json.loads(vhostd.state.read_text())["subsystems"] == \
+        json.loads(save(vhostd))["subsystems"]
+
+
+def test_failed_setting_is_given_up_when_it_is_set_to_the_default(vhostd):
+    image = vhostd.image("a.img")
+    vhostd.rpc("bdev_aio_create", name="a", filename=str(image))
+    vhostd.rpc("vhost_create_blk_controller", ctrlr="c", dev_name="a")
+    default, = vhostd.rpc("vhost_get_controllers")
+    vhostd.rpc("vhost_controller_set_coalescing", ctrlr="c", delay_base_us=10, iops_threshold=200)
+    vhostd.stop()
+    away = image.rename(image.with_name("away"))
+    vhostd.start()
+    away.rename(image)
+    vhostd.rpc("bdev_aio_create", name="a", filename=str(image))
+    vhostd.rpc("vhost_create_blk_controller", ctrlr="c", dev_name="a")
+    vhostd.rpc("vhost_controller_set_coalescing", ctrlr="c",
+               **{key: default[key] for key in ("delay_base_us", "iops_threshold")})
+    assert vhostd.rpc("framework_get_state")["failed"] == []
+
+
+def test_mode_of_a_core_that_has_no_reactor(vhostd):
+    """It is kept, until a mode is chosen for all."""
+    call = {"method": "framework_set_mode", "params": {"mode": "poll", "core": 200}}
+    unknown = {"method": "framework_set_scheduler", "params": {"name": "later"}}
+    vhostd.rpc("framework_set_mode", mode="adaptive")
+    vhostd.stop()
+    document = json.loads(vhostd.state.read_text())
+    document["subsystems"][2]["config"] += [call, unknown]
+    vhostd.state.write_text(json.dumps(document))
+    vhostd.start()
+    assert len(vhostd.rpc("framework_get_state")["failed"]) == 2
+    vhostd.rpc("framework_set_mode", mode="interrupt", core=0)
+    assert len(vhostd.rpc("framework_get_state")["failed"]) == 2
+    vhostd.rpc("framework_set_mode", mode="interrupt")
+    vhostd.rpc("framework_set_scheduler", name="static")
+    assert vhostd.rpc("framework_get_state")["failed"] == []
+    assert json.loads(vhostd.state.read_text())["subsystems"] == \
+        json.loads(save(vhostd))["subsystems"]
+
+
 def test_histogram_of_what_could_not_be_made(vhostd):
     """It stays on for a disk that is missing once, and goes with the disk when that is deleted."""
     image = vhostd.image("a.img")
