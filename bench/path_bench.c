@@ -135,6 +135,55 @@ run_case(const struct path_shape *shape, unsigned int depth, bool write)
 	report(name, shape, depth, write);
 }
 
+/* ---- each driver on the reactor of the thread that serves its queues ---- */
+
+#define BUSY_THREAD "vhost.busy" /* the first; the others are .1, .2 and so on */
+
+static uint32_t busy_cores[MAX_DRIVERS];
+
+static void
+note_core(void *ctx)
+{
+	const char *name = thread_name(thread_current());
+	size_t length = strlen(BUSY_THREAD);
+	unsigned int index;
+
+	(void)ctx;
+	if (strncmp(name, BUSY_THREAD, length) != 0)
+		return;
+	index = name[length] == '.' ? (unsigned int)atoi(name + length + 1) : 0;
+	if (index < MAX_DRIVERS)
+		busy_cores[index] = thread_core(thread_current());
+}
+
+static void
+cores_noted(void *ctx)
+{
+	struct completion *done = ctx;
+
+	completion_signal(done, 0);
+}
+
+static int
+go_to_core(void *core)
+{
+	return thread_move(*(uint32_t *)core);
+}
+
+static void
+place_drivers(void)
+{
+	struct completion *done = completion_create();
+
+	if (done == NULL || for_each_thread(note_core, done, cores_noted) != 0)
+		path_fail("threads", -ENOMEM);
+	completion_wait(done, WAIT_FOREVER);
+	completion_put(done);
+	for (unsigned int i = 0; i < driver_count; i++)
+		if (thread_call(drivers[i].thread, go_to_core, &busy_cores[i]) != 0)
+			path_fail("front-end's core", -EINVAL);
+}
+
 static bool
 chosen(int option, int value)
 {
@@ -159,6 +208,8 @@ run_shape(const struct path_shape *shape)
 	}
 	if (rc < 0)
 		path_fail("front-end", rc);
+	if (driver_count > 1)
+		place_drivers();
 	for (size_t i = 0; i < sizeof(depths) / sizeof(depths[0]); i++)
 		for (int write = 0; write <= 1; write++)
 			if (chosen(options.depth, depths[i]) && chosen(options.write, write))
@@ -254,12 +305,8 @@ create_drivers(void)
 		drivers[0].thread = thread_current();
 		return;
 	}
-	for (uint32_t core = env_core_first(), i = 0; core != ENV_NO_CORE;
-	     core = env_core_next(core), i++) {
-		struct cpumask mask = {{0}};
-
-		cpumask_set(&mask, core);
-		drivers[i].thread = thread_create("front_end", &mask);
+	for (unsigned int i = 0; i < driver_count; i++) {
+		drivers[i].thread = thread_create("front_end", NULL);
 		if (drivers[i].thread == NULL)
 			path_fail("front-end's thread", -errno);
 	}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * vhost: controllers on vhost-user sockets. A controller is made on the app thread and runs on a lightweight thread
+ * vhost: controllers on vhost-user sockets. A controller is made on the app thread and runs on lightweight threads
  * of its own; a front-end that connects gets a session, one at a time.
  */
 #ifndef VHOSTD_VHOST_H
@@ -33,7 +33,7 @@ struct vhost_blk_opts {
 	const char *bdev;              /* name of the block device */
 	bool read_only;                /* the guest may not write, although the bdev could */
 	bool packed_ring;              /* offer VIRTIO_F_RING_PACKED */
-	const struct cpumask *cpumask; /* where its thread may run; NULL: anywhere */
+	const struct cpumask *cpumask; /* where its threads may run; NULL: anywhere */
 };
 /*
  * App thread, in a coroutine [waits]. A stale socket file is replaced, one that somebody listens on is refused.

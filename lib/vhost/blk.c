@@ -14,11 +14,12 @@
 #include "coroutine.h"
 #include "log.h"
 #include "queue.h"
-#include "session.h"
+#include "threads.h"
 
 #define SECTOR_SHIFT  9
 #define FEATURE(name) (1ULL << VIRTIO_BLK_F_##name)
 
+#define likely(condition)   __builtin_expect(!!(condition), 1)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
 
 /*
@@ -42,7 +43,7 @@ struct vhost_blk {
 	uint64_t features;
 	size_t request_size;
 
-	/* app thread only */
+	/* app thread only; the controller's threads read it while removed is not set */
 	struct bdev_desc *desc; /* NULL: the device is gone */
 	uint32_t refs;
 
@@ -50,13 +51,10 @@ struct vhost_blk {
 	_Atomic uint64_t size;      /* bytes */
 	_Atomic bool writeback;     /* the driver's choice (CONFIG_WCE) */
 	_Atomic bool write_through; /* each write must be durable when it completes */
+	_Atomic bool removed;       /* the device is gone: requests fail; those in flight end */
 
 	/* vhost-events thread only */
 	uint64_t negotiated;
-
-	/* controller's thread only */
-	bool removed;                 /* requests fail; those in flight end */
-	struct bdev_channel *channel; /* NULL: it was given back */
 };
 
 /* What is in a slot. */
@@ -151,7 +149,13 @@ vhost_blk_status(int status)
 	return status == -EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP : VIRTIO_BLK_S_IOERR;
 }
 
-/* ---- executing; controller's thread ---- */
+/* ---- executing; the queue's thread ---- */
+
+static bool
+is_removed(const struct vhost_blk *blk)
+{
+	return atomic_load_explicit(&blk->removed, memory_order_relaxed);
+}
 
 static void
 finish(struct blk_request *request, uint8_t status)
@@ -184,7 +188,7 @@ set_range(struct bdev_request *rq, uint64_t sector, uint64_t bytes)
 }
 
 static int
-start_in(struct vhost_blk *blk, struct blk_request *request, struct vhost_blk_command *command)
+start_in(struct vhost_queue *queue, struct blk_request *request, struct vhost_blk_command *command)
 {
 	struct bdev_request *rq = &request->rq;
 
@@ -198,19 +202,20 @@ start_in(struct vhost_blk *blk, struct blk_request *request, struct vhost_blk_co
 	rq->iov = command->in;
 	rq->iovcnt = command->in_count;
 	rq->done = on_done;
-	bdev_submit(blk->channel, rq);
+	bdev_submit(queue->channel, rq);
 	return 0;
 }
 
 static uint8_t
-write_flags(struct vhost_blk *blk)
+write_flags(const struct vhost_blk *blk)
 {
 	return atomic_load_explicit(&blk->write_through, memory_order_relaxed) ? BDEV_FUA : 0;
 }
 
 static int
-start_out(struct vhost_blk *blk, struct blk_request *request, struct vhost_blk_command *command)
+start_out(struct vhost_queue *queue, struct blk_request *request, struct vhost_blk_command *command)
 {
+	const struct vhost_blk *blk = queue->device;
 	struct bdev_request *rq = &request->rq;
 
 	if (unlikely(command->out_bytes == 0 || blk->read_only ||
@@ -221,12 +226,13 @@ start_out(struct vhost_blk *blk, struct blk_request *request, struct vhost_blk_c
 	rq->iov = command->out;
 	rq->iovcnt = command->out_count;
 	rq->done = on_done;
-	bdev_submit(blk->channel, rq);
+	bdev_submit(queue->channel, rq);
 	return 0;
 }
 
 static int
-start_flush(struct vhost_blk *blk, struct blk_request *request, struct vhost_blk_command *command)
+start_flush(struct vhost_queue *queue, struct blk_request *request,
+	    struct vhost_blk_command *command)
 {
 	struct bdev_request *rq = &request->rq;
 
@@ -238,14 +244,16 @@ start_flush(struct vhost_blk *blk, struct blk_request *request, struct vhost_blk
 	rq->offset = 0;
 	rq->length = 0;
 	rq->done = on_done;
-	bdev_submit(blk->channel, rq);
+	bdev_submit(queue->channel, rq);
 	return 0;
 }
 
 /* virtio 1.2 §5.2.6: the serial number, padded with zeroes; no NUL when it is 20 bytes long. */
 static int
-start_get_id(struct vhost_blk *blk, struct blk_request *request, struct vhost_blk_command *command)
+start_get_id(struct vhost_queue *queue, struct blk_request *request,
+	     struct vhost_blk_command *command)
 {
+	const struct vhost_blk *blk = queue->device;
 	char id[VIRTIO_BLK_ID_BYTES] = {0};
 	size_t length = strnlen(blk->bdev_name, sizeof(id));
 	size_t offset = 0;
@@ -264,7 +272,7 @@ start_get_id(struct vhost_blk *blk, struct blk_request *request, struct vhost_bl
 	return 0;
 }
 
-static int submit_range(struct vhost_blk *blk, struct blk_request *request);
+static int submit_range(struct blk_request *request);
 
 static void
 on_range_done(struct bdev_request *rq, int status)
@@ -273,7 +281,7 @@ on_range_done(struct bdev_request *rq, int status)
 		(struct blk_request *)((char *)rq - offsetof(struct blk_request, rq));
 
 	if (status == 0 && request->range_count > 0)
-		status = submit_range(request->queue->device, request);
+		status = submit_range(request);
 	else if (status == 0)
 		finish(request, VIRTIO_BLK_S_OK);
 	if (status != 0)
@@ -282,14 +290,15 @@ on_range_done(struct bdev_request *rq, int status)
 
 /* The next range of a DISCARD or WRITE_ZEROES. virtio 1.2 §5.2.6.2 says which flags are refused. */
 static int
-submit_range(struct vhost_blk *blk, struct blk_request *request)
+submit_range(struct blk_request *request)
 {
+	const struct vhost_blk *blk = request->queue->device;
 	struct virtio_blk_discard_write_zeroes range;
 	struct bdev_request *rq = &request->rq;
 	bool discard = rq->type == BDEV_DISCARD;
 	uint32_t max = discard ? MAX_DISCARD_BYTES : MAX_WRITE_ZEROES_BYTES;
 
-	if (blk->removed)
+	if (is_removed(blk))
 		return -EIO;
 	request->range_count--;
 	vhost_blk_take(&request->ranges, &request->range_iovs, &range, sizeof(range));
@@ -303,14 +312,15 @@ submit_range(struct vhost_blk *blk, struct blk_request *request)
 	rq->flags = discard ? 0 : write_flags(blk);
 	if (range.flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP)
 		rq->flags |= BDEV_UNMAP;
-	bdev_submit(blk->channel, rq);
+	bdev_submit(request->queue->channel, rq);
 	return 0;
 }
 
 static int
-start_ranges(struct vhost_blk *blk, struct blk_request *request, struct vhost_blk_command *command,
-	     enum bdev_io_type type, uint64_t feature)
+start_ranges(struct vhost_queue *queue, struct blk_request *request,
+	     struct vhost_blk_command *command, enum bdev_io_type type, uint64_t feature)
 {
+	const struct vhost_blk *blk = queue->device;
 	struct bdev_request *rq = &request->rq;
 	uint64_t count = command->out_bytes / sizeof(struct virtio_blk_discard_write_zeroes);
 
@@ -328,24 +338,25 @@ start_ranges(struct vhost_blk *blk, struct blk_request *request, struct vhost_bl
 	rq->iov = NULL;
 	rq->iovcnt = 0;
 	rq->done = on_range_done;
-	return submit_range(blk, request);
+	return submit_range(request);
 }
 
 static int
-start_discard(struct vhost_blk *blk, struct blk_request *request, struct vhost_blk_command *command)
+start_discard(struct vhost_queue *queue, struct blk_request *request,
+	      struct vhost_blk_command *command)
 {
-	return start_ranges(blk, request, command, BDEV_DISCARD, FEATURE(DISCARD));
+	return start_ranges(queue, request, command, BDEV_DISCARD, FEATURE(DISCARD));
 }
 
 static int
-start_write_zeroes(struct vhost_blk *blk, struct blk_request *request,
+start_write_zeroes(struct vhost_queue *queue, struct blk_request *request,
 		   struct vhost_blk_command *command)
 {
-	return start_ranges(blk, request, command, BDEV_WRITE_ZEROES, FEATURE(WRITE_ZEROES));
+	return start_ranges(queue, request, command, BDEV_WRITE_ZEROES, FEATURE(WRITE_ZEROES));
 }
 
 /* 0 when it has taken the request; a negative errno that it is to be answered with. */
-typedef int (*start_fn)(struct vhost_blk *blk, struct blk_request *request,
+typedef int (*start_fn)(struct vhost_queue *queue, struct blk_request *request,
 			struct vhost_blk_command *command);
 
 static const start_fn starts[] = {
@@ -370,12 +381,12 @@ blk_start(struct vhost_blk *blk, struct vhost_queue *queue, struct virtq_slot *s
 	}
 	request->status = command.status;
 	request->written = 1;
-	if (unlikely(parsed == VHOST_BLK_NO_HEADER || blk->removed))
+	if (unlikely(parsed == VHOST_BLK_NO_HEADER || is_removed(blk)))
 		rc = -EIO;
 	else if (unlikely(command.type >= TYPE_COUNT || starts[command.type] == NULL))
 		rc = -EOPNOTSUPP;
 	else
-		rc = starts[command.type](blk, request, &command);
+		rc = starts[command.type](queue, request, &command);
 	if (unlikely(rc != 0))
 		finish(request, vhost_blk_status(rc));
 }
@@ -387,27 +398,27 @@ blk_handle(struct vhost_queue *queue, struct virtq_slot **slots, uint32_t count)
 
 	for (uint32_t i = 0; i < count; i++)
 		blk_start(blk, queue, slots[i]);
-	if (!blk->removed)
-		bdev_flush_submissions(blk->channel);
+	if (likely(queue->channel != NULL))
+		bdev_flush_submissions(queue->channel);
 }
 
 static int
-blk_thread_start(void *device)
+blk_channel_get(void *device, void **channel)
 {
 	struct vhost_blk *blk = device;
 
-	blk->channel = bdev_channel_get(blk->desc);
-	return blk->channel != NULL ? 0 : -errno;
+	*channel = NULL;
+	if (atomic_load(&blk->removed))
+		return 0;
+	*channel = bdev_channel_get(blk->desc);
+	return *channel != NULL ? 0 : -errno;
 }
 
 static void
-blk_thread_stop(void *device)
+blk_channel_put(void *device, void *channel)
 {
-	struct vhost_blk *blk = device;
-
-	if (blk->channel != NULL)
-		bdev_channel_put(blk->channel);
-	blk->channel = NULL;
+	(void)device;
+	bdev_channel_put(channel);
 }
 
 /* ---- configuration space and features; vhost-events thread ---- */
@@ -528,23 +539,6 @@ blk_destroy(void *device)
 	blk_put(device);
 }
 
-static int
-try_put_channel(void *arg)
-{
-	struct vhost_controller *controller = arg;
-	struct vhost_blk *blk = controller->device;
-	struct vhost_session *session;
-
-	/* A busy guest would never be without requests. */
-	blk->removed = true;
-	TAILQ_FOREACH (session, &controller->sessions, link) {
-		if (vhost_session_in_flight(session) > 0)
-			return -EAGAIN;
-	}
-	blk_thread_stop(blk);
-	return 0;
-}
-
 /* The device is gone: requests in flight end, new ones fail, the controller stays. */
 static void
 remove_bdev(void *arg)
@@ -555,7 +549,7 @@ remove_bdev(void *arg)
 		struct vhost_controller *controller = vhost_controller_of_device(blk);
 
 		if (controller != NULL &&
-		    thread_call(controller->thread, try_put_channel, controller) == 0)
+		    vhost_threads_call(controller, vhost_thread_put_channels, NULL) == 0)
 			blk_close(blk);
 		else if (coroutine_sleep(1000) != 0)
 			break;
@@ -578,6 +572,8 @@ on_bdev_event(void *ctx, enum bdev_event event)
 	case BDEV_EVENT_REMOVE:
 		log_warn("vhost: block device %s is gone: its guests' requests fail",
 			 blk->bdev_name);
+		/* A busy guest would never be without requests. */
+		atomic_store(&blk->removed, true);
 		blk->refs++;
 		if (coroutine_start(thread_current(), "vhost_blk_remove", remove_bdev, blk) != 0)
 			blk_put(blk);
@@ -635,8 +631,8 @@ static const struct vhost_device_ops blk_ops = {
 	.set_config = blk_set_config,
 	.request_size = blk_request_size,
 	.request_init = blk_request_init,
-	.thread_start = blk_thread_start,
-	.thread_stop = blk_thread_stop,
+	.channel_get = blk_channel_get,
+	.channel_put = blk_channel_put,
 	.handle = blk_handle,
 	.resize = blk_resize,
 	.destroy = blk_destroy,

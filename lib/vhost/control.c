@@ -9,18 +9,14 @@
 
 /* ---- coalescing and size ---- */
 
-static void
-adopt_coalescing(struct vhost_queue *queue, void *arg)
-{
-	(void)arg;
-	if (queue->state != VHOST_QUEUE_STOPPED)
-		vhost_queue_adopt_coalescing(queue);
-}
-
 static int
-adopt_on_thread(void *arg)
+adopt_on_thread(struct vhost_thread *thread, void *arg)
 {
-	vhost_controller_for_each_queue(arg, adopt_coalescing, NULL);
+	struct vhost_queue *queue;
+
+	(void)arg;
+	LIST_FOREACH (queue, &thread->queues, link)
+		vhost_queue_adopt_coalescing(queue);
 	return 0;
 }
 
@@ -43,7 +39,7 @@ vhost_controller_set_coalescing(const char *name, uint32_t delay_base_us, uint32
 	/* A queue that starts meanwhile sees them, or is told. */
 	atomic_store(&controller->delay_base_us, delay_base_us);
 	atomic_store(&controller->iops_threshold, iops_threshold);
-	return thread_call(controller->thread, adopt_on_thread, controller);
+	return vhost_threads_call(controller, adopt_on_thread, NULL);
 }
 
 int
@@ -57,6 +53,9 @@ vhost_controller_resize(const char *name, struct errmsg *err)
 }
 
 /* ---- statistics ---- */
+
+/* Of a front-end that stops queues all the time the numbers may be of different moments. */
+#define STATS_TRIES 10
 
 static const char *const counter_names[] = {
 	[VHOST_REQUESTS] = "requests",
@@ -82,7 +81,7 @@ struct queue_stats {
 };
 
 struct stats_call {
-	struct vhost_controller *controller;
+	uint64_t stops; /* of the controller's queues, when the main thread was asked */
 	struct queue_stats queues[VHOST_MAX_QUEUES];
 };
 
@@ -94,28 +93,52 @@ add_counters(struct queue_stats *stats, const uint64_t counters[VHOST_COUNTERS])
 }
 
 static void
-add_queue(struct vhost_queue *queue, void *arg)
+add_queue(struct queue_stats *stats, const struct vhost_queue *queue)
 {
-	struct stats_call *call = arg;
-	struct queue_stats *stats = &call->queues[queue->index];
-
 	add_counters(stats, queue->counters);
-	if (queue->state == VHOST_QUEUE_STOPPED)
-		return;
 	stats->in_flight += virtq_in_flight(queue->setup.vq);
 	stats->running++;
 	stats->broken += queue->broken;
 }
 
+/* The main thread comes first; what has stopped until then is counted there. */
 static int
-stats_on_thread(void *arg)
+stats_on_thread(struct vhost_thread *thread, void *arg)
 {
+	const struct vhost_queue *queue;
 	struct stats_call *call = arg;
 
-	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++)
-		add_counters(&call->queues[i], call->controller->counters[i]);
-	vhost_controller_for_each_queue(call->controller, add_queue, call);
+	if (vhost_thread_is_main(thread)) {
+		call->stops = thread->controller->stops;
+		for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++)
+			add_counters(&call->queues[i], thread->controller->counters[i]);
+	}
+	LIST_FOREACH (queue, &thread->queues, link)
+		add_queue(&call->queues[queue->index], queue);
 	return 0;
+}
+
+/* -EAGAIN: a queue has stopped since, and was perhaps not seen on its thread any more. */
+static int
+check_on_thread(struct vhost_thread *thread, void *arg)
+{
+	const struct stats_call *call = arg;
+
+	if (vhost_thread_is_main(thread) && call->stops != thread->controller->stops)
+		return -EAGAIN;
+	return 0;
+}
+
+/* A queue that stopped told the main thread so before its own thread was asked. */
+static void
+collect_stats(struct vhost_controller *controller, struct stats_call *call)
+{
+	int tries = STATS_TRIES;
+
+	do {
+		memset(call, 0, sizeof(*call));
+		vhost_threads_call(controller, stats_on_thread, call);
+	} while (vhost_threads_call(controller, check_on_thread, call) == -EAGAIN && --tries > 0);
 }
 
 static void
@@ -172,15 +195,16 @@ call_json(const char *name, const struct stats_call *call, bool per_queue)
 static json_t *
 controller_stats(struct vhost_controller *controller, bool per_queue)
 {
-	struct stats_call *call = calloc(1, sizeof(*call));
+	struct stats_call *call = malloc(sizeof(*call));
 	char name[VHOST_NAME_MAX + 1];
 	json_t *object;
 
 	if (call == NULL)
 		return NULL;
-	call->controller = controller;
 	memcpy(name, controller->name, sizeof(name));
-	thread_call(controller->thread, stats_on_thread, call);
+	vhost_threads_hold(controller);
+	collect_stats(controller, call);
+	vhost_threads_let_go(controller);
 	object = call_json(name, call, per_queue);
 	free(call);
 	return object;

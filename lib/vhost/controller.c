@@ -90,7 +90,7 @@ vhost_controller_next(uint64_t serial)
 	return NULL;
 }
 
-/* ---- controller's thread ---- */
+/* ---- main thread ---- */
 
 void
 vhost_controller_attach(struct vhost_controller *controller, struct vhost_session *session)
@@ -112,34 +112,11 @@ vhost_controller_must_wait(const struct vhost_controller *controller,
 }
 
 void
-vhost_controller_for_each_queue(struct vhost_controller *controller,
-				void (*fn)(struct vhost_queue *queue, void *arg), void *arg)
-{
-	struct vhost_session *session;
-
-	TAILQ_FOREACH (session, &controller->sessions, link) {
-		for (uint32_t i = 0; i < controller->queue_count; i++)
-			fn(&session->queues[i], arg);
-	}
-}
-
-/* What it has counted is not lost. */
-static void
-keep_counters(struct vhost_controller *controller, const struct vhost_session *session)
-{
-	for (uint32_t i = 0; i < controller->queue_count; i++) {
-		for (int j = 0; j < VHOST_COUNTERS; j++)
-			controller->counters[i][j] += session->queues[i].counters[j];
-	}
-}
-
-void
 vhost_controller_detach(struct vhost_controller *controller, struct vhost_session *session)
 {
 	struct vhost_session *other;
 
 	TAILQ_REMOVE(&controller->sessions, session, link);
-	keep_counters(controller, session);
 	vhost_session_free(session);
 	if (vhost_controller_must_wait(controller, NULL))
 		return;
@@ -147,18 +124,7 @@ vhost_controller_detach(struct vhost_controller *controller, struct vhost_sessio
 		vhost_session_start_waiting(other);
 }
 
-static int
-start_on_thread(void *arg)
-{
-	struct vhost_controller *controller = arg;
-	int rc = controller->ops->thread_start(controller->device);
-
-	if (rc != 0)
-		thread_exit(thread_current());
-	return rc;
-}
-
-/* Returns how many queues still have requests. */
+/* Returns how many queues have not stopped yet. */
 static int
 close_on_thread(void *arg)
 {
@@ -170,17 +136,6 @@ close_on_thread(void *arg)
 	TAILQ_FOREACH (session, &controller->sessions, link)
 		count += vhost_session_stop_all(session);
 	return (int)count;
-}
-
-/* Sessions are gone: they were released before, and their requests are done. */
-static int
-end_on_thread(void *arg)
-{
-	struct vhost_controller *controller = arg;
-
-	controller->ops->thread_stop(controller->device);
-	thread_exit(thread_current());
-	return 0;
 }
 
 /* ---- creating ---- */
@@ -219,46 +174,26 @@ vhost_controller_check_name(const char *name, struct errmsg *err)
 	return vhost_user_path(name, path, err);
 }
 
-/* What thread_create() wants; -EINVAL when no core that runs may run it. */
+/* How many cores that run may serve it. */
+static uint32_t
+count_cores(const struct cpumask *cpumask)
+{
+	uint32_t count = 0;
+
+	for (uint32_t core = env_core_first(); core != ENV_NO_CORE; core = env_core_next(core))
+		count += cpumask == NULL || cpumask_test(cpumask, core);
+	return count;
+}
+
 static int
 check_cpumask(const char *name, const struct cpumask *cpumask, struct errmsg *err)
 {
 	char text[CPUMASK_TEXT_MAX];
 
-	if (cpumask == NULL)
+	if (cpumask == NULL || count_cores(cpumask) > 0)
 		return 0;
-	for (uint32_t core = env_core_first(); core != ENV_NO_CORE; core = env_core_next(core)) {
-		if (cpumask_test(cpumask, core))
-			return 0;
-	}
 	return err_set(err, -EINVAL, "vhost controller %s: no running core is in cpumask %s", name,
 		       cpumask_format(cpumask, text));
-}
-
-/* [waits] thread_exit() was called on it, or will be: here only messages get lost. */
-static void
-end_thread(struct vhost_controller *controller)
-{
-	thread_call(controller->thread, end_on_thread, controller);
-}
-
-static int
-start_thread(struct vhost_controller *controller, struct errmsg *err)
-{
-	char name[sizeof("vhost.") + VHOST_NAME_MAX];
-	int rc;
-
-	snprintf(name, sizeof(name), "vhost.%s", controller->name);
-	controller->thread =
-		thread_create(name, controller->has_cpumask ? &controller->cpumask : NULL);
-	if (controller->thread == NULL)
-		return err_set(err, -errno, "vhost controller %s: no thread: %s", controller->name,
-			       strerror(errno));
-	rc = thread_call(controller->thread, start_on_thread, controller);
-	if (rc != 0)
-		err_set(err, rc, "vhost controller %s: the block device gives no channel: %s",
-			controller->name, strerror(-rc));
-	return rc;
 }
 
 struct endpoint_call {
@@ -287,12 +222,13 @@ start_controller(struct vhost_controller *controller, struct errmsg *err)
 	struct endpoint_call call = {.endpoint = &controller->endpoint, .err = err};
 	int rc;
 
-	rc = start_thread(controller, err);
+	rc = vhost_threads_start(controller, count_cores(vhost_controller_cpumask(controller)),
+				 err);
 	if (rc != 0)
 		return rc;
 	rc = coroutine_blocking(listen_on_worker, &call);
 	if (rc != 0)
-		end_thread(controller);
+		vhost_threads_end(controller);
 	return rc;
 }
 
@@ -348,13 +284,13 @@ vhost_controller_config_changed(struct vhost_controller *controller)
 
 /* ---- deleting ---- */
 
-/* [waits] until no queue has a request, at most *budget_us, of which it takes what it needs. 0 or -ETIMEDOUT. */
+/* [waits] until no queue runs, at most *budget_us, of which it takes what it needs. 0 or -ETIMEDOUT. */
 static int
 stop_queues(struct vhost_controller *controller, uint64_t *budget_us)
 {
 	const uint64_t step = 500;
 
-	while (thread_call(controller->thread, close_on_thread, controller) > 0) {
+	while (thread_call(vhost_main_thread(controller), close_on_thread, controller) > 0) {
 		if (*budget_us < step)
 			return -ETIMEDOUT;
 		coroutine_sleep(step);
@@ -382,7 +318,7 @@ delete_controller(struct vhost_controller *controller, uint64_t *budget_us, stru
 			controller->name);
 	}
 	coroutine_blocking(unlisten_on_worker, &controller->endpoint);
-	end_thread(controller);
+	vhost_threads_end(controller);
 	TAILQ_REMOVE(&controllers, controller, link);
 	controller->ops->destroy(controller->device);
 	notify_send(NOTIFY_VHOST_CONTROLLER_DELETE, "%s", controller->name);
@@ -413,22 +349,39 @@ session_json(const struct vhost_session *session)
 	return json_pack("{s:i, s:I, s:s, s:b, s:I, s:I}", "vid", session->vid, "id",
 			 (json_int_t)session->id, "name", name, "started", session->busy != 0,
 			 "max_queues", (json_int_t)session->controller->queue_count,
-			 "inflight_task_cnt", (json_int_t)vhost_session_in_flight(session));
+			 "inflight_task_cnt", (json_int_t)0);
 }
 
-struct sessions_call {
-	struct vhost_controller *controller;
-	json_t *array;
-};
-
-static int
-sessions_on_thread(void *arg)
+/* Adds what this queue has in flight to its session's number. */
+static void
+add_in_flight(json_t *sessions, const struct vhost_queue *queue)
 {
-	struct sessions_call *call = arg;
-	struct vhost_session *session;
+	json_t *session;
+	size_t i;
 
-	TAILQ_FOREACH (session, &call->controller->sessions, link)
-		json_array_append_new(call->array, session_json(session));
+	json_array_foreach (sessions, i, session) {
+		json_t *count = json_object_get(session, "inflight_task_cnt");
+
+		if (json_integer_value(json_object_get(session, "id")) == queue->session->id)
+			json_integer_set(count, json_integer_value(count) +
+							virtq_in_flight(queue->setup.vq));
+	}
+}
+
+/* The main thread comes first. */
+static int
+sessions_on_thread(struct vhost_thread *thread, void *arg)
+{
+	const struct vhost_session *session;
+	const struct vhost_queue *queue;
+	json_t *sessions = arg;
+
+	if (vhost_thread_is_main(thread)) {
+		TAILQ_FOREACH (session, &thread->controller->sessions, link)
+			json_array_append_new(sessions, session_json(session));
+	}
+	LIST_FOREACH (queue, &thread->queues, link)
+		add_in_flight(sessions, queue);
 	return 0;
 }
 
@@ -448,7 +401,7 @@ format_cpumask(const struct vhost_controller *controller, char text[CPUMASK_TEXT
 static json_t *
 controller_json(struct vhost_controller *controller)
 {
-	struct sessions_call call = {.controller = controller, .array = json_array()};
+	json_t *sessions = json_array();
 	char cpumask[CPUMASK_TEXT_MAX];
 	json_t *object;
 
@@ -456,11 +409,11 @@ controller_json(struct vhost_controller *controller)
 			   "cpumask", format_cpumask(controller, cpumask), "delay_base_us",
 			   (json_int_t)atomic_load(&controller->delay_base_us), "iops_threshold",
 			   (json_int_t)atomic_load(&controller->iops_threshold), "socket",
-			   controller->endpoint.path, "sessions", call.array, "backend_specific",
+			   controller->endpoint.path, "sessions", sessions, "backend_specific",
 			   controller->ops->describe(controller->device));
 	if (object != NULL && !controller->deleting)
-		thread_call(controller->thread, sessions_on_thread, &call);
-	json_decref(call.array);
+		vhost_threads_call(controller, sessions_on_thread, sessions);
+	json_decref(sessions);
 	return object;
 }
 

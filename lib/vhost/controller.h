@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * controller: what a socket serves, and the lightweight thread it is served on. Private to lib/vhost.
+ * controller: what a socket serves, and the lightweight threads it is served on. Private to lib/vhost.
  */
 #ifndef VHOSTD_VHOST_CONTROLLER_H
 #define VHOSTD_VHOST_CONTROLLER_H
@@ -15,7 +15,7 @@
 #include "device.h"
 #include "errmsg.h"
 #include "queue.h"
-#include "thread.h"
+#include "threads.h"
 #include "vhost.h"
 #include "vhost_user.h"
 
@@ -30,7 +30,6 @@ struct vhost_controller {
 	char name[VHOST_NAME_MAX + 1];
 	const struct vhost_device_ops *ops;
 	void *device;
-	struct thread *thread;
 	uint32_t queue_count;
 	uint64_t features; /* all that a front-end may negotiate */
 	bool has_cpumask;
@@ -46,10 +45,13 @@ struct vhost_controller {
 	_Atomic uint32_t delay_base_us;
 	_Atomic uint32_t iops_threshold;
 
-	/* controller's thread only */
+	struct vhost_threads threads; /* threads.h says what is whose */
+
+	/* main thread only */
 	bool closing; /* starts no queue any more */
-	/* of sessions that are gone, by queue */
+	/* what queues counted until they stopped, and how often that was */
 	uint64_t counters[VHOST_MAX_QUEUES][VHOST_COUNTERS];
+	uint64_t stops;
 	TAILQ_HEAD(vhost_session_list, vhost_session) sessions;
 };
 
@@ -62,13 +64,20 @@ struct vhost_controller_opts {
 };
 
 /*
- * App thread, in a coroutine [waits]. Starts the thread and listens. device becomes the controller's on success
+ * App thread, in a coroutine [waits]. Starts the main thread and listens. device becomes the controller's on success
  * (ops->destroy frees it) and stays the caller's otherwise. Errors as vhost_blk_create().
  */
 int vhost_controller_create(const struct vhost_controller_opts *opts, struct errmsg *err);
 
 /* App thread. Whether the name may be used: 0, -EINVAL, -EEXIST, -ENAMETOOLONG, with the reason in err. */
 int vhost_controller_check_name(const char *name, struct errmsg *err);
+
+/* Where its threads may run; NULL: anywhere. Any OS thread. */
+static inline const struct cpumask *
+vhost_controller_cpumask(const struct vhost_controller *controller)
+{
+	return controller->has_cpumask ? &controller->cpumask : NULL;
+}
 
 /* Any OS thread: the device's configuration space has changed, the driver should know. */
 void vhost_controller_config_changed(struct vhost_controller *controller);
@@ -81,13 +90,7 @@ struct vhost_controller *vhost_controller_find(const char *name, int *rc, struct
 /* App thread. The first that is listed and was created after the one of that serial number; NULL at the end. */
 struct vhost_controller *vhost_controller_next(uint64_t serial);
 
-/*
- * Controller's thread, which is that of its queues, too: fn for each queue of each session, whether it runs or not.
- */
-void vhost_controller_for_each_queue(struct vhost_controller *controller,
-				     void (*fn)(struct vhost_queue *queue, void *arg), void *arg);
-
-/* ---- controller's thread, for lib/vhost/session.c ---- */
+/* ---- main thread, for lib/vhost/session.c ---- */
 
 void vhost_controller_attach(struct vhost_controller *controller, struct vhost_session *session);
 /* A session is gone with all its requests: others that waited for it may run. */

@@ -34,12 +34,18 @@ struct vhost_device_ops {
 	size_t (*request_size)(void *device);
 	void (*request_init)(struct vhost_queue *queue, struct virtq_slot *slot);
 
-	/* ---- controller's thread ---- */
+	/* ---- any of the controller's threads ---- */
 
-	/* Before any queue runs. 0 or a negative errno. */
-	int (*thread_start)(void *device);
-	/* After the last queue stopped. */
-	void (*thread_stop)(void *device);
+	/*
+	 * A way of this thread's to the device; each queue has one while it runs. 0 with *channel NULL: the
+	 * device is gone, and requests fail. Or a negative errno, and *channel is NULL.
+	 */
+	int (*channel_get)(void *device, void **channel);
+	/* None of its requests is in flight. */
+	void (*channel_put)(void *device, void *channel);
+
+	/* ---- the queue's thread ---- */
+
 	/* Each chain ends, now or later, with vhost_queue_complete(). At most VHOST_QUEUE_BATCH of them. */
 	void (*handle)(struct vhost_queue *queue, struct virtq_slot **slots, uint32_t count);
 
@@ -47,7 +53,7 @@ struct vhost_device_ops {
 
 	/* [waits] Looks at the size of what is behind it again. 0 or a negative errno; the driver is told in any case. */
 	int (*resize)(void *device, struct errmsg *err);
-	/* [waits] After the thread is gone: closes and frees device. */
+	/* [waits] After the threads are gone: closes and frees device. */
 	void (*destroy)(void *device);
 	/* The value of backend_specific; a new object or NULL. */
 	json_t *(*describe)(void *device);

@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include "controller.h"
-#include "device.h"
 #include "log.h"
 #include "notifier.h"
 #include "notify.h"
@@ -92,12 +91,22 @@ report_broken(struct vhost_queue *queue)
 	signal_eventfd(queue, &queue->setup.err_fd);
 }
 
+/* The queue is not this thread's any more. */
+static void
+report_stopped(struct vhost_queue *queue)
+{
+	queue->state = VHOST_QUEUE_STOPPED;
+	thread_send(vhost_main_thread(queue->session->controller), &queue->stopped_msg,
+		    vhost_session_queue_stopped, queue);
+}
+
 static void
 finish_stop(struct vhost_queue *queue)
 {
 	poller_unregister(&queue->poller);
-	queue->state = VHOST_QUEUE_STOPPED;
-	vhost_session_queue_stopped(queue->session, queue->index);
+	vhost_thread_put_channel(queue->home, &queue->channel);
+	LIST_REMOVE(queue, link);
+	report_stopped(queue);
 }
 
 static void
@@ -172,50 +181,61 @@ queue_disarm(void *arg)
 
 static const struct poller_sleep_ops sleep_ops = {.arm = queue_arm, .disarm = queue_disarm};
 
-int
-vhost_queue_start(struct vhost_queue *queue, const struct vhost_queue_setup *setup)
+static int
+start_poller(struct vhost_queue *queue)
 {
 	int rc;
 
-	queue->setup = *setup;
-	queue->broken = false;
-	queue->call_pending = false;
-	vhost_queue_adopt_coalescing(queue);
 	queue->poller = poller_register(queue_poll, queue, 0, "vhost_queue");
 	if (queue->poller == NULL)
 		return -ENOMEM;
 	poller_set_sleep_ops(queue->poller, &sleep_ops);
-	if (setup->kick_fd >= 0) {
-		rc = poller_add_fd(queue->poller, setup->kick_fd);
-		if (rc != 0) {
-			poller_unregister(&queue->poller);
-			return rc;
-		}
+	if (queue->setup.kick_fd < 0)
+		return 0;
+	rc = poller_add_fd(queue->poller, queue->setup.kick_fd);
+	if (rc != 0)
+		poller_unregister(&queue->poller);
+	return rc;
+}
+
+void
+vhost_queue_start(void *arg)
+{
+	struct vhost_queue *queue = arg;
+
+	queue->broken = false;
+	queue->call_pending = false;
+	vhost_queue_adopt_coalescing(queue);
+	queue->start_rc = queue->ops->channel_get(queue->device, &queue->channel);
+	if (queue->start_rc == 0)
+		queue->start_rc = start_poller(queue);
+	if (queue->start_rc != 0) {
+		log_err("vhost %s: queue %u: cannot be started: %s",
+			vhost_session_name(queue->session), queue->index,
+			strerror(-queue->start_rc));
+		vhost_thread_put_channel(queue->home, &queue->channel);
+		queue->state = VHOST_QUEUE_FAILED;
+		return;
 	}
+	LIST_INSERT_HEAD(&queue->home->queues, queue, link);
 	queue->state = VHOST_QUEUE_RUNNING;
-	virtq_disable_kicks(setup->vq);
+	virtq_disable_kicks(queue->setup.vq);
 	/* The driver may wait for a call that went to an earlier eventfd. */
 	signal_eventfd(queue, &queue->setup.call_fd);
-	return 0;
 }
 
 void
-vhost_queue_wait(struct vhost_queue *queue, const struct vhost_queue_setup *setup)
+vhost_queue_stop(void *arg)
 {
-	queue->setup = *setup;
-	queue->state = VHOST_QUEUE_WAITING;
-}
+	struct vhost_queue *queue = arg;
 
-void
-vhost_queue_stop(struct vhost_queue *queue)
-{
 	switch (queue->state) {
 	case VHOST_QUEUE_RUNNING:
 		queue->state = VHOST_QUEUE_STOPPING;
 		poll_stopping(queue);
 		return;
-	case VHOST_QUEUE_WAITING:
-		finish_stop(queue);
+	case VHOST_QUEUE_FAILED:
+		report_stopped(queue);
 		return;
 	case VHOST_QUEUE_STOPPING:
 	case VHOST_QUEUE_STOPPED:
@@ -224,8 +244,10 @@ vhost_queue_stop(struct vhost_queue *queue)
 }
 
 void
-vhost_queue_abandon(struct vhost_queue *queue)
+vhost_queue_abandon(void *arg)
 {
+	struct vhost_queue *queue = arg;
+
 	queue->call_pending = false;
 	virtq_abandon(queue->setup.vq);
 	vhost_queue_stop(queue);

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * queue: one virtqueue of a session on its controller's thread: the hot path. Private to lib/vhost.
+ * queue: one virtqueue of a session on one of its controller's threads: the hot path. Private to
+ * lib/vhost.
  */
 #ifndef VHOSTD_VHOST_QUEUE_H
 #define VHOSTD_VHOST_QUEUE_H
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #include "coalescing.h"
 #include "inflight.h"
@@ -17,11 +19,12 @@
 #define VHOST_QUEUE_BATCH 32
 
 struct vhost_session;
+struct vhost_thread;
 struct vhost_device_ops;
 
 enum vhost_queue_state {
-	VHOST_QUEUE_STOPPED, /* the control path may touch everything */
-	VHOST_QUEUE_WAITING, /* started, but requests of the session before are still running */
+	VHOST_QUEUE_STOPPED,
+	VHOST_QUEUE_FAILED, /* could not be started, and was not stopped yet */
 	VHOST_QUEUE_RUNNING,
 	VHOST_QUEUE_STOPPING, /* takes nothing new; its requests finish */
 };
@@ -40,7 +43,7 @@ enum vhost_counter {
 	VHOST_COUNTERS,
 };
 
-/* What the control path prepares and the controller's thread adopts. The fds are -1 where there is none. */
+/* What the control path prepares and the queue's thread adopts. The fds are -1 where there is none. */
 struct vhost_queue_setup {
 	struct virtq *vq;
 	const struct vhost_mem *memory;
@@ -50,41 +53,54 @@ struct vhost_queue_setup {
 	int err_fd;
 };
 
+/* Each on cache lines of its own: neighbours are on other threads. */
 struct vhost_queue {
+	/* set once, in the order in which a request needs them */
+	_Alignas(64) const struct vhost_device_ops *ops;
+	void *device; /* what ops work on */
+
+	/* its thread, from start to stop; vhost-events while the queue is stopped */
+	void *channel; /* from ops->channel_get(); NULL: the device is gone */
+	struct vhost_queue_setup setup;
+	enum vhost_queue_state state;
+	bool broken;        /* reported */
+	bool call_pending;  /* the driver wants to be told of what was published */
+	uint64_t published; /* of counters[VHOST_REQUESTS] */
+	/* Since the start; the main thread's when the queue has stopped, see vhost_session_queue_stopped(). */
+	uint64_t counters[VHOST_COUNTERS];
+	struct vhost_coalescing coalescing;
+	struct poller *poller;
+	LIST_ENTRY(vhost_queue) link; /* in its thread's */
+	int start_rc;                 /* how the last start ended */
+
 	/* set once */
 	struct vhost_session *session;
-	const struct vhost_device_ops *ops;
-	void *device; /* what ops work on */
 	uint32_t index;
 
-	/* controller's thread, from start to stop; the control path while the queue is stopped */
-	struct vhost_queue_setup setup;
-	struct poller *poller;
-	enum vhost_queue_state state;
-	bool broken;       /* reported */
-	bool call_pending; /* the driver wants to be told of what was published */
-	struct vhost_coalescing coalescing;
-	uint64_t published; /* of counters[VHOST_REQUESTS] */
-	/* Also the controller's thread while the queue is stopped; never set back. */
-	uint64_t counters[VHOST_COUNTERS];
+	/* vhost-events thread only, which sets it while the queue is stopped; any thread until the next stop */
+	struct vhost_thread *home;
+
+	/* to its thread, and from there */
+	struct thread_msg start_msg, stop_msg, abandon_msg, stopped_msg;
 };
 
-/* ---- all on the controller's thread ---- */
+/* ---- messages to the queue's thread from the main thread; arg is the queue ---- */
 
-/* Adopts setup and polls. 0, or a negative errno when the kick fd cannot be waited for. */
-int vhost_queue_start(struct vhost_queue *queue, const struct vhost_queue_setup *setup);
-/* Adopts it without polling yet; vhost_queue_start() with queue->setup comes later. */
-void vhost_queue_wait(struct vhost_queue *queue, const struct vhost_queue_setup *setup);
+/* Adopts setup and polls. When it cannot, start_rc is the reason, and there is a line in the log. */
+void vhost_queue_start(void *arg);
 /*
- * Takes nothing new from now on. vhost_session_queue_stopped() is called when the requests are done,
- * at once if there are none; not for a queue that is stopped already.
+ * Takes nothing new from now on. When the requests are done, vhost_session_queue_stopped() runs on the main
+ * thread: once for each start, whether that succeeded or not.
  */
-void vhost_queue_stop(struct vhost_queue *queue);
+void vhost_queue_stop(void *arg);
 /*
  * The same without touching the ring or the in-flight region from now on: the front-end is gone, and may hand them to
  * somebody else as they are now. See vhost_session_release().
  */
-void vhost_queue_abandon(struct vhost_queue *queue);
+void vhost_queue_abandon(void *arg);
+
+/* ---- on the queue's thread ---- */
+
 /* Swaps the eventfds and tells the driver once, since a completion may have gone to the old one. */
 void vhost_queue_set_fds(struct vhost_queue *queue, int call_fd, int err_fd);
 

@@ -16,7 +16,7 @@
 
 #define VHOST_USER_F_PROTOCOL_FEATURES 30
 
-/* Somebody who waits for queues to stop. Freed by the controller's thread. */
+/* Somebody who waits for queues to stop. Freed by the main thread. */
 struct vhost_drain {
 	uint64_t mask; /* queues still running */
 	struct completion *completion;
@@ -43,16 +43,34 @@ replace_fd(int *fd, int new_fd)
 	*fd = new_fd;
 }
 
-/* ---- controller's thread ---- */
+/* ---- main thread ---- */
+
+/* What it has counted is not lost; it begins anew. */
+static void
+take_counters(struct vhost_queue *queue)
+{
+	struct vhost_controller *controller = queue->session->controller;
+
+	for (int i = 0; i < VHOST_COUNTERS; i++)
+		controller->counters[queue->index][i] += queue->counters[i];
+	memset(queue->counters, 0, sizeof(queue->counters));
+	queue->published = 0;
+	controller->stops++;
+}
 
 void
-vhost_session_queue_stopped(struct vhost_session *session, uint32_t index)
+vhost_session_queue_stopped(void *arg)
 {
+	struct vhost_queue *queue = arg;
+	struct vhost_session *session = queue->session;
+	uint64_t bit = 1ULL << queue->index;
 	struct vhost_drain **link = &session->drains, *drain;
 
-	session->busy &= ~(1ULL << index);
+	take_counters(queue);
+	session->busy &= ~bit;
+	session->stopping &= ~bit;
 	while ((drain = *link) != NULL) {
-		drain->mask &= ~(1ULL << index);
+		drain->mask &= ~bit;
 		if (drain->mask != 0) {
 			link = &drain->next;
 			continue;
@@ -65,46 +83,51 @@ vhost_session_queue_stopped(struct vhost_session *session, uint32_t index)
 		vhost_controller_detach(session->controller, session);
 }
 
+/* Those of mask that wait for another session are on no thread yet. */
+static void
+forget_waiting(struct vhost_session *session, uint64_t mask)
+{
+	mask &= session->waiting;
+	session->waiting &= ~mask;
+	for (; mask != 0; mask &= mask - 1)
+		vhost_session_queue_stopped(&session->queues[__builtin_ctzll(mask)]);
+}
+
+static void
+send_start(struct vhost_queue *queue)
+{
+	thread_send(queue->home->thread, &queue->start_msg, vhost_queue_start, queue);
+}
+
+/* Each queue is told once, behind its start and before it can be started again. */
+static void
+send_stop(struct vhost_session *session, uint64_t mask)
+{
+	forget_waiting(session, mask);
+	mask &= session->busy & ~session->stopping;
+	session->stopping |= mask;
+	for (; mask != 0; mask &= mask - 1) {
+		struct vhost_queue *queue = &session->queues[__builtin_ctzll(mask)];
+
+		thread_send(queue->home->thread, &queue->stop_msg, vhost_queue_stop, queue);
+	}
+}
+
 uint32_t
 vhost_session_stop_all(struct vhost_session *session)
 {
-	uint64_t mask = session->busy;
-
-	for (; mask != 0; mask &= mask - 1)
-		vhost_queue_stop(&session->queues[__builtin_ctzll(mask)]);
+	send_stop(session, UINT64_MAX);
 	return (uint32_t)__builtin_popcountll(session->busy);
 }
 
 void
 vhost_session_start_waiting(struct vhost_session *session)
 {
-	uint64_t mask = session->busy;
+	uint64_t mask = session->waiting;
 
-	for (; mask != 0; mask &= mask - 1) {
-		struct vhost_queue *queue = &session->queues[__builtin_ctzll(mask)];
-		struct vhost_queue_setup setup = queue->setup;
-		int rc;
-
-		if (queue->state != VHOST_QUEUE_WAITING)
-			continue;
-		rc = vhost_queue_start(queue, &setup);
-		if (rc != 0) {
-			log_err("vhost %s: queue %u: cannot be started: %s",
-				vhost_session_name(session), queue->index, strerror(-rc));
-			vhost_queue_stop(queue);
-		}
-	}
-}
-
-uint32_t
-vhost_session_in_flight(const struct vhost_session *session)
-{
-	uint64_t mask = session->busy;
-	uint32_t in_flight = 0;
-
+	session->waiting = 0;
 	for (; mask != 0; mask &= mask - 1)
-		in_flight += virtq_in_flight(session->queues[__builtin_ctzll(mask)].setup.vq);
-	return in_flight;
+		send_start(&session->queues[__builtin_ctzll(mask)]);
 }
 
 static int
@@ -118,28 +141,20 @@ attach_on_thread(void *arg)
 	return 0;
 }
 
-struct start_call {
-	struct vhost_queue *queue;
-	struct vhost_queue_setup setup;
-};
-
 static int
 start_on_thread(void *arg)
 {
-	struct start_call *call = arg;
-	struct vhost_queue *queue = call->queue;
+	struct vhost_queue *queue = arg;
 	struct vhost_session *session = queue->session;
-	int rc = 0;
 
 	if (session->controller->closing)
 		return -ESHUTDOWN;
+	session->busy |= 1ULL << queue->index;
 	if (vhost_controller_must_wait(session->controller, session))
-		vhost_queue_wait(queue, &call->setup);
+		session->waiting |= 1ULL << queue->index;
 	else
-		rc = vhost_queue_start(queue, &call->setup);
-	if (rc == 0)
-		session->busy |= 1ULL << queue->index;
-	return rc;
+		send_start(queue);
+	return 0;
 }
 
 struct stop_call {
@@ -163,17 +178,31 @@ stop_on_thread(void *arg)
 	}
 	drain->next = session->drains;
 	session->drains = drain;
-	for (; mask != 0; mask &= mask - 1)
-		vhost_queue_stop(&session->queues[__builtin_ctzll(mask)]);
+	send_stop(session, mask);
 	return 0;
 }
+
+/* ---- the queue's thread ---- */
+
+/* The queue's start has run before, unless it waits for another session. */
+static int
+start_result(void *arg)
+{
+	return ((struct vhost_queue *)arg)->start_rc;
+}
+
+struct fds_call {
+	struct vhost_queue *queue;
+	int call_fd;
+	int err_fd;
+};
 
 static int
 set_fds_on_thread(void *arg)
 {
-	struct start_call *call = arg;
+	struct fds_call *call = arg;
 
-	vhost_queue_set_fds(call->queue, call->setup.call_fd, call->setup.err_fd);
+	vhost_queue_set_fds(call->queue, call->call_fd, call->err_fd);
 	return 0;
 }
 
@@ -264,34 +293,43 @@ refuse_queue(struct vhost_session *session, uint32_t index, int rc)
 	return 0;
 }
 
-static int
-start_queue(struct vhost_session *session, uint32_t index)
+static uint32_t
+count_queues_on(const struct vhost_session *session, const struct vhost_thread *thread)
 {
-	struct vhost_vring *vring = &session->vrings[index];
-	struct start_call call = {
-		.queue = &session->queues[index],
-		.setup = {.memory = session->memory,
-			  .inflight = session->inflight,
-			  .kick_fd = vring->kick_fd,
-			  .call_fd = vring->call_fd,
-			  .err_fd = vring->err_fd},
-	};
-	int rc;
+	uint32_t count = 0;
 
-	rc = create_virtq(session, index, &call.setup.vq);
-	if (rc == 0) {
-		rc = thread_call(session->controller->thread, start_on_thread, &call);
-		if (rc != 0)
-			virtq_destroy(call.setup.vq);
-	}
-	if (rc != 0)
-		return refuse_queue(session, index, rc);
-	vring->running = true;
-	vring->base_holds = false;
-	return 0;
+	for (uint32_t i = 0; i < session->controller->queue_count; i++)
+		count += session->vrings[i].running && session->queues[i].home == thread;
+	return count;
 }
 
-/* Which of the queues in mask the controller's thread has. */
+/*
+ * The thread for one more queue: one that has none, a new one, or the one with the fewest. With
+ * equal numbers the first: n queues are the same on each thread every time.
+ */
+static struct vhost_thread *
+choose_thread(struct vhost_session *session)
+{
+	struct vhost_threads *threads = &session->controller->threads;
+	struct vhost_thread *best = NULL, *another;
+	uint32_t best_count = UINT32_MAX;
+
+	for (uint32_t i = 0; i < threads->usable; i++) {
+		uint32_t count = count_queues_on(session, &threads->threads[i]);
+
+		if (count < best_count) {
+			best = &threads->threads[i];
+			best_count = count;
+		}
+	}
+	if (best_count == 0 || session->no_more_threads || threads->usable >= threads->max)
+		return best;
+	another = vhost_threads_add(session->controller);
+	session->no_more_threads = another == NULL;
+	return another != NULL ? another : best;
+}
+
+/* Which of the queues in mask the controller's threads have. */
 static uint64_t
 running_queues(const struct vhost_session *session, uint64_t mask)
 {
@@ -318,7 +356,7 @@ wait_until_drained(struct vhost_session *session, uint64_t mask)
 	}
 	drain->mask = mask;
 	drain->completion = completion;
-	thread_call(session->controller->thread, stop_on_thread, &call);
+	thread_call(vhost_main_thread(session->controller), stop_on_thread, &call);
 	rc = completion_wait(completion, VHOST_DRAIN_US);
 	completion_put(completion);
 	return rc;
@@ -351,6 +389,42 @@ stop_queues(struct vhost_session *session, uint64_t mask)
 		vring->running = false;
 	}
 	return 0;
+}
+
+/* 0 when it runs or waits for another session's requests; it can be stopped in any case. */
+static int
+send_to_thread(struct vhost_session *session, struct vhost_queue *queue)
+{
+	int rc;
+
+	queue->home = choose_thread(session);
+	queue->start_rc = 0;
+	rc = thread_call(vhost_main_thread(session->controller), start_on_thread, queue);
+	return rc == 0 ? thread_call(queue->home->thread, start_result, queue) : rc;
+}
+
+static int
+start_queue(struct vhost_session *session, uint32_t index)
+{
+	struct vhost_vring *vring = &session->vrings[index];
+	struct vhost_queue *queue = &session->queues[index];
+	int rc;
+
+	queue->setup = (struct vhost_queue_setup){.memory = session->memory,
+						  .inflight = session->inflight,
+						  .kick_fd = vring->kick_fd,
+						  .call_fd = vring->call_fd,
+						  .err_fd = vring->err_fd};
+	rc = create_virtq(session, index, &queue->setup.vq);
+	if (rc != 0)
+		return refuse_queue(session, index, rc);
+	rc = send_to_thread(session, queue);
+	vring->running = true;
+	if (rc == 0)
+		vring->base_holds = false;
+	else
+		stop_queues(session, 1ULL << index);
+	return rc;
 }
 
 static bool
@@ -535,12 +609,13 @@ swap_fd(struct vhost_session *session, uint32_t index, int *where, int fd)
 
 	*where = fd;
 	if (vring->running) {
-		struct start_call call = {
+		struct fds_call call = {
 			.queue = &session->queues[index],
-			.setup = {.call_fd = vring->call_fd, .err_fd = vring->err_fd},
+			.call_fd = vring->call_fd,
+			.err_fd = vring->err_fd,
 		};
 
-		thread_call(session->controller->thread, set_fds_on_thread, &call);
+		thread_call(call.queue->home->thread, set_fds_on_thread, &call);
 	}
 	replace_fd(&old, -1);
 	return 0;
@@ -626,11 +701,13 @@ vhost_session_create(struct vhost_controller *controller, int vid,
 		     struct vhost_session **session_out)
 {
 	static atomic_uint next_id;
-	struct vhost_session *session = calloc(1, sizeof(*session));
+	struct vhost_session *session =
+		aligned_alloc(_Alignof(struct vhost_session), sizeof(*session));
 	int rc;
 
 	if (session == NULL)
 		return -ENOMEM;
+	memset(session, 0, sizeof(*session));
 	session->controller = controller;
 	session->vid = vid;
 	session->id = atomic_fetch_add(&next_id, 1);
@@ -641,7 +718,7 @@ vhost_session_create(struct vhost_controller *controller, int vid,
 		session->queues[i].device = controller->device;
 		session->queues[i].index = i;
 	}
-	rc = thread_call(controller->thread, attach_on_thread, session);
+	rc = thread_call(vhost_main_thread(controller), attach_on_thread, session);
 	if (rc != 0) {
 		free(session);
 		return rc;
@@ -677,22 +754,41 @@ free_session(struct work *work)
  * done: a late write of ours would overtake newer ones of the driver.
  */
 static int
+abandon_on_thread(void *arg)
+{
+	struct vhost_session *session = arg;
+	uint64_t mask;
+
+	forget_waiting(session, UINT64_MAX);
+	session->stopping = session->busy;
+	for (mask = session->busy; mask != 0; mask &= mask - 1) {
+		struct vhost_queue *queue = &session->queues[__builtin_ctzll(mask)];
+
+		thread_send(queue->home->thread, &queue->abandon_msg, vhost_queue_abandon, queue);
+	}
+	return 0;
+}
+
+static int
 release_on_thread(void *arg)
 {
 	struct vhost_session *session = arg;
 
-	for (uint64_t mask = session->busy; mask != 0; mask &= mask - 1)
-		vhost_queue_abandon(&session->queues[__builtin_ctzll(mask)]);
 	session->released = session->busy != 0;
 	if (!session->released)
 		vhost_controller_detach(session->controller, session);
 	return 0;
 }
 
+/* In two steps: only when every queue's thread has done with its messages may the session go. */
 void
 vhost_session_release(struct vhost_session *session)
 {
-	thread_call(session->controller->thread, release_on_thread, session);
+	struct vhost_controller *controller = session->controller;
+
+	thread_call(vhost_main_thread(controller), abandon_on_thread, session);
+	vhost_threads_sync(controller);
+	thread_call(vhost_main_thread(controller), release_on_thread, session);
 }
 
 void

@@ -2,8 +2,9 @@
 /*
  * session: what a front-end has set up, and the queues that run from it. Private to lib/vhost.
  *
- * The vhost-events thread keeps the set-up and prepares virtqs and memory maps; the controller's thread
- * adopts them by message, polls them, and says when a stopped queue has no request left. Each wait for it has a deadline.
+ * The vhost-events thread keeps the set-up, prepares virtqs and memory maps, and chooses a thread of the controller for
+ * each queue. The main thread knows which queues are busy: it sends them to their threads and stops them there, by
+ * messages, and says when a stopped queue has no request left. Each wait for that has a deadline.
  */
 #ifndef VHOSTD_VHOST_SESSION_H
 #define VHOSTD_VHOST_SESSION_H
@@ -43,7 +44,7 @@ struct vhost_vring {
 	bool has_addr;
 	bool kicked; /* from SET_VRING_KICK to GET_VRING_BASE */
 	bool enabled;
-	bool running; /* the controller's thread has it */
+	bool running; /* the controller's threads have it */
 	/* In-flight tracking. */
 	bool drained;    /* it stopped, and left nothing to do again in the region */
 	bool base_holds; /* ... and the front-end was told where: base is the truth, not the region */
@@ -65,10 +66,15 @@ struct vhost_session {
 	struct vhost_mem *memory;
 	struct vhost_inflight *inflight; /* NULL: no tracking; changes only while no queue runs */
 	struct vhost_vring vrings[VHOST_MAX_QUEUES];
+	bool no_more_threads; /* there was none to be had for its last queue */
 
-	/* controller's thread only */
+	/* queue.h says what is whose */
 	struct vhost_queue queues[VHOST_MAX_QUEUES];
-	uint64_t busy;              /* bit per queue that is not stopped */
+
+	/* main thread only; a bit per queue */
+	uint64_t busy;     /* not stopped */
+	uint64_t waiting;  /* of these: not started yet, for requests of the session before */
+	uint64_t stopping; /* of these: told to stop */
 	struct vhost_drain *drains; /* who waits for queues to stop */
 	bool released;
 	TAILQ_ENTRY(vhost_session) link;
@@ -118,15 +124,14 @@ int vhost_session_get_vring_base(struct vhost_session *session, uint32_t index, 
 /* Stops all queues and forgets about them. */
 int vhost_session_reset(struct vhost_session *session);
 
-/* ---- controller's thread ---- */
+/* ---- main thread ---- */
 
-/* From queue.c. */
-void vhost_session_queue_stopped(struct vhost_session *session, uint32_t index);
-/* Takes nothing new in any queue. Returns how many still have requests. */
+/* A message from queue.c; arg is the queue. */
+void vhost_session_queue_stopped(void *arg);
+/* Takes nothing new in any queue. Returns how many have not stopped yet. */
 uint32_t vhost_session_stop_all(struct vhost_session *session);
 /* Starts the queues that had to wait for another session. */
 void vhost_session_start_waiting(struct vhost_session *session);
-uint32_t vhost_session_in_flight(const struct vhost_session *session);
 /* From vhost_controller_detach(): a worker frees it. */
 void vhost_session_free(struct vhost_session *session);
 

@@ -151,10 +151,8 @@ find_endpoint(int vid)
 }
 
 static enum rte_vhost_msg_result
-on_message(int vid, void *context)
+handle_message(struct vhost_connection *connection, struct vhost_message *message)
 {
-	struct vhost_connection *connection = atomic_load(&connections[vid]);
-	struct vhost_message *message = context;
 	bool close_it = false;
 	int rc;
 
@@ -175,12 +173,28 @@ on_message(int vid, void *context)
 	return RTE_VHOST_MSG_RESULT_ERR;
 }
 
+/*
+ * rte_vhost_driver_unregister() waits for the handler's end, but does not order its memory accesses
+ * before what comes then: the store does, and vhost_user_unlisten()'s load.
+ */
+static atomic_bool handled;
+
+static enum rte_vhost_msg_result
+on_message(int vid, void *context)
+{
+	enum rte_vhost_msg_result result = handle_message(atomic_load(&connections[vid]), context);
+
+	atomic_store_explicit(&handled, true, memory_order_release);
+	return result;
+}
+
 /* After the answer to a message that was handled. */
 static enum rte_vhost_msg_result
 on_message_sent(int vid, void *context)
 {
 	(void)context;
 	vhost_msg_sent(atomic_load(&connections[vid]));
+	atomic_store_explicit(&handled, true, memory_order_release);
 	return RTE_VHOST_MSG_RESULT_NOT_HANDLED;
 }
 
@@ -478,6 +492,7 @@ vhost_user_unlisten(struct vhost_endpoint *endpoint)
 	struct vhost_connection *connection;
 
 	rte_vhost_driver_unregister(endpoint->path);
+	atomic_load_explicit(&handled, memory_order_acquire);
 	/* The kernel closes what vhost-events waits for only when that wait ends. */
 	poke();
 	/* DPDK has ended these without a word; a vid may be somebody else's by now. */

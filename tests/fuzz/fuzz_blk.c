@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* links: vhost virtio bdev testlib thread env */
+/* links: vhost virtio bdev event testlib thread env */
 /*
  * A guest's virtio-blk requests, right ones and any others, on a queue of a real session. Beside the daemon's code a
  * slow device executes the same chains on a copy of the guest's memory and of the disk, and both copies must stay equal

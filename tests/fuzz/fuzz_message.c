@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* links: vhost virtio bdev testlib thread env */
+/* links: vhost virtio bdev event testlib thread env */
 /*
  * Front-ends that send anything: vhost-user messages in any order, with any payload and any file descriptors, from several
  * connections to controllers that come and go, over memory that is written and truncated meanwhile, while requests take

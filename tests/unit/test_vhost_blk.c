@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* virtio-blk requests: taking chains of any layout apart, and what reaches the block device. */
-/* links: vhost virtio bdev testlib thread env */
+/* links: vhost virtio bdev event testlib thread env */
 #include <errno.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_ring.h>
@@ -18,7 +18,6 @@
 
 static struct vhost_controller controller;
 static unsigned int config_changes;
-static uint32_t in_flight; /* of every session */
 
 int
 vhost_controller_check_name(const char *name, struct errmsg *err)
@@ -50,14 +49,7 @@ vhost_controller_config_changed(struct vhost_controller *changed)
 	config_changes++;
 }
 
-uint32_t
-vhost_session_in_flight(const struct vhost_session *session)
-{
-	(void)session;
-	return in_flight;
-}
-
-/* ---- a guest: one region, one queue ---- */
+/* ---- a guest: one region, one queue, on the controller's second thread ---- */
 
 #define RING_SIZE  64
 #define GUEST_GPA  0x40000000ULL
@@ -112,6 +104,10 @@ guest_start(void)
 	opts.ctx_size = controller.ops->request_size(controller.device);
 	guest.queue.ops = controller.ops;
 	guest.queue.device = controller.device;
+	thread_set_current(rig_io[1]);
+	assert_int_equal(controller.ops->channel_get(controller.device, &guest.queue.channel), 0);
+	thread_set_current(NULL);
+	LIST_INSERT_HEAD(&controller.threads.threads[1].queues, &guest.queue, link);
 	assert_int_equal(virtq_create(&opts, &guest.queue.setup.vq), 0);
 	for (uint32_t i = 0; i < RING_SIZE; i++)
 		controller.ops->request_init(&guest.queue, virtq_slot_at(guest.queue.setup.vq, i));
@@ -120,6 +116,9 @@ guest_start(void)
 static void
 guest_stop(void)
 {
+	thread_set_current(rig_io[1]);
+	vhost_thread_put_channel(&controller.threads.threads[1], &guest.queue.channel);
+	thread_set_current(NULL);
 	virtq_destroy(guest.queue.setup.vq);
 	guest_mem_destroy(guest.map);
 	free(guest.memory);
@@ -152,7 +151,7 @@ serve(void)
 	struct virtq_slot *slots[VHOST_QUEUE_BATCH];
 	uint32_t count;
 
-	thread_set_current(rig_io[0]);
+	thread_set_current(rig_io[1]);
 	count = virtq_pop(guest.queue.setup.vq, slots, VHOST_QUEUE_BATCH);
 	if (count > 0)
 		controller.ops->handle(&guest.queue, slots, count);
@@ -189,11 +188,35 @@ create_device(bool read_only)
 
 	thread_set_current(rig_app);
 	assert_int_equal(vhost_blk_create(&opts, &rig_err), 0);
-	thread_set_current(rig_io[0]);
-	assert_int_equal(controller.ops->thread_start(controller.device), 0);
+	for (unsigned int i = 0; i < 2; i++) {
+		struct vhost_thread *thread = &controller.threads.threads[i];
+
+		thread->controller = &controller;
+		thread->thread = rig_io[i];
+		LIST_INIT(&thread->queues);
+		thread_set_current(rig_io[i]);
+		assert_int_equal(controller.ops->channel_get(controller.device, &thread->channel),
+				 0);
+	}
+	controller.threads.count = 2;
 	thread_set_current(NULL);
 	TAILQ_INIT(&controller.sessions);
-	controller.thread = rig_io[0];
+}
+
+static void
+destroy_device(void)
+{
+	for (unsigned int i = 0; i < 2; i++) {
+		void *channel = controller.threads.threads[i].channel;
+
+		thread_set_current(rig_io[i]);
+		if (channel != NULL)
+			controller.ops->channel_put(controller.device, channel);
+	}
+	thread_set_current(rig_app);
+	controller.ops->destroy(controller.device);
+	thread_set_current(NULL);
+	rig_settle();
 }
 
 static void
@@ -217,12 +240,7 @@ static void
 stop(void)
 {
 	guest_stop();
-	thread_set_current(rig_io[0]);
-	controller.ops->thread_stop(controller.device);
-	thread_set_current(rig_app);
-	controller.ops->destroy(controller.device);
-	thread_set_current(NULL);
-	rig_settle();
+	destroy_device();
 	assert_int_equal(rig_delete("disk-with-a-long-name", "fake"), 0);
 	memset(&controller, 0, sizeof(controller));
 }
@@ -697,13 +715,13 @@ test_ranges_in_order(void **state)
 	offer(segments, 3);
 	serve();
 	assert_int_equal(fake.logged, 1);
-	assert_true(fake_complete_one(rig_io[0]));
+	assert_true(fake_complete_one(rig_io[1]));
 	assert_int_equal(fake.logged, 2);
 	assert_int_equal(fake.log[1].offset, 512);
 	assert_int_equal(*status, 0xff);
 	fake.fail_at = 1;
 	fake.fail_status = -EIO;
-	assert_true(fake_complete_one(rig_io[0]));
+	assert_true(fake_complete_one(rig_io[1]));
 	serve();
 	assert_int_equal(take_used(), 1);
 	assert_int_equal(*status, VIRTIO_BLK_S_IOERR);
@@ -839,37 +857,62 @@ run_remove(void *arg)
 	bdev_remove(arg);
 }
 
-/* The device is pulled: requests fail from then on, and the device can go. */
-/* A guest that always has requests in flight does not hold it up: new ones fail at once. */
+/* A request that stays with the device. */
+static uint8_t *
+submit_delayed(void)
+{
+	struct segment segments[3] = {{make_header(VIRTIO_BLK_T_IN, 0), 16, false}};
+
+	segments[1] = (struct segment){guest_alloc(512), 512, true};
+	segments[2] = (struct segment){guest_alloc(1), 1, true};
+	*(uint8_t *)segments[2].data = 0xff;
+	fake.delayed = true;
+	offer(segments, 3);
+	serve();
+	return segments[2].data;
+}
+
+/*
+ * The device is pulled: requests fail from then on, also while another is still with the device, so that a busy
+ * guest does not hold it up. When that one is done, every thread gives its channels back, and the device can go.
+ */
 static void
 test_remove(void **state)
 {
 	struct rig_call call = {.fn = run_remove};
-	struct vhost_session session = {0};
+	uint8_t *status;
+	void *channel;
 
 	(void)state;
 	start();
-	TAILQ_INIT(&controller.sessions);
-	TAILQ_INSERT_TAIL(&controller.sessions, &session, link);
-	in_flight = 1;
+	status = submit_delayed();
 	call.arg = fake.bdev;
 	assert_int_equal(coroutine_start(rig_app, "remove", rig_call_run, &call), 0);
 	rig_settle();
 	expect_error(VIRTIO_BLK_T_IN, 0, 512, true);
 	assert_false(call.finished);
-	in_flight = 0;
+	/* The main thread's only one is back, the other's three are not. */
+	assert_null(controller.threads.threads[0].channel);
+	assert_non_null(controller.threads.threads[1].channel);
+	assert_non_null(guest.queue.channel);
+	assert_int_equal(fake.channels, 1);
+	assert_true(fake_complete_one(rig_io[1]));
 	ticks_advance_us(1000);
 	rig_wait(&call.finished);
+	assert_int_equal(*status, VIRTIO_BLK_S_OK);
+	assert_null(guest.queue.channel);
 	assert_int_equal(fake.destroyed, 1);
+	serve();
+	assert_int_equal(take_used(), 513);
 	expect_error(VIRTIO_BLK_T_IN, 0, 512, true);
 	assert_int_equal(request(VIRTIO_BLK_T_FLUSH, 0, NULL, 0, false, NULL), VIRTIO_BLK_S_IOERR);
-	guest_stop();
+	/* A queue that starts now has no channel, and that is no error. */
 	thread_set_current(rig_io[0]);
-	controller.ops->thread_stop(controller.device);
-	thread_set_current(rig_app);
-	controller.ops->destroy(controller.device);
+	assert_int_equal(controller.ops->channel_get(controller.device, &channel), 0);
 	thread_set_current(NULL);
-	rig_settle();
+	assert_null(channel);
+	guest_stop();
+	destroy_device();
 }
 
 int

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Telling a front-end of a new configuration: one message on its channel, and never a wait. */
-/* links: vhost virtio bdev thread env */
+/* links: vhost virtio bdev event thread env */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -4,7 +4,7 @@
  * controller's, and the device keeps requests for as long as the test wants. A session that is released with requests in
  * the device leaves what a daemon that is killed would leave.
  */
-/* links: vhost virtio bdev testlib thread env client */
+/* links: vhost virtio bdev event testlib thread env client */
 /* ldflags: -Wl,--wrap=log_write */
 #include <errno.h>
 #include <fcntl.h>
@@ -118,6 +118,14 @@ device_request_init(struct vhost_queue *queue, struct virtq_slot *slot)
 	(void)slot;
 }
 
+static int
+device_channel_get(void *ctx, void **channel)
+{
+	(void)ctx;
+	*channel = NULL;
+	return 0;
+}
+
 static const struct vhost_device_ops device_ops = {
 	.name = "test",
 	.max_segments = 16,
@@ -125,6 +133,7 @@ static const struct vhost_device_ops device_ops = {
 	.set_features = device_set_features,
 	.request_size = device_request_size,
 	.request_init = device_request_init,
+	.channel_get = device_channel_get,
 	.handle = device_handle,
 };
 
@@ -158,6 +167,12 @@ poll_thread(void *arg)
 	return NULL;
 }
 
+static int
+start_poller(struct thread *thread)
+{
+	return -pthread_create(&poller_thread, NULL, poll_thread, thread);
+}
+
 static void
 open_session(void)
 {
@@ -175,21 +190,20 @@ setup_controller(void)
 	controller->queue_count = QUEUES;
 	controller->features = FEATURES | PACKED;
 	TAILQ_INIT(&controller->sessions);
-	controller->thread = thread_create("controller", NULL);
+	assert_int_equal(vhost_threads_start(controller, 1, NULL), 0);
 }
 
 static int
 setup(uint64_t ring_features)
 {
-	static const struct thread_lib_ops ops;
+	static const struct thread_lib_ops ops = {.schedule = start_poller};
 
 	thread_lib_init(&ops);
 	assert_int_equal(work_pool_start(NULL), 0);
 	memset(&device, 0, sizeof(device));
-	setup_controller();
 	poller_stops = false;
 	poller_paused = false;
-	assert_int_equal(pthread_create(&poller_thread, NULL, poll_thread, controller->thread), 0);
+	setup_controller();
 	features = FEATURES | ring_features;
 	next_tag = 0;
 	assert_int_equal(client_memory_create(&memory, &layout, 1), 0);
@@ -212,18 +226,10 @@ setup_packed(void **state)
 	return setup(PACKED);
 }
 
-static int
-exit_thread(void *arg)
-{
-	(void)arg;
-	thread_exit(thread_current());
-	return 0;
-}
-
 static void
 complete(unsigned int count)
 {
-	thread_call(controller->thread, complete_held, &count);
+	thread_call(vhost_main_thread(controller), complete_held, &count);
 }
 
 static int
@@ -235,7 +241,7 @@ teardown(void **state)
 	session = NULL;
 	device.hold = false;
 	complete(UINT32_MAX);
-	thread_call(controller->thread, exit_thread, NULL);
+	vhost_threads_end(controller);
 	poller_stops = true;
 	pthread_join(poller_thread, NULL);
 	assert_true(TAILQ_EMPTY(&controller->sessions));
@@ -610,7 +616,8 @@ complete_and_die(unsigned int count)
 	poller_paused = true;
 	while (poller_rounds < rounds + 2)
 		sched_yield();
-	assert_int_equal(thread_send_msg(controller->thread, complete_message, &count), 0);
+	assert_int_equal(thread_send_msg(vhost_main_thread(controller), complete_message, &count),
+			 0);
 	assert_int_equal(pthread_create(&thread, NULL, resume_poller, NULL), 0);
 	die();
 	pthread_join(thread, NULL);
@@ -680,7 +687,8 @@ test_many_disconnects(void **state)
 	(void)state;
 	device.hold = true;
 	for (unsigned int i = 0; i < 48; i++) {
-		unsigned int held = (unsigned int)thread_call(controller->thread, count_held, NULL);
+		unsigned int held =
+			(unsigned int)thread_call(vhost_main_thread(controller), count_held, NULL);
 		unsigned int ready = i % 3;
 
 		if (i > 0)

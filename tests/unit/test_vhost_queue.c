@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* A queue polled by hand on a clock of the test's: when its driver is called, and what it counts. */
-/* links: vhost virtio bdev testlib thread env */
+/* links: vhost virtio bdev event testlib thread env */
 #include "virtq_rig.h"
 
 #include <sys/eventfd.h>
@@ -51,7 +51,16 @@ let_go(void)
 	hold = false;
 }
 
-static const struct vhost_device_ops device_ops = {.name = "test", .handle = handle};
+static int
+channel_get(void *device, void **channel)
+{
+	(void)device;
+	*channel = NULL;
+	return 0;
+}
+
+static const struct vhost_device_ops device_ops = {
+	.name = "test", .channel_get = channel_get, .handle = handle};
 
 /* ---- the rig ---- */
 
@@ -66,16 +75,16 @@ static void
 start(bool event_idx)
 {
 	struct virtq_opts opts = {.size = RING, .ctx_size = 16, .event_idx = event_idx};
-	struct vhost_queue_setup setup;
 
 	rig_open_with(&rig, &opts, 0);
-	setup = (struct vhost_queue_setup){.vq = rig.vq,
-					   .memory = &memory,
-					   .kick_fd = kick_fd,
-					   .call_fd = call_fd,
-					   .err_fd = err_fd};
+	queue->setup = (struct vhost_queue_setup){.vq = rig.vq,
+						  .memory = &memory,
+						  .kick_fd = kick_fd,
+						  .call_fd = call_fd,
+						  .err_fd = err_fd};
 	thread_set_current(thread);
-	assert_int_equal(vhost_queue_start(queue, &setup), 0);
+	vhost_queue_start(queue);
+	assert_int_equal(queue->start_rc, 0);
 	thread_set_current(NULL);
 	session->busy = 1;
 }
@@ -83,6 +92,8 @@ start(bool event_idx)
 static int
 setup(void **state)
 {
+	struct vhost_thread *main_thread;
+
 	(void)state;
 	ticks_set(1000000 * TICKS_PER_US);
 	thread_lib_init(NULL);
@@ -91,14 +102,19 @@ setup(void **state)
 	poll_once(thread);
 	memset(&controller, 0, sizeof(controller));
 	strcpy(controller.name, "test");
-	controller.thread = thread;
+	main_thread = &controller.threads.threads[0];
+	main_thread->controller = &controller;
+	main_thread->thread = thread;
+	LIST_INIT(&main_thread->queues);
 	controller.queue_count = 1;
 	TAILQ_INIT(&controller.sessions);
-	session = calloc(1, sizeof(*session));
+	session = aligned_alloc(_Alignof(struct vhost_session), sizeof(*session));
 	assert_non_null(session);
+	memset(session, 0, sizeof(*session));
 	session->controller = &controller;
 	queue = &session->queues[0];
 	queue->session = session;
+	queue->home = main_thread;
 	queue->ops = &device_ops;
 	set_coalescing(0, 60000);
 	hold = false;

@@ -3,7 +3,7 @@
  * Sessions without sockets: the test is the vhost-events thread, another OS thread polls the
  * controller's, and the device keeps requests for as long as the test wants.
  */
-/* links: vhost virtio bdev testlib thread env */
+/* links: vhost virtio bdev event testlib thread env */
 #include <errno.h>
 #include <linux/virtio_ring.h>
 #include <poll.h>
@@ -75,6 +75,14 @@ device_let_go(void *arg)
 	return 0;
 }
 
+static int
+device_channel_get(void *ctx, void **channel)
+{
+	(void)ctx;
+	*channel = NULL;
+	return 0;
+}
+
 static uint64_t
 device_features(void *ctx)
 {
@@ -110,6 +118,7 @@ static const struct vhost_device_ops device_ops = {
 	.set_features = device_set_features,
 	.request_size = device_request_size,
 	.request_init = device_request_init,
+	.channel_get = device_channel_get,
 	.handle = device_handle,
 };
 
@@ -123,6 +132,12 @@ static int memory_fd;
 static uint8_t *memory; /* the driver's view */
 static int kick_fd, call_fd, err_fd;
 static uint16_t avail_index;
+
+static struct thread *
+main_thread(void)
+{
+	return vhost_main_thread(controller);
+}
 
 static void *
 poll_thread(void *arg)
@@ -138,9 +153,15 @@ poll_thread(void *arg)
 }
 
 static int
+start_poller(struct thread *thread)
+{
+	return -pthread_create(&poller_thread, NULL, poll_thread, thread);
+}
+
+static int
 setup(void **state)
 {
-	static const struct thread_lib_ops ops;
+	static const struct thread_lib_ops ops = {.schedule = start_poller};
 
 	(void)state;
 	thread_lib_init(&ops);
@@ -153,9 +174,8 @@ setup(void **state)
 	controller->queue_count = 4;
 	controller->features = FEATURES;
 	TAILQ_INIT(&controller->sessions);
-	controller->thread = thread_create("controller", NULL);
 	poller_stops = false;
-	assert_int_equal(pthread_create(&poller_thread, NULL, poll_thread, controller->thread), 0);
+	assert_int_equal(vhost_threads_start(controller, 1, NULL), 0);
 	memory_fd = memfd_create("guest", MFD_CLOEXEC);
 	assert_int_equal(ftruncate(memory_fd, MEMORY_SIZE), 0);
 	memory = mmap(NULL, MEMORY_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, memory_fd, 0);
@@ -166,22 +186,14 @@ setup(void **state)
 }
 
 static int
-exit_thread(void *arg)
-{
-	(void)arg;
-	thread_exit(thread_current());
-	return 0;
-}
-
-static int
 teardown(void **state)
 {
 	(void)state;
 	if (session != NULL)
 		vhost_session_release(session);
 	session = NULL;
-	thread_call(controller->thread, device_let_go, NULL);
-	thread_call(controller->thread, exit_thread, NULL);
+	thread_call(main_thread(), device_let_go, NULL);
+	vhost_threads_end(controller);
 	poller_stops = true;
 	pthread_join(poller_thread, NULL);
 	assert_true(TAILQ_EMPTY(&controller->sessions));
@@ -544,7 +556,7 @@ let_go_later(void *arg)
 {
 	(void)arg;
 	usleep(50000);
-	thread_call(controller->thread, device_let_go, NULL);
+	thread_call(main_thread(), device_let_go, NULL);
 	return NULL;
 }
 
@@ -688,7 +700,7 @@ test_stuck_request(void **state)
 	offer();
 	assert_false(wait_for_used(1, 50));
 	assert_int_equal(device.handled, 1);
-	thread_call(controller->thread, device_let_go, NULL);
+	thread_call(main_thread(), device_let_go, NULL);
 	assert_true(wait_for_used(2, DEADLINE_MS));
 	assert_int_equal(device.handled, 3);
 	assert_int_equal(get_base(), 2);
@@ -735,7 +747,7 @@ test_release_anywhere(void **state)
 				wait_for_handled(handled + 1);
 			}
 			vhost_session_release(session);
-			thread_call(controller->thread, device_let_go, NULL);
+			thread_call(main_thread(), device_let_go, NULL);
 			assert_int_equal(vhost_session_create(controller, 0, &session), 0);
 		}
 	}
@@ -756,7 +768,7 @@ test_closing(void **state)
 	(void)state;
 	start();
 	do_one();
-	thread_call(controller->thread, close_controller, NULL);
+	thread_call(main_thread(), close_controller, NULL);
 	assert_int_equal(get_base(), 1);
 	assert_int_equal(send_kick(), -ESHUTDOWN);
 }
