@@ -6,8 +6,8 @@
 #include <time.h>
 
 #define DISK         "disk"
-#define WAIT_MS      15000
-#define MAX_REQUESTS 1000 /* between two kills */
+#define WAIT_MS      60000 /* machines under test pause for long, too */
+#define MAX_REQUESTS 1000  /* between two kills */
 
 static uint64_t
 now_us(void)

@@ -8,7 +8,7 @@
 #include <time.h>
 
 #define QUEUE_SIZE       128
-#define MESSAGE_MS       15000
+#define MESSAGE_MS       60000
 #define SECTORS_IN_BLOCK (WORKLOAD_BLOCK / CLIENT_SECTOR)
 #define POISON           0xee
 
