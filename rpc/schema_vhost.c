@@ -159,7 +159,7 @@ const struct rpc_schema rpc_vhost_schemas[RPC_VHOST_METHODS + 1] = {
 				"while it runs. Of a queue with a rate over iops_threshold the "
 				"calls are at least delay_base_us * (rate / iops_threshold - 1) "
 				"apart, and at most delay_base_us. A call that waits goes out "
-				"within that time, and before the queue sleeps or stops. Answers "
+				"within that time, and before the queue stops. Answers "
 				"true.\n"
 				"Errors: -19 (No such device), -16 (it is being deleted).",
 		},

@@ -57,3 +57,13 @@ vhost_coalescing_may_call(struct vhost_coalescing *coalescing, uint64_t now, uin
 	coalescing->next_call = now + coalescing->delay;
 	return true;
 }
+
+uint64_t
+vhost_coalescing_wait_us(const struct vhost_coalescing *coalescing)
+{
+	uint64_t now = env_ticks();
+	uint64_t ticks = coalescing->next_call > now ? coalescing->next_call - now : 0;
+
+	/* Rounded up: a timer that comes early would find nothing to do. */
+	return (uint64_t)((unsigned __int128)ticks * 1000000 / env_ticks_hz()) + 1;
+}

@@ -32,5 +32,7 @@ void vhost_coalescing_set(struct vhost_coalescing *coalescing, uint32_t delay_ba
  */
 bool vhost_coalescing_may_call(struct vhost_coalescing *coalescing, uint64_t now,
 			       uint64_t requests);
+/* From now until a call may go out, in µs, at least 1. */
+uint64_t vhost_coalescing_wait_us(const struct vhost_coalescing *coalescing);
 
 #endif

@@ -104,6 +104,7 @@ static void
 finish_stop(struct vhost_queue *queue)
 {
 	poller_unregister(&queue->poller);
+	poller_unregister(&queue->call_timer);
 	vhost_thread_put_channel(queue->home, &queue->channel);
 	LIST_REMOVE(queue, link);
 	report_stopped(queue);
@@ -155,13 +156,37 @@ queue_poll(void *arg)
 	return count > 0 ? POLLER_BUSY : POLLER_IDLE;
 }
 
+static int
+call_now(void *arg)
+{
+	struct vhost_queue *queue = arg;
+
+	poller_unregister(&queue->call_timer);
+	publish_all(queue);
+	return POLLER_BUSY;
+}
+
+/* While nobody polls the queue. */
+static void
+call_later(struct vhost_queue *queue)
+{
+	uint64_t us = vhost_coalescing_wait_us(&queue->coalescing);
+
+	if (queue->call_timer == NULL)
+		queue->call_timer = poller_register(call_now, queue, us, "vhost_call");
+	if (queue->call_timer == NULL)
+		publish_all(queue);
+}
+
 static bool
 queue_arm(void *arg)
 {
 	struct vhost_queue *queue = arg;
 
-	/* A completion may have come after this iteration's poll; nobody would send a call later. */
-	publish_all(queue);
+	/* A completion may have come after this iteration's poll. */
+	publish(queue);
+	if (queue->call_pending)
+		call_later(queue);
 	if (queue->state != VHOST_QUEUE_RUNNING)
 		return virtq_in_flight(queue->setup.vq) > 0;
 	/* A driver without a kick fd asked us to poll (vhost-user: bit 8 of SET_VRING_KICK). */

@@ -70,6 +70,7 @@ struct vhost_queue {
 	uint64_t counters[VHOST_COUNTERS];
 	struct vhost_coalescing coalescing;
 	struct poller *poller;
+	struct poller *call_timer;    /* NULL, or for a call that is put off while nobody polls */
 	LIST_ENTRY(vhost_queue) link; /* in its thread's */
 	int start_rc;                 /* how the last start ended */
 

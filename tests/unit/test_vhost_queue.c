@@ -359,16 +359,29 @@ test_event_idx(void **state)
 	assert_int_equal(take(call_fd), 1);
 }
 
+/* Nobody polls the queue then: a timer ends the sleep when the call is due. */
 static void
-test_goes_out_before_sleep(void **state)
+test_goes_out_during_sleep(void **state)
 {
+	uint64_t due;
+
 	(void)state;
 	set_coalescing(BASE_US, THRESHOLD);
 	start(false);
 	put_off();
-	assert_true(thread_arm(thread));
+	assert_true(thread_next_due(thread) == UINT64_MAX);
+	for (int i = 0; i < 2; i++) { /* woken by something else meanwhile */
+		assert_true(thread_arm(thread));
+		assert_int_equal(take(call_fd), 0);
+		thread_disarm(thread);
+	}
+	due = thread_next_due(thread);
+	assert_true(due >= queue->coalescing.next_call);
+	assert_true(due <= queue->coalescing.next_call + 2 * env_ticks_hz() / 1000000);
+	ticks_advance_us(BASE_US);
+	poll_once(thread);
 	assert_int_equal(take(call_fd), 1);
-	thread_disarm(thread);
+	assert_true(thread_next_due(thread) == UINT64_MAX);
 	poll_once(thread);
 	assert_int_equal(take(call_fd), 0);
 }
@@ -484,7 +497,7 @@ main(void)
 		TEST(test_first_calls_after_a_pause),
 		TEST(test_not_lost),
 		TEST(test_event_idx),
-		TEST(test_goes_out_before_sleep),
+		TEST(test_goes_out_during_sleep),
 		TEST(test_goes_out_on_stop),
 		TEST(test_abandoned_queue_is_silent),
 		TEST(test_switched_off_meanwhile),
