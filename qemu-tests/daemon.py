@@ -83,9 +83,10 @@ class Vhostd:
         self.rpc_socket = folder / "rpc.sock"
         self.log = folder / "vhostd.log"
         self.process: subprocess.Popen | None = None
+        self.cpus = "0"     # from the next start on
 
     def start(self) -> None:
-        command = [str(VHOSTD), "-l", "0", "-S", str(self.folder), "-r", str(self.rpc_socket),
+        command = [str(VHOSTD), "-l", self.cpus, "-S", str(self.folder), "-r", str(self.rpc_socket),
                    "--state", str(self.folder / "state.json")]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log,
