@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <sys/queue.h>
 
+#include "counter.h"
 #include "event.h"
 #include "mpsc_queue.h"
 
@@ -83,15 +84,6 @@ struct reactor *reactor_of_core(uint32_t core);
 /* Queues event on reactor and wakes it. Any OS thread. */
 void reactor_send(struct reactor *reactor, struct event *event, event_fn fn, void *arg1,
 		  void *arg2);
-
-/* For counters with one writer. */
-static inline void
-counter_add(_Atomic uint64_t *counter, uint64_t n)
-{
-	uint64_t old = atomic_load_explicit(counter, memory_order_relaxed);
-
-	atomic_store_explicit(counter, old + n, memory_order_relaxed);
-}
 
 /* Charges the time since the last call to busy or idle. On the reactor. Returns it. */
 uint64_t reactor_account(struct reactor *reactor, bool busy);

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <sys/queue.h>
 
+#include "counter.h"
 #include "thread.h"
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
@@ -121,15 +122,6 @@ struct thread {
  * thread_send(). On the thread.
  */
 bool thread_is_empty(const struct thread *thread);
-
-/* For a counter with one writer and many readers. */
-static inline void
-counter_add(_Atomic uint64_t *counter, uint64_t n)
-{
-	uint64_t old = atomic_load_explicit(counter, memory_order_relaxed);
-
-	atomic_store_explicit(counter, old + n, memory_order_relaxed);
-}
 
 static inline int
 poller_run(struct thread *thread, struct poller *poller)
