@@ -252,6 +252,20 @@ start_server(struct errmsg *err)
 	return server.path != NULL ? jsonrpc_server_start(&server, err) : 0;
 }
 
+/* What the state says comes before the option. */
+static const char *
+mode_of_reactors(void)
+{
+	struct reactor_info first, info;
+
+	reactor_get_info(env_core_first(), &first);
+	for (uint32_t core = env_core_first(); core != ENV_NO_CORE; core = env_core_next(core)) {
+		if (reactor_get_info(core, &info) == 0 && info.mode != first.mode)
+			return "not the same on all";
+	}
+	return reactor_mode_name(first.mode);
+}
+
 static void
 say_ready(void)
 {
@@ -267,8 +281,8 @@ say_ready(void)
 		log_warn("state: %u entries could not be replayed and are kept", app.failed);
 	log_notice("%s " VHOSTD_VERSION
 		   " ready: CPUs %s, mode %s, sockets in %s, RPC on %s, state %s",
-		   opts->name, cpumask_format(&mask, cpus), reactor_mode_name(opts->mode),
-		   opts->socket_dir, opts->rpc_socket != NULL ? opts->rpc_socket : "no socket",
+		   opts->name, cpumask_format(&mask, cpus), mode_of_reactors(), opts->socket_dir,
+		   opts->rpc_socket != NULL ? opts->rpc_socket : "no socket",
 		   opts->state_file != NULL ? opts->state_file : "not kept");
 	sd_notifyf(0, "READY=1\nSTATUS=Ready; %u entries of the configuration failed", app.failed);
 	if (app.ready != NULL)

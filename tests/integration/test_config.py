@@ -158,6 +158,7 @@ def test_what_was_chosen_for_reactors_comes_back(vhostd):
     vhostd.kill()
     vhostd.start()
     assert chosen() == ("interrupt", "static")
+    assert "mode interrupt," in vhostd.log_text().splitlines()[-1]
     assert save(vhostd) == saved
     vhostd.ctl("load-config", "-", stdin=saved)
     assert save(vhostd) == saved
