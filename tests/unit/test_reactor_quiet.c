@@ -421,7 +421,7 @@ test_one_wake_up_one_sleep(void **state)
 	memset(&lone, 0, sizeof(lone));
 	run_reactors(REACTOR_ADAPTIVE, drive_lone, &lone);
 	assert_true(lone.good);
-	assert_in_range(lone.sleeps, WAKES, WAKES * 3 / 2);
+	assert_true(lone.sleeps <= WAKES * 3 / 2);
 }
 
 /* ---- timers ---- */
