@@ -105,6 +105,27 @@ commit(struct errmsg *err)
 	return 0;
 }
 
+/* What the parser takes for a document ends where the framing says, in however many pieces it comes. */
+static void
+check_framing(const char *text, size_t size, size_t piece)
+{
+	struct framing framing = {0};
+	size_t done = 0, used;
+	json_error_t error;
+	json_t *document = json_loadb(text, size, JSON_DISABLE_EOF_CHECK, &error);
+	int rc = 0;
+
+	if (document == NULL)
+		return;
+	json_decref(document);
+	while (rc == 0 && done < size) {
+		rc = framing_scan(&framing, text + done, size - done < piece ? size - done : piece,
+				  &used);
+		done += used;
+	}
+	require(rc == -ELOOP || (rc == 1 && done == (size_t)error.position));
+}
+
 /* ---- the configuration ---- */
 
 static void
@@ -188,6 +209,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	world.client = client_create(fds[0]);
 	world.peer = fds[1];
 	require(world.client != NULL);
+	check_framing((const char *)in.data, in.size, piece);
 	rig_stopping = false;
 	jsonrpc_set_state(state == 's' ? RPC_STARTUP : RPC_RUNTIME);
 	while (open && in.size > 0) {
