@@ -682,6 +682,17 @@ clear_vring(struct vhost_vring *vring)
 	init_vring(vring);
 }
 
+/* After it the ring may begin anew, as after GET_VRING_BASE. */
+static void
+reset_vring(struct vhost_vring *vring)
+{
+	bool drained = vring->drained;
+
+	clear_vring(vring);
+	vring->drained = drained;
+	vring->base_holds = drained;
+}
+
 int
 vhost_session_reset(struct vhost_session *session)
 {
@@ -690,7 +701,7 @@ vhost_session_reset(struct vhost_session *session)
 	if (rc != 0)
 		return rc;
 	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++)
-		clear_vring(&session->vrings[i]);
+		reset_vring(&session->vrings[i]);
 	return 0;
 }
 

@@ -834,6 +834,27 @@ test_guest_reset(void **state)
 	close(region.fd);
 }
 
+/* RESET_OWNER stops in order, too; the driver begins anew, wherever the ring was. */
+static void
+test_reset_owner(void **state)
+{
+	struct client_inflight region = new_region();
+
+	(void)state;
+	assert_int_equal(give_region(&region), 0);
+	for (unsigned int i = 1; i < 20; i++) {
+		start();
+		do_some(i);
+		assert_int_equal(vhost_session_reset(session), 0);
+		client_ring_reset(&ring);
+		if (i % 2 == 1)
+			assert_int_equal(give_region(&region), 0);
+		if (i % 3 == 0)
+			repeat_base();
+	}
+	close(region.fd);
+}
+
 /* What a region had from another process counts, although the queue was stopped in order on this one's. */
 static void
 test_region_of_another(void **state)
@@ -1061,6 +1082,7 @@ main(void)
 		TEST(test_place_of_the_region),
 		TEST(test_no_base),
 		TEST(test_guest_reset),
+		TEST(test_reset_owner),
 		TEST(test_region_of_another),
 		TEST(test_hostile_content),
 		TEST(test_marked_twice),
