@@ -512,6 +512,82 @@ test_waiting_queue_fails(void **state)
 	}
 }
 
+/* ---- anything, in any order ---- */
+
+#define RANDOM_STEPS 3000
+
+static struct vhost_inflight_layout region = {.num_queues = QUEUES, .queue_size = RING_SIZE};
+static int region_fd;
+
+/* Kept until the next one is let go; so nothing that waits for requests comes before that. */
+static void
+hold_and_leave(void)
+{
+	device.hold = true;
+	for (long i = random() % 4; i >= 0; i--) {
+		usleep((useconds_t)(random() % 200));
+		new_session();
+		check(vhost_session_set_inflight(session, &region, region_fd) == 0);
+		start_all();
+	}
+	if (random() % 2 == 0)
+		check(vhost_session_set_vring_call(session, 1, -1) == 0);
+	let_go();
+}
+
+static void
+random_step(void)
+{
+	unsigned int queue = (unsigned int)random() % QUEUES;
+	uint32_t base;
+
+	switch (random() % 8) {
+	case 0:
+		hold_and_leave();
+		return;
+	case 1:
+		new_session();
+		check(vhost_session_set_inflight(session, &region, region_fd) == 0);
+		start_all();
+		return;
+	case 2:
+		check(send_mem_table() == 0);
+		return;
+	case 3:
+		check(vhost_session_set_vring_call(session, queue,
+						   eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) == 0);
+		return;
+	case 4:
+		device.refuse_after = (int)(random() % 3);
+		for (unsigned int i = 0; i < QUEUES; i++)
+			send_kick(i);
+		device.refuse_after = -1;
+		for (unsigned int i = 0; i < QUEUES; i++)
+			check(send_kick(i) == 0);
+		return;
+	default:
+		check(vhost_session_get_vring_base(session, queue, &base) == 0);
+		check(send_kick(queue) == 0);
+	}
+}
+
+static void
+test_random(void **state)
+{
+	(void)state;
+	srandom(1);
+	region_fd = vhost_session_get_inflight(session, &region);
+	assert_true(region_fd >= 0);
+	check(vhost_session_set_inflight(session, &region, region_fd) == 0);
+	start_all();
+	drivers_start();
+	for (unsigned int i = 0; i < RANDOM_STEPS && failures == 0; i++)
+		random_step();
+	drivers_stop();
+	stop_all();
+	close(region_fd);
+}
+
 /* ---- the controller and its device go ---- */
 
 static int
@@ -642,6 +718,7 @@ main(void)
 		TEST(test_waits_for_the_queues_thread),
 		TEST(test_waiting_queues),
 		TEST(test_waiting_queue_fails),
+		TEST(test_random),
 		TEST(test_closed_while_starting),
 		TEST(test_stopped_twice),
 		TEST(test_removed_while_starting),
