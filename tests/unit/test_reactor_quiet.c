@@ -399,10 +399,12 @@ drive_lone(void *arg)
 	member_create(member);
 	lone->good = wait_until_slept(cores[1], 1);
 	reactor_get_info(cores[1], &before);
-	for (uint64_t i = 1; i <= WAKES; i++) {
+	for (uint64_t i = 1; i <= WAKES && lone->good; i++) {
+		uint64_t armed = member->armed;
+
 		thread_send_msg(member->thread, member_message, member);
-		lone->good &= wait_until_at_least(&member->messages, i);
-		lone->good &= wait_until_at_least(&member->armed, i + 1);
+		lone->good = wait_until_at_least(&member->messages, i) &&
+			     wait_until_at_least(&member->armed, armed + 1);
 		nap();
 	}
 	reactor_get_info(cores[1], &after);
