@@ -146,6 +146,7 @@ static struct vhost_controller *controller;
 static struct vhost_session *session;
 static atomic_bool poller_stops, poller_paused;
 static atomic_uint poller_rounds;
+static atomic_uint messages_sent; /* to the controller's thread */
 static pthread_t poller_thread;
 static struct client_memory memory;
 static struct client_ring ring;
@@ -174,6 +175,13 @@ start_poller(struct thread *thread)
 }
 
 static void
+count_message(struct thread *thread)
+{
+	(void)thread;
+	messages_sent++;
+}
+
+static void
 open_session(void)
 {
 	assert_int_equal(vhost_session_create(controller, 0, &session), 0);
@@ -196,7 +204,7 @@ setup_controller(void)
 static int
 setup(uint64_t ring_features)
 {
-	static const struct thread_lib_ops ops = {.schedule = start_poller};
+	static const struct thread_lib_ops ops = {.schedule = start_poller, .wake = count_message};
 
 	thread_lib_init(&ops);
 	assert_int_equal(work_pool_start(NULL), 0);
@@ -597,11 +605,13 @@ complete_message(void *arg)
 	complete_held(arg);
 }
 
+/* When the poller will find both: that requests complete, and that the front-end is gone. */
 static void *
 resume_poller(void *arg)
 {
 	(void)arg;
-	usleep(20000);
+	while (messages_sent < 2)
+		sched_yield();
 	poller_paused = false;
 	return NULL;
 }
@@ -616,6 +626,7 @@ complete_and_die(unsigned int count)
 	poller_paused = true;
 	while (poller_rounds < rounds + 2)
 		sched_yield();
+	messages_sent = 0;
 	assert_int_equal(thread_send_msg(vhost_main_thread(controller), complete_message, &count),
 			 0);
 	assert_int_equal(pthread_create(&thread, NULL, resume_poller, NULL), 0);
