@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * vhost: controllers on vhost-user sockets. A controller is made on the app thread and runs on lightweight threads
- * of its own; a front-end that connects gets a session, one at a time.
+ * vhost: controllers on vhost-user sockets. A controller is made on the app thread and runs on
+ * lightweight threads of its own; a front-end that connects gets a session, one at a time.
  */
 #ifndef VHOSTD_VHOST_H
 #define VHOSTD_VHOST_H
@@ -18,13 +18,14 @@
 #define VHOST_MAX_QUEUES      64
 
 /*
- * App thread, in a coroutine [waits]. Sockets are made in socket_dir (copied; created if its parent exists). Starts the
- * vhost-events thread of DPDK. 0 or a negative errno.
+ * App thread, in a coroutine [waits]. Sockets are made in socket_dir (copied; created if its parent
+ * exists). Starts the vhost-events thread of DPDK. 0 or a negative errno.
  */
 int vhost_lib_init(const char *socket_dir, struct errmsg *err);
 /*
- * App thread, in a coroutine [waits]: deletes every controller (guests see their disks stop). Those whose devices do not finish their
- * requests, for which all have 5 s together, are left behind with a line in the log each, and keep their bdevs open.
+ * App thread, in a coroutine [waits]: deletes every controller (guests see their disks stop). Those
+ * whose devices do not finish their requests, for which all have 5 s together, are left behind with
+ * a line in the log each, and keep their bdevs open.
  */
 void vhost_lib_fini(void);
 
@@ -36,25 +37,28 @@ struct vhost_blk_opts {
 	const struct cpumask *cpumask; /* where its threads may run; NULL: anywhere */
 };
 /*
- * App thread, in a coroutine [waits]. A stale socket file is replaced, one that somebody listens on is refused.
- * 0, -EEXIST (name), -ENODEV (bdev), -EROFS (bdev is read-only and read_only is not set), -EINVAL (name: empty, too long, '/', '.' in front, not
- * printable UTF-8; no running core in cpumask), -ENAMETOOLONG (socket path over 107 bytes), -EADDRINUSE (a live socket), -ENOENT,
+ * App thread, in a coroutine [waits]. A stale socket file is replaced, one that somebody listens on
+ * is refused. 0, -EEXIST (name), -ENODEV (bdev), -EROFS (bdev is read-only and read_only is not
+ * set), -EINVAL (name: empty, too long, '/', '.' in front, not printable UTF-8; no running core in
+ * cpumask), -ENAMETOOLONG (socket path over 107 bytes), -EADDRINUSE (a live socket), -ENOENT,
  * -EACCES, -ENOMEM.
  */
 int vhost_blk_create(const struct vhost_blk_opts *opts, struct errmsg *err);
 
 /*
- * App thread, in a coroutine [waits]. Stops the queues, waits for their requests, closes the front-end's connection and
- * removes the socket. 0, -ENODEV, -EBUSY (being deleted already), -ETIMEDOUT (a device does not finish its requests: the
- * controller stays, with its queues stopped; delete it again later).
+ * App thread, in a coroutine [waits]. Stops the queues, waits for their requests, closes the
+ * front-end's connection and removes the socket. 0, -ENODEV, -EBUSY (being deleted already),
+ * -ETIMEDOUT (a device does not finish its requests: the controller stays, with its queues stopped;
+ * delete it again later).
  */
 int vhost_controller_delete(const char *name, struct errmsg *err);
 
 /*
- * App thread, in a coroutine [waits]; holds for running queues when it returns. Of a queue that does more than iops_threshold
- * requests per second the calls (interrupts) are at least delay_base_us × (rate ÷ iops_threshold − 1), at most delay_base_us apart; one that
- * is put off goes out within that time, and before the queue sleeps or stops. delay_base_us 0: none is put off.
- * 0, -ENODEV, -EBUSY (being deleted), -EINVAL.
+ * App thread, in a coroutine [waits]; holds for running queues when it returns. Of a queue that
+ * does more than iops_threshold requests per second the calls (interrupts) are at least
+ * delay_base_us × (rate ÷ iops_threshold − 1), at most delay_base_us apart; one that is put off
+ * goes out within that time, and before the queue sleeps or stops. delay_base_us 0: none is put
+ * off. 0, -ENODEV, -EBUSY (being deleted), -EINVAL.
  */
 #define VHOST_COALESCING_DELAY_MAX     1000000 /* us */
 #define VHOST_COALESCING_THRESHOLD_MIN 100     /* requests per second */
@@ -62,20 +66,20 @@ int vhost_controller_set_coalescing(const char *name, uint32_t delay_base_us,
 				    uint32_t iops_threshold, struct errmsg *err);
 
 /*
- * App thread, in a coroutine [waits]. Looks at the block device's size again and tells the driver to do so. 0, -ENODEV, -EBUSY
- * (being deleted), or what reading the size failed with.
+ * App thread, in a coroutine [waits]. Looks at the block device's size again and tells the driver
+ * to do so. 0, -ENODEV, -EBUSY (being deleted), or what reading the size failed with.
  */
 int vhost_controller_resize(const char *name, struct errmsg *err);
 
 /*
- * App thread, in a coroutine [waits]. New array of what vhost_get_stats answers: the controller of that name, or all (NULL). NULL and
- * *rc: -ENODEV, -EBUSY (being deleted), -ENOMEM.
+ * App thread, in a coroutine [waits]. New array of what vhost_get_stats answers: the controller of
+ * that name, or all (NULL). NULL and *rc: -ENODEV, -EBUSY (being deleted), -ENOMEM.
  */
 json_t *vhost_stats_json(const char *name, bool per_queue, int *rc, struct errmsg *err);
 
 /*
- * App thread, in a coroutine [waits]. New array of what vhost_get_controllers answers; name NULL: all of them, else
- * that one (NULL is returned when there is none).
+ * App thread, in a coroutine [waits]. New array of what vhost_get_controllers answers; name NULL:
+ * all of them, else that one (NULL is returned when there is none).
  */
 json_t *vhost_controllers_json(const char *name);
 /* Array of {method, params} that makes all controllers again. App thread. */

@@ -60,9 +60,9 @@ struct virtq_opts {
 	size_t ctx_size; /* user bytes in each slot */
 	/*
 	 * The queue's part of the in-flight region, aligned to 8, or NULL: no tracking. Mapped as
-	 * long as the queue lives. If it is new (all zeroes) it is initialised, and the queue begins
-	 * at `base`. If not, the queue goes on behind what is in flight there, whatever `base` is:
-	 * a front-end whose back-end died may not know better.
+	 * long as the queue lives. If it is new (all zeroes) it is initialised, and the queue
+	 * begins at `base`. If not, the queue goes on behind what is in flight there, whatever
+	 * `base` is: a front-end whose back-end died may not know better.
 	 */
 	void *inflight;
 	size_t inflight_size; /* bytes that are there, at least virtq_inflight_size() */
@@ -103,8 +103,8 @@ struct virtq_layout {
 /* Any thread. */
 struct virtq_layout virtq_layout(uint16_t size, bool packed, bool event_idx);
 /*
- * Bytes of one queue's part of an in-flight region (vhost-user, "Inflight I/O tracking"), a multiple
- * of 64: queue i begins at i times that. Any thread.
+ * Bytes of one queue's part of an in-flight region (vhost-user, "Inflight I/O tracking"), a
+ * multiple of 64: queue i begins at i times that. Any thread.
  */
 size_t virtq_inflight_size(bool packed, uint16_t size);
 
@@ -127,8 +127,9 @@ void virtq_destroy(struct virtq *vq);
 /*
  * Pops up to max chains, first of all those that the in-flight region had (virtq_waiting()), in the
  * order in which they once came. Returns how many, 0 when there is none or the queue is broken. The
- * avail index of a split ring is read once (acquire). A valid chain stays valid when a later one breaks the queue.
- * last_avail stops at the chain that does, so that a queue made anew finds it again.
+ * avail index of a split ring is read once (acquire). A valid chain stays valid when a later one
+ * breaks the queue. last_avail stops at the chain that does, so that a queue made anew finds it
+ * again.
  *
  * All long chains (more than VIRTQ_INLINE_IOVS iovecs) of a queue share a bounded pool. Where a
  * queue is so large that it could be exhausted, a chain that finds no room stays in the avail ring
@@ -152,9 +153,10 @@ void virtq_push(struct virtq *vq, struct virtq_slot *slot, uint32_t written);
 bool virtq_publish(struct virtq *vq);
 
 /*
- * From now on nothing shared is touched any more: neither the rings nor the in-flight region, which stay as they are.
- * Chains that were popped are pushed as before, to free their slots; what was pushed and not published is in flight still
- * to all others. For a front-end that is gone, and may give both to somebody else.
+ * From now on nothing shared is touched any more: neither the rings nor the in-flight region, which
+ * stay as they are. Chains that were popped are pushed as before, to free their slots; what was
+ * pushed and not published is in flight still to all others. For a front-end that is gone, and may
+ * give both to somebody else.
  */
 void virtq_abandon(struct virtq *vq);
 
@@ -178,8 +180,8 @@ uint32_t virtq_in_flight(const struct virtq *vq);
 uint32_t virtq_waiting(const struct virtq *vq);
 /*
  * Where the queue stands: what GET_VRING_BASE answers. Split: the index of the next avail entry to
- * pop. Packed: the next descriptor to pop in bits 0 – 14, its wrap counter in bit 15, and the same of
- * the next one to use (after what was published) in bits 16 – 31.
+ * pop. Packed: the next descriptor to pop in bits 0 – 14, its wrap counter in bit 15, and the same
+ * of the next one to use (after what was published) in bits 16 – 31.
  */
 uint32_t virtq_base(const struct virtq *vq);
 /* The same of a split ring. */

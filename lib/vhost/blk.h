@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * blk: vhost-user-blk (virtio 1.2 §5.2). Private to lib/vhost; here for the unit tests of its parser.
+ * blk: vhost-user-blk (virtio 1.2 §5.2). Private to lib/vhost; here for the unit tests of its
+ * parser.
  */
 #ifndef VHOSTD_VHOST_BLK_H
 #define VHOSTD_VHOST_BLK_H
@@ -33,7 +34,10 @@ enum vhost_blk_parsed {
 /* The iovecs of *command are the slot's, which is changed. */
 enum vhost_blk_parsed vhost_blk_parse(struct virtq_slot *slot, struct vhost_blk_command *command);
 
-/* Takes size bytes from the front of iov[0 … *count). False, with nothing to rely on, if they have less. */
+/*
+ * Takes size bytes from the front of iov[0 … *count). False, with nothing to rely on, if they have
+ * less.
+ */
 bool vhost_blk_take(struct iovec **iov, uint32_t *count, void *data, size_t size);
 
 /* The status byte for a bdev request's end. */

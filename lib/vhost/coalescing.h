@@ -2,8 +2,9 @@
 /*
  * coalescing: how long a queue may put off a call to its driver. Private to lib/vhost.
  *
- * Up to a rate of `iops_threshold` requests per second of this queue there is no delay. Above it the time from one
- * call to the next is at least delay_base × (rate ÷ threshold − 1), and at most delay_base.
+ * Up to a rate of `iops_threshold` requests per second of this queue there is no delay. Above it
+ * the time from one call to the next is at least delay_base × (rate ÷ threshold − 1), and at most
+ * delay_base.
  */
 #ifndef VHOSTD_VHOST_COALESCING_H
 #define VHOSTD_VHOST_COALESCING_H

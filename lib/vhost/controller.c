@@ -284,7 +284,10 @@ vhost_controller_config_changed(struct vhost_controller *controller)
 
 /* ---- deleting ---- */
 
-/* [waits] until no queue runs, at most *budget_us, of which it takes what it needs. 0 or -ETIMEDOUT. */
+/*
+ * [waits] until no queue runs, at most *budget_us, of which it takes what it needs. 0 or
+ * -ETIMEDOUT.
+ */
 static int
 stop_queues(struct vhost_controller *controller, uint64_t *budget_us)
 {

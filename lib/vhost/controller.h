@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * controller: what a socket serves, and the lightweight threads it is served on. Private to lib/vhost.
+ * controller: what a socket serves, and the lightweight threads it is served on. Private to
+ * lib/vhost.
  */
 #ifndef VHOSTD_VHOST_CONTROLLER_H
 #define VHOSTD_VHOST_CONTROLLER_H
@@ -41,7 +42,10 @@ struct vhost_controller {
 	bool deleting;
 	TAILQ_ENTRY(vhost_controller) link;
 
-	/* written by the app thread; a queue reads them when it starts and when it is told of a change */
+	/*
+	 * written by the app thread; a queue reads them when it starts and when it is told of a
+	 * change
+	 */
 	_Atomic uint32_t delay_base_us;
 	_Atomic uint32_t iops_threshold;
 
@@ -64,12 +68,16 @@ struct vhost_controller_opts {
 };
 
 /*
- * App thread, in a coroutine [waits]. Starts the main thread and listens. device becomes the controller's on success
- * (ops->destroy frees it) and stays the caller's otherwise. Errors as vhost_blk_create().
+ * App thread, in a coroutine [waits]. Starts the main thread and listens. device becomes the
+ * controller's on success (ops->destroy frees it) and stays the caller's otherwise. Errors as
+ * vhost_blk_create().
  */
 int vhost_controller_create(const struct vhost_controller_opts *opts, struct errmsg *err);
 
-/* App thread. Whether the name may be used: 0, -EINVAL, -EEXIST, -ENAMETOOLONG, with the reason in err. */
+/*
+ * App thread. Whether the name may be used: 0, -EINVAL, -EEXIST, -ENAMETOOLONG, with the reason in
+ * err.
+ */
 int vhost_controller_check_name(const char *name, struct errmsg *err);
 
 /* Where its threads may run; NULL: anywhere. Any OS thread. */
@@ -85,9 +93,15 @@ void vhost_controller_config_changed(struct vhost_controller *controller);
 /* App thread. The one that has this device; NULL while it is being made. */
 struct vhost_controller *vhost_controller_of_device(const void *device);
 
-/* App thread. The one of that name that is listed and not being deleted; NULL, -ENODEV or -EBUSY and why. */
+/*
+ * App thread. The one of that name that is listed and not being deleted; NULL, -ENODEV or -EBUSY
+ * and why.
+ */
 struct vhost_controller *vhost_controller_find(const char *name, int *rc, struct errmsg *err);
-/* App thread. The first that is listed and was created after the one of that serial number; NULL at the end. */
+/*
+ * App thread. The first that is listed and was created after the one of that serial number; NULL at
+ * the end.
+ */
 struct vhost_controller *vhost_controller_next(uint64_t serial);
 
 /* ---- main thread, for lib/vhost/session.c ---- */

@@ -19,7 +19,10 @@ struct vhost_device_ops {
 	const char *name;      /* of the kind, for messages */
 	uint32_t max_segments; /* longest descriptor chain that its limits allow */
 
-	/* Any OS thread: the device's own feature bits (not those of rings and transport), constant. */
+	/*
+	 * Any OS thread: the device's own feature bits (not those of rings and transport),
+	 * constant.
+	 */
 	uint64_t (*features)(void *device);
 
 	/* ---- vhost-events thread ---- */
@@ -37,8 +40,8 @@ struct vhost_device_ops {
 	/* ---- any of the controller's threads ---- */
 
 	/*
-	 * A way of this thread's to the device; each queue has one while it runs. 0 with *channel NULL: the
-	 * device is gone, and requests fail. Or a negative errno, and *channel is NULL.
+	 * A way of this thread's to the device; each queue has one while it runs. 0 with *channel
+	 * NULL: the device is gone, and requests fail. Or a negative errno, and *channel is NULL.
 	 */
 	int (*channel_get)(void *device, void **channel);
 	/* None of its requests is in flight. */
@@ -46,18 +49,27 @@ struct vhost_device_ops {
 
 	/* ---- the queue's thread ---- */
 
-	/* Each chain ends, now or later, with vhost_queue_complete(). At most VHOST_QUEUE_BATCH of them. */
+	/*
+	 * Each chain ends, now or later, with vhost_queue_complete(). At most VHOST_QUEUE_BATCH of
+	 * them.
+	 */
 	void (*handle)(struct vhost_queue *queue, struct virtq_slot **slots, uint32_t count);
 
 	/* ---- app thread ---- */
 
-	/* [waits] Looks at the size of what is behind it again. 0 or a negative errno; the driver is told in any case. */
+	/*
+	 * [waits] Looks at the size of what is behind it again. 0 or a negative errno; the driver
+	 * is told in any case.
+	 */
 	int (*resize)(void *device, struct errmsg *err);
 	/* [waits] After the threads are gone: closes and frees device. */
 	void (*destroy)(void *device);
 	/* The value of backend_specific; a new object or NULL. */
 	json_t *(*describe)(void *device);
-	/* {method, params} that makes the controller again, without ctrlr and cpumask. New object or NULL. */
+	/*
+	 * {method, params} that makes the controller again, without ctrlr and cpumask. New object
+	 * or NULL.
+	 */
 	json_t *(*config)(void *device);
 };
 

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * mapping: a part of a front-end's file in our memory: guest memory, an in-flight region. Private to lib/vhost.
+ * mapping: a part of a front-end's file in our memory: guest memory, an in-flight region. Private
+ * to lib/vhost.
  *
- * A front-end can truncate its file at any time; who touches what is cut off then would get a SIGBUS. Behind the
- * mappings made here there are zeroed pages of ours instead, and a flag that says so.
+ * A front-end can truncate its file at any time; who touches what is cut off then would get a
+ * SIGBUS. Behind the mappings made here there are zeroed pages of ours instead, and a flag that
+ * says so.
  */
 #ifndef VHOSTD_VHOST_MAPPING_H
 #define VHOSTD_VHOST_MAPPING_H
@@ -19,10 +21,10 @@ struct vhost_mapping {
 };
 
 /*
- * Maps size bytes (not 0) of the file from offset on, for reading and writing. fd stays the caller's. *lost becomes
- * true when what was touched behind the file's end is memory of ours; it must outlive the mapping. Any OS thread.
- * 0, -EINVAL (not a regular file), -ERANGE (larger than its file), -ENOSPC (too many are mapped by all), or what
- * mmap() said.
+ * Maps size bytes (not 0) of the file from offset on, for reading and writing. fd stays the
+ * caller's. *lost becomes true when what was touched behind the file's end is memory of ours; it
+ * must outlive the mapping. Any OS thread. 0, -EINVAL (not a regular file), -ERANGE (larger than
+ * its file), -ENOSPC (too many are mapped by all), or what mmap() said.
  */
 int vhost_mapping_create(struct vhost_mapping *mapping, int fd, uint64_t offset, uint64_t size,
 			 atomic_bool *lost);

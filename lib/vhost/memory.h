@@ -3,7 +3,8 @@
  * memory: a front-end's memory table, mapped by ourselves. Private to lib/vhost.
  *
  * DPDK could map it too, but it unmaps when the front-end sends a new table, disconnects or its
- * socket is unregistered, whoever still uses the memory. A map of ours lives until its last user is done.
+ * socket is unregistered, whoever still uses the memory. A map of ours lives until its last user is
+ * done.
  */
 #ifndef VHOSTD_VHOST_MEMORY_H
 #define VHOSTD_VHOST_MEMORY_H
@@ -51,7 +52,10 @@ int vhost_mem_create(const struct vhost_mem_region *regions, const int *fds, uin
 /* Any OS thread; nobody may use it any more. NULL is ignored. */
 void vhost_mem_destroy(struct vhost_mem *memory);
 
-/* Where [user_addr, user_addr + size) of the front-end is here; NULL unless it is inside one region. */
+/*
+ * Where [user_addr, user_addr + size) of the front-end is here; NULL unless it is inside one
+ * region.
+ */
 void *vhost_mem_from_user(const struct vhost_mem *memory, uint64_t user_addr, uint64_t size);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * message: the vhost-user messages as DPDK hands them to its external handlers. Private to lib/vhost.
+ * message: the vhost-user messages as DPDK hands them to its external handlers. Private to
+ * lib/vhost.
  */
 #ifndef VHOSTD_VHOST_MESSAGE_H
 #define VHOSTD_VHOST_MESSAGE_H
@@ -122,8 +123,8 @@ enum vhost_handled {
 
 /*
  * Handles one message, whole: DPDK has nothing to add. Takes from fds what it keeps and closes the
- * rest. On the vhost-events thread. Sets *close when the connection is to end. After VHOST_REPLY the
- * fds of the message are those of the answer; they stay open until vhost_msg_sent().
+ * rest. On the vhost-events thread. Sets *close when the connection is to end. After VHOST_REPLY
+ * the fds of the message are those of the answer; they stay open until vhost_msg_sent().
  */
 int vhost_msg_handle(struct vhost_connection *connection, struct vhost_message *message,
 		     bool *close);

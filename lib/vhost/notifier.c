@@ -18,7 +18,10 @@
 
 #define likely(condition) __builtin_expect(!!(condition), 1)
 
-/* Requests whose ends nobody has taken yet: what the context must have room for, and when they are taken. */
+/*
+ * Requests whose ends nobody has taken yet: what the context must have room for, and when they are
+ * taken.
+ */
 #define CONTEXT_EVENTS 128
 #define REAP_EVENTS    64
 
@@ -70,7 +73,9 @@ start_timer(struct notifier *n)
 	return true;
 }
 
-/* The timer goes on firing: a signal that comes just before the write begins does not interrupt it. */
+/*
+ * The timer goes on firing: a signal that comes just before the write begins does not interrupt it.
+ */
 static int
 write_in_time(struct notifier *n, int eventfd)
 {

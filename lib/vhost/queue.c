@@ -43,8 +43,9 @@ may_call(struct vhost_queue *queue)
 }
 
 /*
- * Shows the driver what was pushed since the last time. Whether it is to be called is the answer for these chains alone: with
- * EVENT_IDX the next ones may well be wanted silently, so a call that is put off is remembered.
+ * Shows the driver what was pushed since the last time. Whether it is to be called is the answer
+ * for these chains alone: with EVENT_IDX the next ones may well be wanted silently, so a call that
+ * is put off is remembered.
  */
 static void
 publish_pushed(struct vhost_queue *queue)

@@ -43,7 +43,9 @@ enum vhost_counter {
 	VHOST_COUNTERS,
 };
 
-/* What the control path prepares and the queue's thread adopts. The fds are -1 where there is none. */
+/*
+ * What the control path prepares and the queue's thread adopts. The fds are -1 where there is none.
+ */
 struct vhost_queue_setup {
 	struct virtq *vq;
 	const struct vhost_mem *memory;
@@ -66,7 +68,10 @@ struct vhost_queue {
 	bool broken;        /* reported */
 	bool call_pending;  /* the driver wants to be told of what was published */
 	uint64_t published; /* of counters[VHOST_REQUESTS] */
-	/* Since the start; the main thread's when the queue has stopped, see vhost_session_queue_stopped(). */
+	/*
+	 * Since the start; the main thread's when the queue has stopped, see
+	 * vhost_session_queue_stopped().
+	 */
 	uint64_t counters[VHOST_COUNTERS];
 	struct vhost_coalescing coalescing;
 	struct poller *poller;
@@ -78,7 +83,10 @@ struct vhost_queue {
 	struct vhost_session *session;
 	uint32_t index;
 
-	/* vhost-events thread only, which sets it while the queue is stopped; any thread until the next stop */
+	/*
+	 * vhost-events thread only, which sets it while the queue is stopped; any thread until the
+	 * next stop
+	 */
 	struct vhost_thread *home;
 
 	/* to its thread, and from there */
@@ -87,16 +95,18 @@ struct vhost_queue {
 
 /* ---- messages to the queue's thread from the main thread; arg is the queue ---- */
 
-/* Adopts setup and polls. When it cannot, start_rc is the reason, and there is a line in the log. */
+/*
+ * Adopts setup and polls. When it cannot, start_rc is the reason, and there is a line in the log.
+ */
 void vhost_queue_start(void *arg);
 /*
- * Takes nothing new from now on. When the requests are done, vhost_session_queue_stopped() runs on the main
- * thread: once for each start, whether that succeeded or not.
+ * Takes nothing new from now on. When the requests are done, vhost_session_queue_stopped() runs on
+ * the main thread: once for each start, whether that succeeded or not.
  */
 void vhost_queue_stop(void *arg);
 /*
- * The same without touching the ring or the in-flight region from now on: the front-end is gone, and may hand them to
- * somebody else as they are now. See vhost_session_release().
+ * The same without touching the ring or the in-flight region from now on: the front-end is gone,
+ * and may hand them to somebody else as they are now. See vhost_session_release().
  */
 void vhost_queue_abandon(void *arg);
 

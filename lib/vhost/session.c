@@ -219,8 +219,8 @@ translate_part(const struct vhost_mem *memory, uint64_t user_addr, struct virtq_
 }
 
 /*
- * Where the three parts of a ring of that size are in memory; -EFAULT or -EINVAL when they cannot be
- * used.
+ * Where the three parts of a ring of that size are in memory; -EFAULT or -EINVAL when they cannot
+ * be used.
  */
 static int
 translate(const struct vhost_session *session, const struct vhost_ring_addr *addr, uint32_t size,
@@ -272,8 +272,9 @@ create_virtq(struct vhost_session *session, uint32_t index, struct virtq **vq)
 }
 
 /*
- * It does not start. What the front-end did wrong just now is the answer to its message. A region that makes no sense is
- * an old sin: the driver is told by the error eventfd, and the connection goes on.
+ * It does not start. What the front-end did wrong just now is the answer to its message. A region
+ * that makes no sense is an old sin: the driver is told by the error eventfd, and the connection
+ * goes on.
  */
 static int
 refuse_queue(struct vhost_session *session, uint32_t index, int rc)
@@ -521,8 +522,9 @@ vhost_session_set_inflight(struct vhost_session *session,
 	if (rc != 0)
 		return rc;
 	/*
-	 * A region may come from another process: then what it says is the truth. Some front-ends give the same one again at each start,
-	 * also after a reset of the guest; nobody else has had it meanwhile.
+	 * A region may come from another process: then what it says is the truth. Some front-ends
+	 * give the same one again at each start, also after a reset of the guest; nobody else has
+	 * had it meanwhile.
 	 */
 	same = vhost_inflight_is_same(inflight, session->inflight);
 	vhost_inflight_destroy(session->inflight);
@@ -641,11 +643,12 @@ vhost_session_set_vring_enable(struct vhost_session *session, uint32_t index, bo
 }
 
 /*
- * Requests that do not end are not handed back with an answer, although the in-flight region would allow it: the answer
- * says that the device is done with the guest's memory and with the disk. After it a guest that is reset uses the memory
- * anew, under a read that is still under way, and a request that is done again here or elsewhere can be overtaken by its
- * own first try. So the connection ends instead (-ETIMEDOUT). That does hand them back, safely: they are marked in the region,
- * and the session that comes with it waits for what is under way.
+ * Requests that do not end are not handed back with an answer, although the in-flight region would
+ * allow it: the answer says that the device is done with the guest's memory and with the disk.
+ * After it a guest that is reset uses the memory anew, under a read that is still under way, and a
+ * request that is done again here or elsewhere can be overtaken by its own first try. So the
+ * connection ends instead (-ETIMEDOUT). That does hand them back, safely: they are marked in the
+ * region, and the session that comes with it waits for what is under way.
  */
 int
 vhost_session_get_vring_base(struct vhost_session *session, uint32_t index, uint32_t *base)
@@ -658,8 +661,9 @@ vhost_session_get_vring_base(struct vhost_session *session, uint32_t index, uint
 		return rc;
 	vring->kicked = false;
 	/*
-	 * A queue that stopped with requests of the region still to be done leaves them there for its next start, which
-	 * goes by the region. Else a guest that was reset may begin anew with whatever base it likes.
+	 * A queue that stopped with requests of the region still to be done leaves them there for
+	 * its next start, which goes by the region. Else a guest that was reset may begin anew with
+	 * whatever base it likes.
 	 */
 	vring->base_holds = vring->drained;
 	replace_fd(&vring->kick_fd, -1);
@@ -757,12 +761,13 @@ free_session(struct work *work)
 }
 
 /*
- * The front-end is gone, perhaps with requests still under way in the device. It may come back at once, with the same
- * ring and in-flight region, and it goes by what it sees in them now: so both are left as they are, and nothing of
- * this session is published any more. To the driver, and in the region, those requests are in flight still, also the ones that
- * have completed and were not published. The next session does all of them again, which is harmless as long as the driver
- * has not seen any of them complete, and gives each its one used entry. Its queues start when the last request here is
- * done: a late write of ours would overtake newer ones of the driver.
+ * The front-end is gone, perhaps with requests still under way in the device. It may come back at
+ * once, with the same ring and in-flight region, and it goes by what it sees in them now: so both
+ * are left as they are, and nothing of this session is published any more. To the driver, and in
+ * the region, those requests are in flight still, also the ones that have completed and were not
+ * published. The next session does all of them again, which is harmless as long as the driver has
+ * not seen any of them complete, and gives each its one used entry. Its queues start when the last
+ * request here is done: a late write of ours would overtake newer ones of the driver.
  */
 static int
 abandon_on_thread(void *arg)

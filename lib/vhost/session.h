@@ -2,9 +2,10 @@
 /*
  * session: what a front-end has set up, and the queues that run from it. Private to lib/vhost.
  *
- * The vhost-events thread keeps the set-up, prepares virtqs and memory maps, and chooses a thread of the controller for
- * each queue. The main thread knows which queues are busy: it sends them to their threads and stops them there, by
- * messages, and says when a stopped queue has no request left. Each wait for that has a deadline.
+ * The vhost-events thread keeps the set-up, prepares virtqs and memory maps, and chooses a thread
+ * of the controller for each queue. The main thread knows which queues are busy: it sends them to
+ * their threads and stops them there, by messages, and says when a stopped queue has no request
+ * left. Each wait for that has a deadline.
  */
 #ifndef VHOSTD_VHOST_SESSION_H
 #define VHOSTD_VHOST_SESSION_H
@@ -85,28 +86,30 @@ _Static_assert(VHOST_MAX_QUEUES <= 64, "masks of queues are 64 bits wide");
 
 /*
  * ---- vhost-events thread ----
- * Each returns 0 or a negative errno. -ETIMEDOUT: requests do not end; the connection is to be closed
- * and the session released, which waits for them without holding up anybody.
+ * Each returns 0 or a negative errno. -ETIMEDOUT: requests do not end; the connection is to be
+ * closed and the session released, which waits for them without holding up anybody.
  * index is below the controller's queue_count. fds become the session's, whatever is returned.
  */
 
 int vhost_session_create(struct vhost_controller *controller, int vid,
 			 struct vhost_session **session);
 /*
- * Also on another OS thread after the socket is unregistered. The rings are not touched any more when it
- * returns; the session frees itself when its requests are done.
+ * Also on another OS thread after the socket is unregistered. The rings are not touched any more
+ * when it returns; the session frees itself when its requests are done.
  */
 void vhost_session_release(struct vhost_session *session);
 
 int vhost_session_set_features(struct vhost_session *session, uint64_t features);
 /*
- * The queues go on in the new memory; the first error of one that cannot is returned. fds stay the caller's. A table
- * that cannot be mapped changes nothing.
+ * The queues go on in the new memory; the first error of one that cannot is returned. fds stay the
+ * caller's. A table that cannot be mapped changes nothing.
  */
 int vhost_session_set_mem_table(struct vhost_session *session,
 				const struct vhost_mem_region *regions, const int *fds,
 				uint32_t count);
-/* Fills in the rest of *layout. Returns the fd of a new region, the caller's, or a negative errno. */
+/*
+ * Fills in the rest of *layout. Returns the fd of a new region, the caller's, or a negative errno.
+ */
 int vhost_session_get_inflight(struct vhost_session *session, struct vhost_inflight_layout *layout);
 /* -EBUSY while a queue runs. fd stays the caller's. */
 int vhost_session_set_inflight(struct vhost_session *session,

@@ -52,8 +52,8 @@ struct vhost_threads {
  */
 int vhost_threads_start(struct vhost_controller *controller, uint32_t max, struct errmsg *err);
 /*
- * App thread, in a coroutine [waits]. Ends them when nobody calls them any more. No session is left,
- * and none comes.
+ * App thread, in a coroutine [waits]. Ends them when nobody calls them any more. No session is
+ * left, and none comes.
  */
 void vhost_threads_end(struct vhost_controller *controller);
 
@@ -66,7 +66,9 @@ bool vhost_thread_is_main(const struct vhost_thread *thread);
  * log, when it cannot be had.
  */
 struct vhost_thread *vhost_threads_add(struct vhost_controller *controller);
-/* vhost-events thread. What the main thread has sent to the others so far has been done on return. */
+/*
+ * vhost-events thread. What the main thread has sent to the others so far has been done on return.
+ */
 void vhost_threads_sync(struct vhost_controller *controller);
 
 /*

@@ -110,9 +110,10 @@ take_fds(struct msghdr *header)
 }
 
 /*
- * DPDK's recvmsg(), put in its place as accept() is (EAL has one too, for secondary processes, which there are none of).
- * The descriptors stay with us: DPDK leaks those of messages that it refuses before it asks (a queue beyond its own,
- * SET_INFLIGHT_FD for no queue), and leaves them open on exec.
+ * DPDK's recvmsg(), put in its place as accept() is (EAL has one too, for secondary processes,
+ * which there are none of). The descriptors stay with us: DPDK leaks those of messages that it
+ * refuses before it asks (a queue beyond its own, SET_INFLIGHT_FD for no queue), and leaves them
+ * open on exec.
  */
 ssize_t __wrap_recvmsg(int fd, struct msghdr *header, int flags);
 
@@ -165,7 +166,9 @@ handle_message(struct vhost_connection *connection, struct vhost_message *messag
 	if (rc == VHOST_HANDLED)
 		return RTE_VHOST_MSG_RESULT_OK;
 	if (close_it) {
-		/* Before the front-end sees the end: the used indices that it sees then are final. */
+		/*
+		 * Before the front-end sees the end: the used indices that it sees then are final.
+		 */
 		vhost_user_retire(connection);
 		/* DPDK closes the connection of a failure that nobody wants to be told. */
 		message->header.flags &= ~VHOST_MSG_NEED_REPLY;

@@ -2,8 +2,8 @@
 /*
  * vhost_user: the sockets and the messages of the vhost-user protocol. Private to lib/vhost.
  *
- * DPDK listens, accepts, reads messages and writes answers; what a message means is ours, all of it. The
- * messages of all sockets are handled on one OS thread of DPDK's, "vhost-events".
+ * DPDK listens, accepts, reads messages and writes answers; what a message means is ours, all of
+ * it. The messages of all sockets are handled on one OS thread of DPDK's, "vhost-events".
  */
 #ifndef VHOSTD_VHOST_USER_H
 #define VHOSTD_VHOST_USER_H
@@ -45,8 +45,8 @@ void vhost_user_fini(void);
 int vhost_user_path(const char *name, char path[VHOST_SOCKET_PATH_MAX + 1], struct errmsg *err);
 
 /*
- * Listens. Blocks: on the work pool. endpoint->path and controller are set. A front-end may be served before it
- * returns. 0, -EADDRINUSE, -ENOENT, -EACCES, -ENOMEM, -EIO.
+ * Listens. Blocks: on the work pool. endpoint->path and controller are set. A front-end may be
+ * served before it returns. 0, -EADDRINUSE, -ENOENT, -EACCES, -ENOMEM, -EIO.
  */
 int vhost_user_listen(struct vhost_endpoint *endpoint, struct errmsg *err);
 /*

@@ -31,9 +31,9 @@ struct virtq_chain {
 };
 
 /*
- * What virtq_chain_add() does about a buffer that is not in one piece in the same region as the last
- * one, or has no room left: adds it, or else ends the chain. False without `broken` means that the
- * pool has no part left: the chain must wait for a push.
+ * What virtq_chain_add() does about a buffer that is not in one piece in the same region as the
+ * last one, or has no room left: adds it, or else ends the chain. False without `broken` means that
+ * the pool has no part left: the chain must wait for a push.
  */
 bool virtq_chain_add_slowly(struct virtq *vq, struct virtq_slot *slot, struct virtq_chain *chain,
 			    uint64_t gpa, uint32_t len);

@@ -100,7 +100,9 @@ struct virtq_inflight {
 	uint32_t batch_count;
 	uint32_t waiting_count; /* to be popped again: waiting[waiting_next] … */
 	uint32_t waiting_next;
-	/* The entries of what was pushed are a list; that of a packed ring is of this batch only. */
+	/*
+	 * The entries of what was pushed are a list; that of a packed ring is of this batch only.
+	 */
 	uint16_t batch_head;
 	uint32_t free_head; /* packed; outside the ring: there is none */
 	/* Packed: the two halves of struct inflight_used, each in its place. */
@@ -229,9 +231,9 @@ virtq_inflight_packed_add(struct virtq_inflight_cursor *cursor, const uint64_t d
 }
 
 /*
- * The chain is valid, and the slot knows how many descriptors it has. Until old_free_head is written
- * all this is in free entries, which are taken for nothing in flight: so the mark itself may come
- * after the copies. Both heads of the list are written at once.
+ * The chain is valid, and the slot knows how many descriptors it has. Until old_free_head is
+ * written all this is in free entries, which are taken for nothing in flight: so the mark itself
+ * may come after the copies. Both heads of the list are written at once.
  */
 static __always_inline void
 virtq_inflight_packed_commit(struct virtq_inflight *inflight,

@@ -129,9 +129,9 @@ store_u64(uint64_t *shared, uint64_t value)
 /*
  * ---- places in a packed ring ----
  *
- * A position counts descriptors and runs freely; its place in the ring is `position & mask`, and the
- * wrap counter there is 1 where bit `size` of the position is 0. To others a place is its index with
- * the wrap counter in bit 15.
+ * A position counts descriptors and runs freely; its place in the ring is `position & mask`, and
+ * the wrap counter there is 1 where bit `size` of the position is 0. To others a place is its index
+ * with the wrap counter in bit 15.
  */
 
 #define VIRTQ_WRAP (1u << VRING_PACKED_EVENT_F_WRAP_CTR)

@@ -200,8 +200,8 @@ store_quiet_event(struct virtq *vq)
 }
 
 /*
- * With EVENT_IDX there is no flag that turns kicks off: the driver kicks when it passes avail_event,
- * so that must not be met again when the index has gone round.
+ * With EVENT_IDX there is no flag that turns kicks off: the driver kicks when it passes
+ * avail_event, so that must not be met again when the index has gone round.
  */
 static __always_inline void
 keep_kicks_off(struct virtq *vq)
