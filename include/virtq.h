@@ -108,6 +108,12 @@ struct virtq_layout virtq_layout(uint16_t size, bool packed, bool event_idx);
  */
 size_t virtq_inflight_size(bool packed, uint16_t size);
 
+/*
+ * Makes a queue's part of an in-flight region a new one. No queue uses it, and nothing is in flight
+ * there. Any thread.
+ */
+void virtq_inflight_forget(void *inflight);
+
 struct virtq; /* laid out in lib/virtio/virtq_internal.h */
 
 /*

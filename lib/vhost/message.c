@@ -478,6 +478,8 @@ vhost_msg_sent(struct vhost_connection *connection)
 	if (connection->reply_fd >= 0)
 		close(connection->reply_fd);
 	connection->reply_fd = -1;
+	if (connection->session != NULL)
+		vhost_session_answered(connection->session);
 }
 
 int

@@ -643,6 +643,21 @@ vhost_session_set_vring_enable(struct vhost_session *session, uint32_t index, bo
 }
 
 /*
+ * A queue that stopped with requests of the region still to be done leaves them there for its next
+ * start, which goes by the region. Else a guest that was reset may begin anew with whatever base it
+ * likes.
+ */
+static void
+end_in_order(struct vhost_session *session, uint32_t index)
+{
+	struct vhost_vring *vring = &session->vrings[index];
+
+	vring->base_holds = vring->drained;
+	if (vring->drained)
+		session->told |= 1ULL << index;
+}
+
+/*
  * Requests that do not end are not handed back with an answer, although the in-flight region would
  * allow it: the answer says that the device is done with the guest's memory and with the disk.
  * After it a guest that is reset uses the memory anew, under a read that is still under way, and a
@@ -660,12 +675,7 @@ vhost_session_get_vring_base(struct vhost_session *session, uint32_t index, uint
 	if (rc != 0)
 		return rc;
 	vring->kicked = false;
-	/*
-	 * A queue that stopped with requests of the region still to be done leaves them there for
-	 * its next start, which goes by the region. Else a guest that was reset may begin anew with
-	 * whatever base it likes.
-	 */
-	vring->base_holds = vring->drained;
+	end_in_order(session, index);
 	replace_fd(&vring->kick_fd, -1);
 	*base = vring->base;
 	return 0;
@@ -686,17 +696,6 @@ clear_vring(struct vhost_vring *vring)
 	init_vring(vring);
 }
 
-/* After it the ring may begin anew, as after GET_VRING_BASE. */
-static void
-reset_vring(struct vhost_vring *vring)
-{
-	bool drained = vring->drained;
-
-	clear_vring(vring);
-	vring->drained = drained;
-	vring->base_holds = drained;
-}
-
 int
 vhost_session_reset(struct vhost_session *session)
 {
@@ -704,9 +703,27 @@ vhost_session_reset(struct vhost_session *session)
 
 	if (rc != 0)
 		return rc;
-	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++)
-		reset_vring(&session->vrings[i]);
+	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++) {
+		bool drained = session->vrings[i].drained;
+
+		clear_vring(&session->vrings[i]);
+		session->vrings[i].drained = drained;
+		end_in_order(session, i);
+	}
 	return 0;
+}
+
+void
+vhost_session_answered(struct vhost_session *session)
+{
+	for (; session->told != 0; session->told &= session->told - 1) {
+		uint32_t index = (uint32_t)__builtin_ctzll(session->told);
+		struct virtq_opts opts = {.packed = has_feature(session, VIRTIO_F_RING_PACKED)};
+
+		if (vhost_inflight_get_part(session->inflight, index, &opts) == 0 &&
+		    opts.inflight != NULL)
+			virtq_inflight_forget(opts.inflight);
+	}
 }
 
 /* ---- beginning and end ---- */

@@ -67,6 +67,7 @@ struct vhost_session {
 	struct vhost_mem *memory;
 	struct vhost_inflight *inflight; /* NULL: no tracking; changes only while no queue runs */
 	struct vhost_vring vrings[VHOST_MAX_QUEUES];
+	uint64_t told;        /* a bit per queue whose base the answer under way tells */
 	bool no_more_threads; /* there was none to be had for its last queue */
 
 	/* queue.h says what is whose */
@@ -126,6 +127,11 @@ int vhost_session_set_vring_enable(struct vhost_session *session, uint32_t index
 int vhost_session_get_vring_base(struct vhost_session *session, uint32_t index, uint32_t *base);
 /* Stops all queues and forgets about them. */
 int vhost_session_reset(struct vhost_session *session);
+/*
+ * The answer to these two is on its way. From now on the front-end knows better than the in-flight
+ * region where the queue is, also if this process dies before the queue starts again.
+ */
+void vhost_session_answered(struct vhost_session *session);
 
 /* ---- main thread ---- */
 

@@ -39,7 +39,7 @@ struct vhost_threads {
 	_Atomic uint32_t count;
 	struct vhost_thread threads[VHOST_MAX_QUEUES];
 
-	/* vhost-events thread only */
+	/* vhost-events thread; any OS thread after the socket is unregistered */
 	uint32_t usable; /* the last thread may not have got a channel */
 
 	/* app thread only */
@@ -67,7 +67,8 @@ bool vhost_thread_is_main(const struct vhost_thread *thread);
  */
 struct vhost_thread *vhost_threads_add(struct vhost_controller *controller);
 /*
- * vhost-events thread. What the main thread has sent to the others so far has been done on return.
+ * vhost-events thread; any OS thread after the socket is unregistered. What the main thread has
+ * sent to the others so far has been done on return.
  */
 void vhost_threads_sync(struct vhost_controller *controller);
 

@@ -344,6 +344,15 @@ recover_packed(struct recovery *recovery)
 
 /* ---- start and stop ---- */
 
+void
+virtq_inflight_forget(void *inflight)
+{
+	/* The headers begin alike. */
+	struct inflight_split *header = inflight;
+
+	store_u16(&header->version, 0);
+}
+
 static int
 recover(struct virtq *vq)
 {

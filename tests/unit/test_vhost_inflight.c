@@ -167,9 +167,10 @@ complete_and_die(unsigned int count)
 }
 
 /*
- * The front-end comes back while its requests are still in the device. Of the seven, one is seen to complete, two complete
- * and are not published any more, two complete when it is gone, and two when the next session is there. The six are done
- * again, when the last of them is over, and each is used once.
+ * The front-end comes back while its requests are still in the device. Of the seven, one is seen to
+ * complete, two complete and are not published any more, two complete when it is gone, and two when
+ * the next session is there. The six are done again, when the last of them is over, and each is
+ * used once.
  */
 static void
 test_disconnect(void **state)
@@ -241,7 +242,10 @@ test_many_disconnects(void **state)
 		device.handled = 0;
 		start();
 		offer(1);
-		/* When those of the last session are over: all that are not used yet, and the new one. */
+		/*
+		 * When those of the last session are over: all that are not used yet, and the new
+		 * one.
+		 */
 		complete(held);
 		wait_for_handled(next_tag - used);
 		if (next_tag - used < 5)
@@ -263,7 +267,10 @@ test_many_disconnects(void **state)
 	close(region.fd);
 }
 
-/* A session that ends, or whose queue is stopped, before it has done what the one before left: that stays in the region. */
+/*
+ * A session that ends, or whose queue is stopped, before it has done what the one before left: that
+ * stays in the region.
+ */
 static void
 test_waiting_queue_stops(void **state)
 {
@@ -300,7 +307,8 @@ test_waiting_queue_stops(void **state)
 }
 
 /*
- * The place of a packed ring is nowhere but in the region: front-ends repeat the base of the last start, or none at all.
+ * The place of a packed ring is nowhere but in the region: front-ends repeat the base of the last
+ * start, or none at all.
  */
 static void
 test_place_of_the_region(void **state)
@@ -355,8 +363,8 @@ test_guest_reset(void **state)
 		do_some(1);
 		get_base();
 		/*
-		 * Firmware, then a kernel: nobody gives a new region. What is in it does not count, be it from a ring
-		 * of another kind.
+		 * Firmware, then a kernel: nobody gives a new region. What is in it does not count,
+		 * be it from a ring of another kind.
 		 */
 		overwrite(&region, 8, 7, 2);
 		client_ring_reset(&ring);
@@ -398,7 +406,62 @@ test_reset_owner(void **state)
 	close(region.fd);
 }
 
-/* What a region had from another process counts, although the queue was stopped in order on this one's. */
+/*
+ * The daemon dies between a stop in order and the next start. The front-end was told the place, or
+ * the ring begins anew meanwhile: what it says counts.
+ */
+static void
+test_death_after_a_stop(void **state)
+{
+	struct client_inflight region = new_region();
+
+	(void)state;
+	assert_int_equal(give_region(&region), 0);
+	for (unsigned int i = 1; i < 20; i++) {
+		uint32_t base;
+
+		start();
+		do_some(i);
+		base = get_base();
+		die();
+		open_session();
+		assert_int_equal(give_region(&region), 0);
+		if (i % 2 == 0)
+			client_ring_reset(&ring);
+		if (i % 2 == 0)
+			repeat_base();
+		else
+			assert_int_equal(vhost_session_set_vring_base(session, 0, base), 0);
+	}
+	start();
+	do_some(1);
+	close(region.fd);
+}
+
+/* It dies before the answer is out: nobody but the region knows the place. */
+static void
+test_death_before_the_answer(void **state)
+{
+	struct client_inflight region = new_region();
+
+	(void)state;
+	assert_int_equal(give_region(&region), 0);
+	for (unsigned int i = 1; i < 20; i++) {
+		start();
+		do_some(i);
+		assert_int_equal(vhost_session_get_vring_base(session, 0, &(uint32_t){0}), 0);
+		die();
+		open_session();
+		assert_int_equal(give_region(&region), 0);
+		repeat_base();
+	}
+	close(region.fd);
+}
+
+/*
+ * What a region had from another process counts, although the queue was stopped in order on this
+ * one's.
+ */
 static void
 test_region_of_another(void **state)
 {
@@ -461,7 +524,10 @@ test_hostile_content(void **state)
 
 	(void)state;
 	log_capture_reset();
-	/* A version of the future; that of today with another one's features; a size that is too large. */
+	/*
+	 * A version of the future; that of today with another one's features; a size that is too
+	 * large.
+	 */
 	overwrite(&region, 8, 2, 2);
 	check_refused(&region, 0);
 	overwrite(&region, 8, 1, 2);
@@ -626,6 +692,8 @@ main(void)
 		TEST(test_no_base),
 		TEST(test_guest_reset),
 		TEST(test_reset_owner),
+		TEST(test_death_after_a_stop),
+		TEST(test_death_before_the_answer),
 		TEST(test_region_of_another),
 		TEST(test_hostile_content),
 		TEST(test_marked_twice),

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * vhost_inflight_rig: a session with an in-flight region and a driver of its first queue, without sockets: the test is
- * the vhost-events thread, another OS thread polls the controller's, and the device keeps requests for as long as the
- * test wants. A session that is released with requests in the device leaves what a daemon that is killed would leave.
+ * vhost_inflight_rig: a session with an in-flight region and a driver of its first queue, without
+ * sockets: the test is the vhost-events thread, another OS thread polls the controller's, and the
+ * device keeps requests for as long as the test wants. A session that is released with requests in
+ * the device leaves what a daemon that is killed would leave.
  */
 #ifndef VHOSTD_VHOST_INFLIGHT_RIG_H
 #define VHOSTD_VHOST_INFLIGHT_RIG_H
@@ -371,6 +372,7 @@ get_base(void)
 	uint32_t base = 0xdead;
 
 	assert_int_equal(vhost_session_get_vring_base(session, 0, &base), 0);
+	vhost_session_answered(session);
 	assert_false(session->vrings[0].running);
 	return base;
 }
