@@ -80,12 +80,14 @@ FUZZ_SRCS  := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_BINS  := $(FUZZ_SRCS:tests/fuzz/%.c=$(BUILD)/fuzz/test_%)
 FUZZERS    := $(FUZZ_SRCS:tests/fuzz/%.c=$(BUILD)/fuzz/%)
 PROGRAMS   := $(BUILD)/bin/vhostd $(BUILD)/bin/vhostctl
+# What tests and benchmarks of NVMe talk to.
+NVME_DEVICE := $(BUILD)/bin/nvme_device
 
 # The archives are rules already: without this the first of them would be what `make` builds.
 .DEFAULT_GOAL := all
 .PHONY: all run test check bench fuzz fuzzers install deps clean check-format tests docs unit integration qemu
-all: $(PROGRAMS) $(BENCH_BINS)
-tests: $(UNIT_BINS) $(INTEGRATION_BINS) $(FUZZ_BINS)
+all: $(PROGRAMS) $(BENCH_BINS) $(NVME_DEVICE)
+tests: $(UNIT_BINS) $(INTEGRATION_BINS) $(FUZZ_BINS) $(NVME_DEVICE)
 fuzzers: $(FUZZERS)
 
 $(BUILD)/obj/%.o: %.c Makefile
@@ -98,7 +100,7 @@ $(BUILD)/obj/lib/env/%.o: EXTRA_CPPFLAGS += $(DPDK_CPPFLAGS)
 $(BUILD)/obj/lib/vhost/vhost_user.o: EXTRA_CPPFLAGS += $(DPDK_CPPFLAGS)
 # A fuzz target is what vhost_user.o calls instead.
 $(BUILD)/obj/tests/fuzz/%.o: EXTRA_CPPFLAGS += $(DPDK_CPPFLAGS) -Irpc
-$(BUILD)/obj/tests/%.o $(BUILD)/obj/bench/%.o: EXTRA_CPPFLAGS += -Itests/client -Itests/testlib -Ilib
+$(BUILD)/obj/tests/%.o $(BUILD)/obj/bench/%.o: EXTRA_CPPFLAGS += -Itests/client -Itests/testlib -Itests -Ilib
 
 define link
 @printf '  %-5s %s\n' LINK $@
@@ -114,6 +116,10 @@ $(BUILD)/bin/vhostd: $(VHOSTD_OBJS) $(call archive,rpc) $(ROOM_ARCHIVES)
 # vhostctl shares the methods' tables with the daemon and nothing else.
 VHOSTCTL_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard rpc/vhostctl*.c rpc/schema*.c)) $(BUILD)/obj/lib/jsonrpc/params.o $(BUILD)/obj/lib/env/cpumask.o $(BUILD)/obj/lib/env/errmsg.o
 $(BUILD)/bin/vhostctl: $(VHOSTCTL_OBJS)
+	$(call link,-ljansson)
+
+NVME_DEVICE_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard tests/nvme_device/*.c))
+$(NVME_DEVICE): $(NVME_DEVICE_OBJS)
 	$(call link,-ljansson)
 
 # A test or a benchmark names the archives it links in a comment: /* links: virtio env */
