@@ -502,7 +502,7 @@ vhost_lib_init(const char *socket_dir, struct errmsg *err)
 	struct init_call call = {.socket_dir = socket_dir, .err = err};
 	int rc;
 
-	rc = vhost_mapping_guard_install();
+	rc = mapping_guard_install();
 	if (rc != 0)
 		return err_set(err, rc, "vhost: no handler for SIGBUS: %s", strerror(-rc));
 	return coroutine_blocking(init_on_worker, &call);

@@ -68,8 +68,8 @@ vhost_inflight_create(const struct vhost_inflight_layout *layout, uint32_t max_q
 	region->layout = *layout;
 	region->device = st.st_dev;
 	region->inode = st.st_ino;
-	rc = vhost_mapping_create(&region->mapping, fd, layout->mmap_offset, layout->mmap_size,
-				  &region->lost);
+	rc = mapping_create(&region->mapping, fd, layout->mmap_offset, layout->mmap_size,
+			    &region->lost);
 	if (rc != 0) {
 		free(region);
 		return rc;
@@ -91,7 +91,7 @@ vhost_inflight_destroy(struct vhost_inflight *inflight)
 {
 	if (inflight == NULL)
 		return;
-	vhost_mapping_destroy(&inflight->mapping);
+	mapping_destroy(&inflight->mapping);
 	free(inflight);
 }
 

@@ -29,7 +29,7 @@ struct vhost_inflight {
 	struct vhost_inflight_layout layout;
 	dev_t device; /* these two say which file it is */
 	ino_t inode;
-	struct vhost_mapping mapping;
+	struct mapping mapping;
 	/* The front-end has truncated the file, see mapping.h. The queues look at it. */
 	atomic_bool lost;
 };

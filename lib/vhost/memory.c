@@ -20,8 +20,7 @@ map_region(struct vhost_mem *memory, const struct vhost_mem_region *region, int 
 		    other->user_addr <= last)
 			return -EINVAL;
 	}
-	rc = vhost_mapping_create(&part->mapping, fd, region->mmap_offset, region->size,
-				  &memory->lost);
+	rc = mapping_create(&part->mapping, fd, region->mmap_offset, region->size, &memory->lost);
 	if (rc != 0)
 		return rc;
 	part->user_addr = region->user_addr;
@@ -66,7 +65,7 @@ vhost_mem_destroy(struct vhost_mem *memory)
 	if (memory->map != NULL)
 		guest_mem_destroy(memory->map);
 	for (uint32_t i = 0; i < memory->count; i++)
-		vhost_mapping_destroy(&memory->parts[i].mapping);
+		mapping_destroy(&memory->parts[i].mapping);
 	free(memory);
 }
 

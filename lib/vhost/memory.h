@@ -30,7 +30,7 @@ struct vhost_mem_region {
 struct vhost_mem_part {
 	uint64_t user_addr;
 	uint64_t size;
-	struct vhost_mapping mapping;
+	struct mapping mapping;
 };
 
 /* Immutable but for `lost`. */

@@ -643,7 +643,7 @@ test_truncated_region(void **state)
 	struct client_inflight region;
 
 	(void)state;
-	assert_int_equal(vhost_mapping_guard_install(), 0);
+	assert_int_equal(mapping_guard_install(), 0);
 	assert_int_equal(client_inflight_create(&region, 65536, QUEUES, RING_SIZE), 0);
 	assert_int_equal(give_region(&region), 0);
 	start();

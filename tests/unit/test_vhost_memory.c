@@ -197,7 +197,7 @@ test_truncated(void **state)
 
 	(void)state;
 	/* Here, because cmocka has a handler of its own in each test. */
-	assert_int_equal(vhost_mapping_guard_install(), 0);
+	assert_int_equal(mapping_guard_install(), 0);
 	assert_int_equal(vhost_mem_create(&region, &fd, 1, &memory), 0);
 	assert_int_equal(vhost_mem_create(&region, &other, 1, &untouched), 0);
 	data = vhost_mem_from_user(memory, USER, FILE_SIZE);

@@ -658,7 +658,7 @@ static void
 test_truncated_memory(void **state)
 {
 	(void)state;
-	assert_int_equal(vhost_mapping_guard_install(), 0);
+	assert_int_equal(mapping_guard_install(), 0);
 	err_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	assert_int_equal(vhost_session_set_vring_err(session, 0, dup(err_fd)), 0);
 	start();

@@ -72,16 +72,22 @@ on_sigbus(int signal_number, siginfo_t *info, void *context)
 }
 
 int
-vhost_mapping_guard_install(void)
+mapping_guard_install(void)
 {
 	struct sigaction action = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_NODEFER};
+	struct sigaction previous;
 
 	sigemptyset(&action.sa_mask);
-	return sigaction(SIGBUS, &action, &previous_action) == 0 ? 0 : -errno;
+	if (sigaction(SIGBUS, &action, &previous) != 0)
+		return -errno;
+	/* Ours already, unless somebody took it from us. */
+	if (previous.sa_sigaction != on_sigbus)
+		previous_action = previous;
+	return 0;
 }
 
 static int
-guard_add(const struct vhost_mapping *mapping, size_t page, atomic_bool *lost)
+guard_add(const struct mapping *mapping, size_t page, atomic_bool *lost)
 {
 	for (int i = 0; i < GUARD_MAX; i++) {
 		uintptr_t expected = 0;
@@ -98,7 +104,7 @@ guard_add(const struct vhost_mapping *mapping, size_t page, atomic_bool *lost)
 }
 
 static void
-guard_remove(const struct vhost_mapping *mapping)
+guard_remove(const struct mapping *mapping)
 {
 	for (int i = 0; i < GUARD_MAX; i++) {
 		if (atomic_load(&guards[i].base) == (uintptr_t)mapping->base) {
@@ -127,8 +133,7 @@ check_file(int fd, uint64_t offset, uint64_t size, size_t *page)
 }
 
 int
-vhost_mapping_create(struct vhost_mapping *mapping, int fd, uint64_t offset, uint64_t size,
-		     atomic_bool *lost)
+mapping_create(struct mapping *mapping, int fd, uint64_t offset, uint64_t size, atomic_bool *lost)
 {
 	size_t page = 0, head;
 	int rc;
@@ -158,7 +163,7 @@ vhost_mapping_create(struct vhost_mapping *mapping, int fd, uint64_t offset, uin
 }
 
 void
-vhost_mapping_destroy(struct vhost_mapping *mapping)
+mapping_destroy(struct mapping *mapping)
 {
 	if (mapping->base == NULL)
 		return;

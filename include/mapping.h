@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * mapping: a part of a front-end's file in our memory: guest memory, an in-flight region. Private
- * to lib/vhost.
+ * mapping: a part of a file of another process in our memory: guest memory, an in-flight region,
+ * the doorbells of a device in that process. Part of the room env.
  *
- * A front-end can truncate its file at any time; who touches what is cut off then would get a
+ * The other process can truncate its file at any time; who touches what is cut off then would get a
  * SIGBUS. Behind the mappings made here there are zeroed pages of ours instead, and a flag that
  * says so.
  */
-#ifndef VHOSTD_VHOST_MAPPING_H
-#define VHOSTD_VHOST_MAPPING_H
+#ifndef VHOSTD_MAPPING_H
+#define VHOSTD_MAPPING_H
 
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
-struct vhost_mapping {
+struct mapping {
 	uint8_t *data; /* the first byte that was asked for */
 	void *base;    /* of the mapping, which is aligned to the file's pages; NULL: none */
 	size_t length;
@@ -26,12 +26,15 @@ struct vhost_mapping {
  * must outlive the mapping. Any OS thread. 0, -EINVAL (not a regular file), -ERANGE (larger than
  * its file), -ENOSPC (too many are mapped by all), or what mmap() said.
  */
-int vhost_mapping_create(struct vhost_mapping *mapping, int fd, uint64_t offset, uint64_t size,
-			 atomic_bool *lost);
+int mapping_create(struct mapping *mapping, int fd, uint64_t offset, uint64_t size,
+		   atomic_bool *lost);
 /* Any OS thread; nobody may use it any more. Ignored if there is none. */
-void vhost_mapping_destroy(struct vhost_mapping *mapping);
+void mapping_destroy(struct mapping *mapping);
 
-/* Makes SIGBUS in a mapping harmless. Once per process. 0 or a negative errno. */
-int vhost_mapping_guard_install(void);
+/*
+ * Makes SIGBUS in a mapping harmless; a second call does no harm. Before the first mapping. Any OS
+ * thread. 0 or a negative errno.
+ */
+int mapping_guard_install(void);
 
 #endif
