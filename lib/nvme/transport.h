@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* transport: what the transports share. Private to lib/nvme. */
+#ifndef VHOSTD_NVME_TRANSPORT_COMMON_H
+#define VHOSTD_NVME_TRANSPORT_COMMON_H
+
+#include "nvme_transport.h"
+#include "thread.h"
+
+#define NVME_PCI_CLASS 0x010802 /* mass storage, non-volatile memory, NVM Express */
+
+/* PCI configuration space. */
+#define PCI_COMMAND            4 /* 16 bits */
+#define PCI_COMMAND_MEMORY     0x2
+#define PCI_COMMAND_BUS_MASTER 0x4
+#define PCI_REVISION           8 /* 32 bits: revision, and the class in the upper 24 */
+
+/* Tells the driver when its device is gone. App thread. */
+struct transport_watch {
+	struct nvme_transport *transport;
+	/* looks for what nobody else notices; sets transport->gone. Must not block. */
+	void (*look)(struct nvme_transport *transport);
+	nvme_gone_fn gone;
+	void *ctx;
+	struct poller *poller;
+};
+/* transport, look, gone and ctx are set. 0 or a negative errno. */
+int transport_watch_start(struct transport_watch *watch);
+void transport_watch_stop(struct transport_watch *watch);
+
+/* [waits] Runs fn(arg), which may block: on the work pool in a coroutine, here elsewhere. */
+int transport_blocking(int (*fn)(void *arg), void *arg);
+
+/* The interrupts' eventfds. */
+struct transport_eventfds {
+	uint32_t count;
+	int *fds;
+};
+/* Non-blocking ones. 0 or a negative errno; then there are none. */
+int transport_eventfds_create(struct transport_eventfds *eventfds, uint32_t count);
+void transport_eventfds_close(struct transport_eventfds *eventfds);
+
+#endif
