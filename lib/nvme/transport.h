@@ -8,12 +8,6 @@
 
 #define NVME_PCI_CLASS 0x010802 /* mass storage, non-volatile memory, NVM Express */
 
-/* PCI configuration space. */
-#define PCI_COMMAND            4 /* 16 bits */
-#define PCI_COMMAND_MEMORY     0x2
-#define PCI_COMMAND_BUS_MASTER 0x4
-#define PCI_REVISION           8 /* 32 bits: revision, and the class in the upper 24 */
-
 /* Tells the driver when its device is gone. App thread. */
 struct transport_watch {
 	struct nvme_transport *transport;

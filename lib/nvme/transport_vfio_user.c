@@ -4,6 +4,7 @@
  * share, our memory by file descriptors. What the server says is checked, and it is gone when it lies.
  */
 #include <errno.h>
+#include <linux/pci_regs.h>
 #include <linux/vfio.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -219,7 +220,8 @@ static int
 check_device(struct vfio_user_transport *self)
 {
 	struct vfio_user_device_info info = {.argsz = sizeof(info)};
-	struct access class = {self->connection, VFIO_PCI_CONFIG_REGION_INDEX, PCI_REVISION, 4, 0};
+	struct access class = {self->connection, VFIO_PCI_CONFIG_REGION_INDEX, PCI_CLASS_REVISION,
+			       4, 0};
 	int rc = request(self->connection, VFIO_USER_DEVICE_GET_INFO, &info, sizeof(info), &info,
 			 sizeof(info));
 
@@ -241,7 +243,7 @@ enable_bus_master(struct vfio_user_transport *self)
 	struct access command = {self->connection, VFIO_PCI_CONFIG_REGION_INDEX, PCI_COMMAND, 2, 0};
 	int rc = region_read(&command);
 
-	command.value |= PCI_COMMAND_MEMORY | PCI_COMMAND_BUS_MASTER;
+	command.value |= PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
 	return rc == 0 ? region_write(&command) : rc;
 }
 
