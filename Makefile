@@ -114,7 +114,7 @@ $(BUILD)/bin/vhostd: $(VHOSTD_OBJS) $(call archive,rpc) $(ROOM_ARCHIVES)
 	$(call link,-Xlinker --wrap=accept -Xlinker --wrap=recvmsg $(LIBS))
 
 # vhostctl shares the methods' tables with the daemon and nothing else.
-VHOSTCTL_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard rpc/vhostctl*.c rpc/schema*.c)) $(BUILD)/obj/lib/jsonrpc/params.o $(BUILD)/obj/lib/env/cpumask.o $(BUILD)/obj/lib/env/errmsg.o
+VHOSTCTL_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard rpc/vhostctl*.c rpc/schema*.c)) $(BUILD)/obj/lib/jsonrpc/params.o $(BUILD)/obj/lib/env/cpumask.o $(BUILD)/obj/lib/env/errmsg.o $(BUILD)/obj/lib/env/pci.o
 $(BUILD)/bin/vhostctl: $(VHOSTCTL_OBJS)
 	$(call link,-ljansson)
 

@@ -20,6 +20,9 @@ int pci_read(const char *root, const char *address, const char *file, char *text
 /* The last part of what a link of that device points to: its "driver", its "iommu_group". The same; -ENOENT: it has none. */
 int pci_link(const char *root, const char *address, const char *link, char name[PCI_NAME_MAX]);
 
+/* Whether the kernel has that PCI driver. */
+bool pci_has_driver(const char *root, const char *driver);
+
 /*
  * The other devices of the IOMMU group that keep it from programs, as "0000:01:00.1 (nvme), …", cut to size: those that are bound to drivers which use
  * DMA. True: there are some.

@@ -67,6 +67,7 @@ static const struct {
 } commands[] = {
 	{"save-config", ctl_save_config},
 	{"load-config", ctl_load_config},
+	{"nvme", ctl_nvme},
 	{"call", run_call},
 };
 

@@ -58,6 +58,7 @@ void ctl_print_markdown(void);
 /* args: what follows the command, NULL-terminated. */
 enum vhostctl_status ctl_save_config(const struct vhostctl_opts *opts, char **args,
 				     struct errmsg *err);
+enum vhostctl_status ctl_nvme(const struct vhostctl_opts *opts, char **args, struct errmsg *err);
 enum vhostctl_status ctl_load_config(const struct vhostctl_opts *opts, char **args,
 				     struct errmsg *err);
 

@@ -19,6 +19,7 @@ ctl_print_usage(FILE *file)
 	      "       vhostctl [-s SOCKET] save-config [-o FILE]\n"
 	      "       vhostctl [-s SOCKET] load-config FILE\n"
 	      "       vhostctl [-s SOCKET] call METHOD [JSON]\n"
+	      "       vhostctl nvme list | bind ADDRESS | unbind ADDRESS\n"
 	      "       vhostctl METHOD --help | --help | --version\n",
 	      file);
 }
@@ -46,7 +47,11 @@ ctl_print_help(void)
 	     "Commands:\n"
 	     "  save-config             Print the configuration, or write it to a file.\n"
 	     "  load-config             Make the configuration of a file (\"-\": standard input).\n"
-	     "  call                    Call any method with parameters in JSON.");
+	     "  call                    Call any method with parameters in JSON.\n"
+	     "  nvme list               Show this machine's NVMe devices, their drivers and "
+	     "users.\n"
+	     "  nvme bind, nvme unbind  Give a device to programs (vfio-pci), or back to the "
+	     "kernel.");
 	for (size_t i = 0; rpc_all_schemas[i] != NULL; i++) {
 		const struct rpc_schema *schema = rpc_all_schemas[i];
 

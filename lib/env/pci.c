@@ -77,6 +77,15 @@ pci_link(const char *root, const char *address, const char *link, char name[PCI_
 	return 0;
 }
 
+bool
+pci_has_driver(const char *root, const char *driver)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/sys/bus/pci/drivers/%s", root, driver);
+	return access(path, F_OK) == 0;
+}
+
 /* Drivers that leave DMA to others: the kernel takes a group with them for viable. */
 static bool
 is_harmless(const char *driver)
