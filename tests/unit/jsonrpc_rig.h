@@ -32,7 +32,7 @@
 #include "thread.h"
 #include "work.h"
 
-#define DEADLINE_MS 20000
+#define DEADLINE_MS 60000
 
 /* ---- methods ---- */
 

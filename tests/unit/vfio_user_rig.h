@@ -65,7 +65,8 @@ struct rig_map {
 /* The server. What tests change, they change while no call is under way. */
 static struct rig {
 	pthread_t thread;
-	int listener, connection;
+	int listener;
+	_Atomic int connection; /* written by the server's thread */
 	char folder[64], path[96];
 
 	/* what it says */
