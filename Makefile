@@ -79,6 +79,8 @@ INTEGRATION_BINS := $(patsubst tests/integration/%.c,$(BUILD)/integration/%,$(wi
 FUZZ_SRCS  := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_BINS  := $(FUZZ_SRCS:tests/fuzz/%.c=$(BUILD)/fuzz/test_%)
 FUZZERS    := $(FUZZ_SRCS:tests/fuzz/%.c=$(BUILD)/fuzz/%)
+# What tests run inside of a guest.
+GUEST_BINS := $(patsubst tests/guest/%.c,$(BUILD)/in-guest/%,$(wildcard tests/guest/*.c))
 PROGRAMS   := $(BUILD)/bin/vhostd $(BUILD)/bin/vhostctl
 # What tests and benchmarks of NVMe talk to.
 NVME_DEVICE := $(BUILD)/bin/nvme_device
@@ -87,7 +89,7 @@ NVME_DEVICE := $(BUILD)/bin/nvme_device
 .DEFAULT_GOAL := all
 .PHONY: all run test check bench fuzz fuzzers install deps clean check-format tests docs unit integration qemu
 all: $(PROGRAMS) $(BENCH_BINS) $(NVME_DEVICE)
-tests: $(UNIT_BINS) $(INTEGRATION_BINS) $(FUZZ_BINS) $(NVME_DEVICE)
+tests: $(UNIT_BINS) $(INTEGRATION_BINS) $(FUZZ_BINS) $(NVME_DEVICE) $(GUEST_BINS)
 fuzzers: $(FUZZERS)
 
 $(BUILD)/obj/%.o: %.c Makefile
@@ -133,6 +135,8 @@ $(UNIT_BINS): $(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $$(call links_of,test
 	$(call link,$(call ldflags_of,tests/unit/$*.c) -lcmocka $(LIBS))
 $(INTEGRATION_BINS): $(BUILD)/integration/%: $(BUILD)/obj/tests/integration/%.o $$(call links_of,tests/integration/$$*.c)
 	$(call link,-lcmocka $(LIBS))
+$(GUEST_BINS): $(BUILD)/in-guest/%: $(BUILD)/obj/tests/guest/%.o $$(call links_of,tests/guest/$$*.c)
+	$(call link,$(LIBS))
 $(FUZZ_BINS): $(BUILD)/fuzz/test_%: $(BUILD)/obj/tests/fuzz/%.o $(BUILD)/obj/tests/fuzz/driver.o $$(call links_of,tests/fuzz/$$*.c)
 	$(call link,$(call ldflags_of,tests/fuzz/$*.c) -lcmocka $(LIBS))
 $(FUZZERS): $(BUILD)/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $$(call links_of,tests/fuzz/$$*.c)
@@ -156,7 +160,7 @@ unit: tests
 	+@$(RUN_TESTS) unit:$(BUILD)
 integration: all tests
 	+@$(RUN_TESTS) integration:$(BUILD)
-qemu: all
+qemu: all $(GUEST_BINS)
 	+@$(RUN_TESTS) qemu:$(BUILD)
 check: all tests
 	+@FUZZ_MS=1000 $(RUN_TESTS) unit:$(BUILD) integration:$(BUILD) fuzz:$(BUILD)

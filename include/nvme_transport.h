@@ -26,10 +26,11 @@ typedef void (*nvme_gone_fn)(void *ctx);
 struct nvme_transport_ops {
 	const char *name; /* trtype in JSON-RPC: "PCIe", "VFIOUSER" */
 	/*
-	 * traddr: a PCI address; or a vfio-user socket, or a folder with one called cntrl in it. Claims the device, maps its registers, makes
-	 * it a bus master, makes its dma_space. gone is called once, on this thread, from a poller (at most NVME_GONE_US after it happened) when the
-	 * device disappears or the kernel wants it back; it must not close. 0, -ENODEV (nothing there), -EBUSY (in use, not bound
-	 * to vfio-pci: err says how to), -EACCES, -EINVAL (not an NVMe device), …
+	 * traddr: a PCI address; or a vfio-user socket, or a folder with one called cntrl in it. Claims the device, maps its
+	 * registers, makes it a bus master, makes its dma_space. 0, -ENODEV (nothing there), -EBUSY (in use, not bound to
+	 * vfio-pci: err says how to), -EACCES, -EINVAL (not an NVMe device), …
+	 * gone is called once, on this thread, from a poller, at most NVME_GONE_US after the device disappeared or was wanted back;
+	 * it must not close. That a vfio-user server lives on without its device is seen only when a register is read.
 	 */
 	int (*open)(const char *traddr, nvme_gone_fn gone, void *ctx,
 		    struct nvme_transport **transport, struct errmsg *err);

@@ -186,9 +186,11 @@ class ScriptError(Exception):
 class Guest(Qemu):
     """The Linux test guest: runs shell scripts, and returns what they print."""
 
-    def __init__(self, folder: Path, image: GuestImage, arguments: list[str]) -> None:
+    def __init__(self, folder: Path, image: GuestImage, arguments: list[str],
+                 kernel_arguments: str = "") -> None:
         super().__init__(folder, arguments)
         self.image = image
+        self.kernel_arguments = f"{KERNEL_ARGUMENTS} {kernel_arguments}".strip()
         self.shell = Channel()
         self.channels.append(self.shell)
 
@@ -196,7 +198,7 @@ class Guest(Qemu):
         return super().command() + [
             "-chardev", f"socket,id=shell,fd={self.shell.qemu_end.fileno()}",
             "-serial", "chardev:shell", "-kernel", str(self.image.vmlinux),
-            "-initrd", str(self.image.initramfs), "-append", KERNEL_ARGUMENTS]
+            "-initrd", str(self.image.initramfs), "-append", self.kernel_arguments]
 
     def start(self) -> None:
         super().start()

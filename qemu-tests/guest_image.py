@@ -30,6 +30,7 @@ INSTALL_DEPS = ROOT / "packaging" / "install-deps.sh"
 
 PACKAGES = ("busybox-static", "e2fsprogs", "fio", "libc6", "util-linux")
 MODULES = ("virtio_pci", "virtio_blk")
+VFIO_MODULES = ("vfio_pci", "vfio_iommu_type1")     # loaded by the tests that need them
 PROGRAMS = ("/usr/sbin/mke2fs", "/usr/sbin/e2fsck", "/usr/sbin/blkdiscard", "/usr/bin/fio")
 LINKS = {"/usr/sbin/mkfs.ext4": "mke2fs"}
 
@@ -207,9 +208,11 @@ def build_initramfs(modules: dict[str, Path]) -> bytes:
     cpio.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
     cpio.file("init", (HERE / "guest_init.sh").read_bytes())
     order = module_load_order(MODULES, modules)
-    for name in order:
+    later = [name for name in module_load_order(VFIO_MODULES, modules) if name not in order]
+    for name in order + later:
         cpio.file(f"modules/{name}.ko", modules[name].read_bytes(), 0o644)
     cpio.file("modules/order", "\n".join(order).encode() + b"\n", 0o644)
+    cpio.file("modules/vfio", "\n".join(later).encode() + b"\n", 0o644)
 
     cpio.file("bin/busybox", Path("/bin/busybox").read_bytes())
     for applet in run("/bin/busybox", "--list").decode().split():
@@ -229,6 +232,21 @@ def build_initramfs(modules: dict[str, Path]) -> bytes:
     return cpio.finish()
 
 
+def add_programs(image: GuestImage, programs: list[Path], folder: Path) -> GuestImage:
+    """Returns the image with programs of ours, in /bin, and the libraries they need. The kernel
+    takes archives one after the other (Documentation/driver-api/early-userspace/buffer-format)."""
+    cpio = Cpio()
+    libraries: set[str] = set()
+    for program in programs:
+        cpio.file(f"bin/{program.name}", program.read_bytes())
+        libraries.update(shared_libraries(str(program)))
+    for library in sorted(libraries):
+        cpio.file(f"/lib/{os.path.basename(library)}", Path(library).read_bytes())
+    initramfs = folder / "initramfs"
+    initramfs.write_bytes(image.initramfs.read_bytes() + cpio.finish())
+    return image._replace(initramfs=initramfs)
+
+
 def build(target: Path, package: Path) -> None:
     """Writes vmlinux and initramfs into the target folder."""
     with tempfile.TemporaryDirectory() as unpacked:
@@ -237,7 +255,7 @@ def build(target: Path, package: Path) -> None:
         if bzimage is None:
             raise GuestImageError(f"{package}: no kernel in it")
         modules = {path.stem.replace("-", "_"): path for path in Path(unpacked).rglob("*.ko")}
-        missing = [name for name in MODULES if name not in modules]
+        missing = [name for name in MODULES + VFIO_MODULES if name not in modules]
         if missing:
             raise GuestImageError(f"{package}: no module {' '.join(missing)} in it")
         (target / "vmlinux").write_bytes(extract_vmlinux(bzimage.read_bytes()))

@@ -38,7 +38,7 @@ struct region {
 	struct area areas[AREAS_MAX];
 };
 
-/* Set once by vfio_open(), but for the areas' memory. */
+/* Set once by vfio_open(), but for the areas' memory and msix_on. */
 struct vfio_device {
 	char address[PCI_ADDRESS_SIZE];
 	char group_name[PCI_NAME_MAX];
@@ -50,6 +50,8 @@ struct vfio_device {
 	uint32_t vectors;
 	struct region regions[REGIONS];
 	struct dma_space *space;
+
+	bool msix_on;
 };
 
 static const char *root = "";
@@ -404,11 +406,17 @@ vfio_msix_count(const struct vfio_device *device)
 int
 vfio_set_msix(struct vfio_device *device, const int *fds, uint32_t count)
 {
-	/* VFIO_IRQ_INFO_NORESIZE: other vectors only after none. */
-	int rc = set_irqs(device, VFIO_PCI_MSIX_IRQ_INDEX, NULL, 0);
+	int rc = 0;
 
-	if (rc == 0 && count > 0)
+	/* VFIO_IRQ_INFO_NORESIZE: other vectors only after none. To switch off what is off is an error, though. */
+	if (device->msix_on)
+		rc = set_irqs(device, VFIO_PCI_MSIX_IRQ_INDEX, NULL, 0);
+	if (rc != 0)
+		return rc;
+	device->msix_on = false;
+	if (count > 0)
 		rc = set_irqs(device, VFIO_PCI_MSIX_IRQ_INDEX, fds, count);
+	device->msix_on = rc == 0 && count > 0;
 	return rc;
 }
 

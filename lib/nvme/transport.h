@@ -6,6 +6,8 @@
 #include "nvme_transport.h"
 #include "thread.h"
 
+#define NVME_REGISTER_VS 0x8u /* version: never all ones (NVMe base 2.0, 3.1.3.2) */
+
 #define NVME_PCI_CLASS 0x010802 /* mass storage, non-volatile memory, NVM Express */
 
 /* Tells the driver when its device is gone. App thread. */

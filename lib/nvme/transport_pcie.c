@@ -10,8 +10,6 @@
 #include "transport.h"
 #include "vfio.h"
 
-#define REGISTER_VS 0x8u /* version: never all ones (NVMe base 2.0, 3.1.3.2) */
-
 struct pcie_transport {
 	struct nvme_transport transport;
 
@@ -45,7 +43,7 @@ read_32(struct pcie_transport *self, uint32_t offset)
 {
 	uint32_t value = self->registers[offset / 4];
 
-	if (value == UINT32_MAX && self->registers[REGISTER_VS / 4] == UINT32_MAX)
+	if (value == UINT32_MAX && self->registers[NVME_REGISTER_VS / 4] == UINT32_MAX)
 		lose(&self->transport, "its registers read as all ones");
 	return value;
 }
@@ -121,7 +119,7 @@ open_device(void *arg)
 	if (rc != 0)
 		return err_set(opening->err, rc, "%s: cannot map its registers: %s",
 			       opening->traddr, strerror(-rc));
-	if (read_32(self, REGISTER_VS) == UINT32_MAX)
+	if (read_32(self, NVME_REGISTER_VS) == UINT32_MAX)
 		return err_set(opening->err, -ENODEV,
 			       "%s: does not answer: its registers read as "
 			       "all ones",
@@ -137,7 +135,7 @@ look(struct nvme_transport *transport)
 	if (vfio_is_wanted_back(self->device))
 		lose(transport, "the kernel wants it back");
 	else
-		read_32(self, REGISTER_VS);
+		read_32(self, NVME_REGISTER_VS);
 }
 
 static int

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -31,6 +32,8 @@ struct vfio_user_transport {
 	struct vfio_user *connection;
 	struct mapping doorbells;
 	bool has_reset;
+	uint32_t irqs;   /* kinds of interrupts */
+	int wanted_back; /* eventfd; -1: the server cannot ask */
 
 	/* app thread */
 	struct transport_watch watch;
@@ -121,21 +124,34 @@ lose(struct vfio_user_transport *self, const char *reason)
 	atomic_store(&self->transport.gone, true);
 }
 
+/* 0 or a negative errno, and then the device is gone. */
+static int
+read_register(struct vfio_user_transport *self, uint32_t offset, uint32_t size, uint64_t *value)
+{
+	struct access access = {self->connection, VFIO_PCI_BAR0_REGION_INDEX, offset, size, 0};
+	int rc = transport_blocking(region_read, &access);
+
+	if (rc != 0)
+		lose(self, "it does not let its registers be read");
+	*value = access.value;
+	return rc;
+}
+
 static uint64_t
 transport_read(struct nvme_transport *transport, uint32_t offset, uint32_t size)
 {
 	struct vfio_user_transport *self = of(transport);
 	const uint64_t all_ones = size == 8 ? UINT64_MAX : UINT32_MAX;
-	struct access access = {self->connection, VFIO_PCI_BAR0_REGION_INDEX, offset, size, 0};
-	int rc;
+	uint64_t value, version;
 
-	if (atomic_load(&transport->gone))
+	if (atomic_load(&transport->gone) || read_register(self, offset, size, &value) != 0)
 		return all_ones;
-	rc = transport_blocking(region_read, &access);
-	if (rc == 0)
-		return access.value;
-	lose(self, "it does not let its registers be read");
-	return all_ones;
+	/* As behind a PCIe slot: a device that was taken away, while its server lives on. */
+	if (value == all_ones &&
+	    read_register(self, NVME_REGISTER_VS, sizeof(uint32_t), &version) == 0 &&
+	    version == UINT32_MAX)
+		lose(self, "its registers read as all ones");
+	return value;
 }
 
 static void
@@ -195,6 +211,60 @@ dma_unmap_file(void *ctx, uint64_t iova, uint64_t length)
 static const struct dma_space_ops space_ops = {
 	.map = dma_map_file, .unmap = dma_unmap_file, .needs_fd = true};
 
+/* ---- interrupts ---- */
+
+/* count 0: switches all off. */
+static int
+set_irqs(struct vfio_user *connection, uint32_t index, uint32_t start, uint32_t count,
+	 const int *fds)
+{
+	struct vfio_irq_set set = {
+		.argsz = sizeof(set),
+		.flags = VFIO_IRQ_SET_ACTION_TRIGGER |
+			 (count > 0 ? VFIO_IRQ_SET_DATA_EVENTFD : VFIO_IRQ_SET_DATA_NONE),
+		.index = index,
+		.start = start,
+		.count = count};
+	struct vfio_user_call call = {.command = VFIO_USER_DEVICE_SET_IRQS,
+				      .request = &set,
+				      .request_size = sizeof(set),
+				      .fds = fds,
+				      .fd_count = count};
+
+	return vfio_user_call(connection, &call);
+}
+
+/* How many interrupts there are that signal eventfds. */
+static int
+count_irqs(struct vfio_user_transport *self, uint32_t index, uint32_t max, uint32_t *count)
+{
+	struct vfio_irq_info info = {.argsz = sizeof(info), .index = index};
+	int rc = request(self->connection, VFIO_USER_DEVICE_GET_IRQ_INFO, &info, sizeof(info),
+			 &info, sizeof(info));
+
+	if (rc != 0)
+		return rc;
+	if (info.index != index || info.count > max)
+		return -EPROTO;
+	*count = (info.flags & VFIO_IRQ_INFO_EVENTFD) != 0 ? info.count : 0;
+	return 0;
+}
+
+/* Hears when the server wants to take the device away. It need not be able to say so. */
+static int
+listen_for_request(struct vfio_user_transport *self)
+{
+	uint32_t count;
+	int rc = count_irqs(self, VFIO_PCI_REQ_IRQ_INDEX, 1, &count);
+
+	if (rc != 0 || count == 0)
+		return rc;
+	self->wanted_back = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (self->wanted_back < 0)
+		return -errno;
+	return set_irqs(self->connection, VFIO_PCI_REQ_IRQ_INDEX, 0, 1, &self->wanted_back);
+}
+
 /* ---- opening ---- */
 
 struct opening {
@@ -231,6 +301,7 @@ check_device(struct vfio_user_transport *self)
 	    info.num_regions <= VFIO_PCI_CONFIG_REGION_INDEX)
 		return -EINVAL;
 	self->has_reset = (info.flags & VFIO_DEVICE_FLAGS_RESET) != 0;
+	self->irqs = info.num_irqs;
 	rc = region_read(&class);
 	if (rc == 0 && class.value >> 8 != NVME_PCI_CLASS)
 		rc = -EINVAL;
@@ -245,22 +316,6 @@ enable_bus_master(struct vfio_user_transport *self)
 
 	command.value |= PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
 	return rc == 0 ? region_write(&command) : rc;
-}
-
-static int
-find_vectors(struct vfio_user_transport *self)
-{
-	struct vfio_irq_info info = {.argsz = sizeof(info), .index = VFIO_PCI_MSIX_IRQ_INDEX};
-	int rc = request(self->connection, VFIO_USER_DEVICE_GET_IRQ_INFO, &info, sizeof(info),
-			 &info, sizeof(info));
-
-	if (rc != 0)
-		return rc;
-	if (info.index != VFIO_PCI_MSIX_IRQ_INDEX || info.count > VECTORS_MAX)
-		return -EPROTO;
-	if ((info.flags & VFIO_IRQ_INFO_EVENTFD) != 0)
-		self->transport.vectors = info.count;
-	return 0;
 }
 
 /* A reply with region info: the structure, its capabilities, and fds. */
@@ -425,7 +480,10 @@ open_device(void *arg)
 	if (rc == 0)
 		rc = open_registers(self);
 	if (rc == 0)
-		rc = find_vectors(self);
+		rc = count_irqs(self, VFIO_PCI_MSIX_IRQ_INDEX, VECTORS_MAX,
+				&self->transport.vectors);
+	if (rc == 0 && self->irqs > VFIO_PCI_REQ_IRQ_INDEX)
+		rc = listen_for_request(self);
 	if (rc == 0)
 		rc = dma_space_create(&space_ops, self, &range, 1, &self->transport.dma);
 	if (rc == 0)
@@ -433,13 +491,17 @@ open_device(void *arg)
 	return rc == 0 ? 0 : explain(opening->traddr, rc, opening->err);
 }
 
-/* What the other threads do not see: the server hung up, or cut the doorbells off. Both without blocking. */
+/* What nobody else notices. */
 static void
 look(struct nvme_transport *transport)
 {
 	struct vfio_user_transport *self = of(transport);
 
-	if (atomic_load(&self->doorbells_lost))
+	eventfd_t count;
+
+	if (self->wanted_back >= 0 && eventfd_read(self->wanted_back, &count) == 0)
+		lose(self, "the server wants it back");
+	else if (atomic_load(&self->doorbells_lost))
 		lose(self, "it cut its doorbells off");
 	else if (vfio_user_is_gone(self->connection))
 		atomic_store(&transport->gone, true);
@@ -455,6 +517,8 @@ release(void *arg)
 	dma_space_destroy(self->transport.dma);
 	mapping_destroy(&self->doorbells);
 	vfio_user_close(self->connection);
+	if (self->wanted_back >= 0)
+		close(self->wanted_back);
 	return 0;
 }
 
@@ -484,6 +548,7 @@ transport_open(const char *traddr, nvme_gone_fn gone, void *ctx, struct nvme_tra
 	}
 	self->transport.ops = &nvme_transport_vfio_user;
 	self->transport.alignment = PAGE;
+	self->wanted_back = -1;
 	self->watch = (struct transport_watch){
 		.transport = &self->transport, .look = look, .gone = gone, .ctx = ctx};
 	rc = transport_blocking(open_device, &opening);
@@ -499,27 +564,7 @@ transport_open(const char *traddr, nvme_gone_fn gone, void *ctx, struct nvme_tra
 	return rc;
 }
 
-/* ---- interrupts and reset ---- */
-
-/* count 0: switches all off. */
-static int
-set_irqs(struct vfio_user *connection, uint32_t start, uint32_t count, const int *fds)
-{
-	struct vfio_irq_set set = {
-		.argsz = sizeof(set),
-		.flags = VFIO_IRQ_SET_ACTION_TRIGGER |
-			 (count > 0 ? VFIO_IRQ_SET_DATA_EVENTFD : VFIO_IRQ_SET_DATA_NONE),
-		.index = VFIO_PCI_MSIX_IRQ_INDEX,
-		.start = start,
-		.count = count};
-	struct vfio_user_call call = {.command = VFIO_USER_DEVICE_SET_IRQS,
-				      .request = &set,
-				      .request_size = sizeof(set),
-				      .fds = fds,
-				      .fd_count = count};
-
-	return vfio_user_call(connection, &call);
-}
+/* ---- interrupts and reset, for the driver ---- */
 
 /* May block. */
 static int
@@ -527,16 +572,16 @@ apply_interrupts(void *arg)
 {
 	struct vfio_user_transport *self = arg;
 	uint32_t max = vfio_user_max_fds(self->connection);
-	int rc = set_irqs(self->connection, 0, 0, NULL);
+	int rc = set_irqs(self->connection, VFIO_PCI_MSIX_IRQ_INDEX, 0, 0, NULL);
 
 	for (uint32_t i = 0; rc == 0 && i < self->interrupts.count; i += max) {
 		uint32_t left = self->interrupts.count - i;
 
-		rc = set_irqs(self->connection, i, left < max ? left : max,
+		rc = set_irqs(self->connection, VFIO_PCI_MSIX_IRQ_INDEX, i, left < max ? left : max,
 			      &self->interrupts.fds[i]);
 	}
 	if (rc != 0)
-		set_irqs(self->connection, 0, 0, NULL);
+		set_irqs(self->connection, VFIO_PCI_MSIX_IRQ_INDEX, 0, 0, NULL);
 	return rc;
 }
 

@@ -401,6 +401,7 @@ test_lies(void **state)
 
 			/* It says nothing but that it is done; and capabilities may be missing. */
 			if (lie == LIE_SHORT && (commands[i] == VFIO_USER_REGION_WRITE ||
+						 commands[i] == VFIO_USER_DEVICE_SET_IRQS ||
 						 commands[i] == VFIO_USER_DEVICE_GET_REGION_INFO))
 				continue;
 			rig.lie = lie;
@@ -479,9 +480,17 @@ test_vectors(void **state)
 	rig.irq.index = 0;
 	expect_refused(-EPROTO, "contradicts");
 	rig.irq.index = VFIO_PCI_MSIX_IRQ_INDEX;
+	rig.request_irq.count = 2;
+	expect_refused(-EPROTO, "contradicts");
 	rig.irq.flags = 0;
+	rig.request_irq.count = 0;
 	open_transport();
 	assert_int_equal(transport->vectors, 0);
+	close_transport();
+	/* Kinds that there are not are not asked for. */
+	rig.device.num_irqs = 4;
+	rig.request_irq.count = 2;
+	open_transport();
 }
 
 /* ---- the region of the registers ---- */
@@ -708,6 +717,30 @@ test_hang_up(void **state)
 	expect_gone();
 }
 
+static void
+test_wanted_back(void **state)
+{
+	(void)state;
+	open_transport();
+	assert_int_equal(eventfd_write(rig.request, 1), 0);
+	let_it_look();
+	expect_gone();
+}
+
+/* A device that was taken away while its server lives. */
+static void
+test_all_ones(void **state)
+{
+	(void)state;
+	open_transport();
+	memset(rig.bar + 0xc, 0xff, 4);
+	assert_true(transport->ops->read(transport, 0xc, 4) == UINT32_MAX);
+	assert_false(transport->gone);
+	memset(rig.bar, 0xff, sizeof(rig.bar));
+	assert_true(transport->ops->read(transport, 0x1c, 4) == UINT32_MAX);
+	expect_gone();
+}
+
 /* A server that shortens the file under the doorbells: a store does no harm, and the device is gone. */
 static void
 test_doorbells_cut_off(void **state)
@@ -737,7 +770,8 @@ main(void)
 		TEST(test_whole_region),   TEST(test_areas),
 		TEST(test_bad_areas),      TEST(test_bad_capabilities),
 		TEST(test_bad_regions),    TEST(test_lies_in_registers),
-		TEST(test_hang_up),        TEST(test_doorbells_cut_off),
+		TEST(test_hang_up),        TEST(test_wanted_back),
+		TEST(test_all_ones),       TEST(test_doorbells_cut_off),
 	};
 
 	return cmocka_run_group_tests_name("nvme_vfio_user", tests, NULL, NULL);

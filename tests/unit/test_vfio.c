@@ -250,6 +250,7 @@ test_interrupts(void **state)
 
 	(void)state;
 	open_device();
+	assert_int_equal(vfio_set_msix(device, NULL, 0), 0);
 	assert_int_equal(vfio_set_msix(device, fds, VECTORS), 0);
 	assert_memory_equal(rig.msix, fds, sizeof(fds));
 	assert_int_equal(vfio_set_msix(device, fds + 2, 1), 0);

@@ -214,9 +214,9 @@ rig_set_irqs(struct vfio_irq_set *set)
 		rig.request = dup(*(int *)(void *)set->data);
 		return 0;
 	}
-	/* The kernel's rule: from one number to another only by way of none. */
+	/* The kernel's rules: from one number to another only by way of none, and from none to none not at all. */
 	if (set->index != VFIO_PCI_MSIX_IRQ_INDEX || set->count > VECTORS ||
-	    (on && rig.msix_count > 0)) {
+	    on == (rig.msix_count > 0)) {
 		errno = EINVAL;
 		return -1;
 	}

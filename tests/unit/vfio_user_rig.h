@@ -73,7 +73,7 @@ static struct rig {
 	char version[5000];
 	uint32_t version_size;
 	struct vfio_user_device_info device;
-	struct vfio_irq_info irq;
+	struct vfio_irq_info irq, request_irq;
 	_Alignas(8) char region[4096]; /* a struct vfio_region_info, and capabilities */
 	uint32_t region_size;
 	int region_fds[VFIO_USER_MAX_FDS];
@@ -89,7 +89,7 @@ static struct rig {
 	uint8_t bar[RIG_DOORBELLS], config[256];
 	struct rig_map maps[RIG_MAPS];
 	uint32_t map_count;
-	int irqs[RIG_VECTORS];
+	int irqs[RIG_VECTORS], request;
 	uint32_t largest_irq_batch;
 	unsigned int resets, refused;
 	unsigned int calls[32];
@@ -190,6 +190,11 @@ rig_set_irqs(struct rig_request *request)
 	struct vfio_irq_set set;
 
 	memcpy(&set, request->payload, sizeof(set));
+	if (set.index == VFIO_PCI_REQ_IRQ_INDEX && set.count == 1 && request->fd_count == 1) {
+		rig.request = request->fds[0];
+		request->fd_count = 0;
+		return 0;
+	}
 	if (set.index != VFIO_PCI_MSIX_IRQ_INDEX || set.start + set.count > RIG_VECTORS)
 		return -EINVAL;
 	if (set.flags == (VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER)) {
@@ -238,6 +243,16 @@ rig_copy(char *reply, const void *data, size_t size)
 }
 
 static inline int
+rig_irq_info(struct rig_request *request, char *reply)
+{
+	struct vfio_irq_info info;
+
+	memcpy(&info, request->payload, sizeof(info));
+	return rig_copy(reply, info.index == VFIO_PCI_REQ_IRQ_INDEX ? &rig.request_irq : &rig.irq,
+			sizeof(info));
+}
+
+static inline int
 rig_handle(struct rig_request *request, char *reply)
 {
 	switch (request->header.command) {
@@ -248,7 +263,7 @@ rig_handle(struct rig_request *request, char *reply)
 	case VFIO_USER_DEVICE_GET_REGION_INFO:
 		return rig_copy(reply, rig.region, rig.region_size);
 	case VFIO_USER_DEVICE_GET_IRQ_INFO:
-		return rig_copy(reply, &rig.irq, sizeof(rig.irq));
+		return rig_irq_info(request, reply);
 	case VFIO_USER_DMA_MAP:
 		return rig_dma_map(request);
 	case VFIO_USER_DMA_UNMAP:
@@ -392,6 +407,9 @@ rig_answer(struct rig_request *request)
 static inline void
 rig_forget(void)
 {
+	if (rig.request >= 0)
+		close(rig.request);
+	rig.request = -1;
 	while (rig.map_count > 0)
 		close(rig.maps[--rig.map_count].fd);
 	for (uint32_t i = 0; i < RIG_VECTORS; i++) {
@@ -495,6 +513,9 @@ rig_start(void)
 		16, VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET, 9, 5};
 	rig.irq = (struct vfio_irq_info){16, VFIO_IRQ_INFO_EVENTFD, VFIO_PCI_MSIX_IRQ_INDEX,
 					 RIG_VECTORS};
+	rig.request_irq =
+		(struct vfio_irq_info){16, VFIO_IRQ_INFO_EVENTFD, VFIO_PCI_REQ_IRQ_INDEX, 1};
+	rig.request = -1;
 	memcpy(rig.config + 8, &(uint32_t){0x01080202}, 4);
 	rig.listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	assert_int_equal(bind(rig.listener, (struct sockaddr *)&address, sizeof(address)), 0);
