@@ -45,11 +45,16 @@ struct nvme_transport_ops {
 	void (*write)(struct nvme_transport *transport, uint32_t offset, uint32_t size,
 		      uint64_t value);
 	/*
-	 * Eventfds for MSI-X vectors 0 … count - 1, non-blocking, the transport's, valid until the next call or close; count 0: none. -ENOSPC: the
-	 * device has fewer vectors. On failure there are none.
+	 * Eventfds for MSI-X vectors 0 … count - 1, non-blocking, the transport's, valid until the
+	 * next call or close; count 0: none. -ENOSPC: the device has fewer vectors. On failure
+	 * there are none. Before the queues that use them are made, the admin queue too: QEMU's
+	 * model (7.2) signals no vector that was off when its completion queue was made.
 	 */
 	int (*set_interrupts)(struct nvme_transport *transport, uint32_t count, int *fds);
-	/* Function-level reset; the registers are as after power-on, interrupts may have to be set again. -EOPNOTSUPP: it has none. */
+	/*
+	 * Function-level reset; the registers are as after power-on, and interrupts stay set.
+	 * -EOPNOTSUPP: it has none.
+	 */
 	int (*reset)(struct nvme_transport *transport);
 };
 
