@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* links: testlib */
 /*
- * How fast the software NVMe device is: reads of 4 KiB per second at queue depths of 1, 32 and 128, by a driver that does nothing but submit and
- * take completions. The device is on the first CPU that there is for us, the driver on the second. What it says is the limit of every
- * measurement with that device.
+ * How fast the software NVMe device is: reads of 4 KiB per second at queue depths of 1, 32 and 128,
+ * by a driver that does nothing but submit and take completions. The device is on the first CPU
+ * that there is for us, the driver on the second. What it says is the limit of every measurement
+ * with that device.
  *
  *     nvme_device_perf [null|memory [SECONDS]]
  */

@@ -64,7 +64,10 @@ static char folder[VHOST_SOCKET_PATH_MAX - 32]; /* of the sockets */
 
 /* ---- cases; the coroutine on the app thread ---- */
 
-/* One for each reactor; with one reactor it is the app thread, so that nothing is there but the daemon. */
+/*
+ * One for each reactor; with one reactor it is the app thread, so that nothing is there but the
+ * daemon.
+ */
 static struct path_driver drivers[MAX_DRIVERS];
 static unsigned int driver_count;
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * vhost_restart: how long a guest waits when the daemon dies. Kills it with four queues full of reads and writes, starts it
- * again at once, and takes the time from the kill to the first request that is completed; N times.
+ * vhost_restart: how long a guest waits when the daemon dies. Kills it with four queues full of
+ * reads and writes, starts it again at once, and takes the time from the kill to the first request
+ * that is completed; N times.
  *
  *   vhost_restart [--packed] [--json] [N]
  */

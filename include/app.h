@@ -85,16 +85,17 @@ int app_wait_subsystems(void);
  */
 json_t *app_config_json(void);
 /*
- * Forgets the entries by which `method` (not an old name of it) would have made or set `name` (NULL:
- * anything) and that failed when the state was replayed; deleting what could not be made, or setting
- * it anew, comes to this. Whether there was one; the next commit writes the state without it. App
- * thread.
+ * Forgets the entries by which `method` (not an old name of it) would have made or set `name`
+ * (NULL: anything) and that failed when the state was replayed; deleting what could not be made, or
+ * setting it anew, comes to this. Whether there was one; the next commit writes the state without
+ * it. App thread.
  */
 bool app_give_up(const char *method, const char *name);
 /*
- * {"state": "startup" (before framework_start_init), "starting", "running" or "stopping", "state_file": path or null, "saved": whether
- * the file has the configuration as it is, "failed": [{"subsystem", "method", "name"} …], entries of the file that could
- * not be replayed and are kept}. App thread. NULL: no memory.
+ * {"state": "startup" (before framework_start_init), "starting", "running" or "stopping",
+ * "state_file": path or null, "saved": whether the file has the configuration as it is, "failed":
+ * [{"subsystem", "method", "name"} …], entries of the file that could not be replayed and are
+ * kept}. App thread. NULL: no memory.
  */
 json_t *app_state_json(void);
 /* One subsystem's part, or NULL when there is none of that name. */

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * bdev: block devices. The upper half is for those who use one (lib/vhost, lib/scsi, rpc/), the lower half for modules that
- * implement one (lib/bdev/bdev_<module>.c).
+ * bdev: block devices. The upper half is for those who use one (lib/vhost, lib/scsi, rpc/), the
+ * lower half for modules that implement one (lib/bdev/bdev_<module>.c).
  *
- * The control path (create, open, close, delete, resize) runs on the app thread, most of it in a coroutine
- * [waits]. The data path runs on any thread, through that thread's channel, with no lock.
+ * The control path (create, open, close, delete, resize) runs on the app thread, most of it in a
+ * coroutine [waits]. The data path runs on any thread, through that thread's channel, with no lock.
  */
 #ifndef VHOSTD_BDEV_H
 #define VHOSTD_BDEV_H
@@ -33,8 +33,8 @@ enum bdev_io_type {
 	BDEV_READ,
 	BDEV_WRITE,
 	/*
-	 * Everything completed before it, on whichever thread, is durable when it completes. Where a failure means that data
-	 * may be lost for good (a page cache), each later one fails, too.
+	 * Everything completed before it, on whichever thread, is durable when it completes. Where
+	 * a failure means that data may be lost for good (a page cache), each later one fails, too.
 	 */
 	BDEV_FLUSH,
 	BDEV_DISCARD, /* a hint; the range's content is undefined afterwards */
@@ -44,9 +44,11 @@ enum bdev_io_type {
 };
 
 enum bdev_request_flags {
-	BDEV_FUA =
-		1
-		<< 0, /* WRITE, WRITE_ZEROES: durable when it completes (the core adds a flush where the module cannot) */
+	/*
+	 * WRITE, WRITE_ZEROES: durable when it completes (the core adds a flush where the module
+	 * cannot).
+	 */
+	BDEV_FUA = 1 << 0,
 	BDEV_UNMAP = 1 << 1, /* WRITE_ZEROES: may deallocate */
 };
 
@@ -61,15 +63,16 @@ struct bdev_request {
 	uint8_t type;
 	uint8_t flags;
 	uint32_t iovcnt;
-	struct iovec *
-		iov; /* READ, WRITE: their sum must be `length`; borrowed, and not modified, until done */
+	/* READ, WRITE: their sum must be `length`; borrowed, and not modified, until done. */
+	struct iovec *iov;
 	uint64_t offset; /* bytes */
 	uint64_t length; /* bytes */
 	/*
-	 * Called once, on the submitting thread, possibly before bdev_submit() returns. status: 0, or a negative errno that
-	 * keeps its meaning up to the guest, as in Linux' block layer: -EIO, -ENODATA (medium error), -EILSEQ (protection), -EOPNOTSUPP,
-	 * -ENOSPC, -EROFS, -EINVAL (range or alignment), -ETIMEDOUT, -ECANCELED (aborted), -ENODEV (device is gone), -ENOMEM.
-	 * rq is the submitter's again and may be reused or freed inside.
+	 * Called once, on the submitting thread, possibly before bdev_submit() returns. status: 0,
+	 * or a negative errno that keeps its meaning up to the guest, as in Linux' block layer:
+	 * -EIO, -ENODATA (medium error), -EILSEQ (protection), -EOPNOTSUPP, -ENOSPC, -EROFS,
+	 * -EINVAL (range or alignment), -ETIMEDOUT, -ECANCELED (aborted), -ENODEV (device is gone),
+	 * -ENOMEM. rq is the submitter's again and may be reused or freed inside.
 	 */
 	bdev_done_fn done;
 
@@ -91,8 +94,8 @@ struct bdev_info {
 	char uuid[BDEV_UUID_TEXT];
 	const char *product_name; /* "Malloc disk" */
 	uint32_t block_size;      /* bytes, a power of two, 512 … 65536 */
-	uint32_t
-		physical_block_size; /* bytes, a power of two, >= block_size; 0 in bdev_register(): block_size */
+	/* bytes, a power of two, >= block_size; 0 in bdev_register(): block_size */
+	uint32_t physical_block_size;
 	uint64_t num_blocks;
 	uint64_t size;     /* bytes: block_size * num_blocks */
 	uint32_t io_types; /* bit per enum bdev_io_type */
@@ -103,20 +106,25 @@ struct bdev_info {
 };
 
 enum bdev_event {
-	BDEV_EVENT_REMOVE, /* the device goes away: stop submitting, put the channels, close; the removal waits for it */
+	/* The device goes away: stop submitting, put the channels, close; the removal waits. */
+	BDEV_EVENT_REMOVE,
 	BDEV_EVENT_RESIZE,
 	BDEV_EVENT_MEDIA_MANAGEMENT,
 };
 /* On the app thread; must not wait, and may close any desc. */
 typedef void (*bdev_event_fn)(void *ctx, enum bdev_event event);
 
-/* App thread. The first bdev, or the one after bdev (creation order); NULL at the end. Valid until the caller waits. */
+/*
+ * App thread. The first bdev, or the one after bdev (creation order); NULL at the end. Valid until
+ * the caller waits.
+ */
 struct bdev *bdev_next(struct bdev *bdev);
 /* App thread. NULL: none of that name (or uuid). */
 struct bdev *bdev_by_name(const char *name);
 /*
- * Any thread while open; app thread otherwise. But num_blocks and size are for the app thread alone, which changes them (the RESIZE
- * event tells of it); other threads get a copy of theirs from there.
+ * Any thread while open; app thread otherwise. But num_blocks and size are for the app thread
+ * alone, which changes them (the RESIZE event tells of it); other threads get a copy of theirs from
+ * there.
  */
 const struct bdev_info *bdev_get_info(const struct bdev *bdev);
 /* What the module adds, for `driver_specific`: a new object, or NULL. App thread. */
@@ -125,8 +133,9 @@ json_t *bdev_driver_specific(const struct bdev *bdev);
 json_t *bdev_config_json(void);
 
 /*
- * App thread. Several may have one bdev open, also for writing. user names the opener in messages ("vhost controller vm1"); copied.
- * event (on the app thread) may be NULL. 0, -ENODEV, -EROFS (write, and the bdev is read-only), -EBUSY (being deleted), -ENOMEM.
+ * App thread. Several may have one bdev open, also for writing. user names the opener in messages
+ * ("vhost controller vm1"); copied. event (on the app thread) may be NULL. 0, -ENODEV, -EROFS
+ * (write, and the bdev is read-only), -EBUSY (being deleted), -ENOMEM.
  */
 int bdev_open(const char *name, bool write, const char *user, bdev_event_fn event, void *ctx,
 	      struct bdev_desc **desc, struct errmsg *err);
@@ -136,14 +145,16 @@ struct bdev *bdev_desc_bdev(const struct bdev_desc *desc);
 bool bdev_is_open(const struct bdev *bdev);
 
 /*
- * App thread, in a coroutine [waits]. Deletes a bdev that nobody has open: -EBUSY names the user otherwise; -ENODEV when there is none
- * of that name or module (the module's name, e.g. "malloc") is not its own.
+ * App thread, in a coroutine [waits]. Deletes a bdev that nobody has open: -EBUSY names the user
+ * otherwise; -ENODEV when there is none of that name or module (the module's name, e.g. "malloc")
+ * is not its own.
  */
 int bdev_delete(const char *name, const char *module, struct errmsg *err);
 
 /*
- * App thread, in a coroutine [waits]. Looks at the device's size again, where the module knows how to; openers get RESIZE if it has
- * changed. 0, -ENODEV, -EBUSY (being deleted; or smaller, and in use by others), -ENOMEM or what the module failed with.
+ * App thread, in a coroutine [waits]. Looks at the device's size again, where the module knows how
+ * to; openers get RESIZE if it has changed. 0, -ENODEV, -EBUSY (being deleted; or smaller, and in
+ * use by others), -ENOMEM or what the module failed with.
  */
 int bdev_rescan(const char *name, struct errmsg *err);
 
@@ -155,20 +166,26 @@ struct bdev_channel *bdev_channel_get(struct bdev_desc *desc);
 void bdev_channel_put(struct bdev_channel *channel);
 
 /*
- * On the channel's thread: what tells this channel from others of the same desc, e.g. "queue 3", where
- * statistics are shown. Copied; at most BDEV_LABEL_MAX bytes are kept. Default: "".
+ * On the channel's thread: what tells this channel from others of the same desc, e.g. "queue 3",
+ * where statistics are shown. Copied; at most BDEV_LABEL_MAX bytes are kept. Default: "".
  */
 void bdev_channel_set_label(struct bdev_channel *channel, const char *label);
 
-/* Bytes that a request needs, including the module's part; a multiple of 16. Any thread while open. */
+/*
+ * Bytes that a request needs, including the module's part; a multiple of 16. Any thread while open.
+ */
 size_t bdev_request_size(const struct bdev *bdev);
 
 /*
- * On the channel's thread. Checks type, range, alignment and read-only, then hands the request to the module. Every outcome
- * comes through done. What is submitted may wait for bdev_flush_submissions() before the device sees it.
+ * On the channel's thread. Checks type, range, alignment and read-only, then hands the request to
+ * the module. Every outcome comes through done. What is submitted may wait for
+ * bdev_flush_submissions() before the device sees it.
  */
 void bdev_submit(struct bdev_channel *channel, struct bdev_request *rq);
-/* On the channel's thread, at the end of a poll: one doorbell or one system call for all that was submitted. */
+/*
+ * On the channel's thread, at the end of a poll: one doorbell or one system call for all that was
+ * submitted.
+ */
 void bdev_flush_submissions(struct bdev_channel *channel);
 
 /* ---- statistics ---- */
@@ -178,8 +195,8 @@ struct bdev_io_stat {
 	uint64_t bytes[BDEV_IO_TYPES];
 	uint64_t errors[BDEV_IO_TYPES];
 	/*
-	 * Latencies are counted from poll to poll (thread_now()): what is done within one poll took 0 ticks. While
-	 * histograms are on they are exact.
+	 * Latencies are counted from poll to poll (thread_now()): what is done within one poll took
+	 * 0 ticks. While histograms are on they are exact.
 	 */
 	uint64_t latency_ticks[BDEV_IO_TYPES]; /* sum */
 	uint64_t max_latency_ticks[BDEV_IO_TYPES];
@@ -191,22 +208,26 @@ enum bdev_stat_reset {
 	BDEV_STAT_RESET_MAXMIN, /* the longest and the shortest latencies only */
 };
 /*
- * App thread, in a coroutine [waits]: adds up the bdev's channels, present and past, and resets what was read. 0, -ENOMEM
- * or -ENODEV.
+ * App thread, in a coroutine [waits]: adds up the bdev's channels, present and past, and resets
+ * what was read. 0, -ENOMEM or -ENODEV.
  */
 int bdev_get_stat(struct bdev *bdev, enum bdev_stat_reset reset, struct bdev_io_stat *stat);
 struct bdev_channel_stat {
 	uint64_t thread_id;
 	struct bdev_io_stat stat;
 };
-/* The same, one entry for each thread that has a channel; *stats is malloc()ed, the caller frees it. */
+/*
+ * The same, one entry for each thread that has a channel; *stats is malloc()ed, the caller frees
+ * it.
+ */
 int bdev_get_channel_stats(struct bdev *bdev, enum bdev_stat_reset reset,
 			   struct bdev_channel_stat **stats, uint32_t *count);
 
 /*
- * How many requests took how many ticks, from bdev_submit() to done; those that succeeded. Log-linear: ranges of
- * 2^BDEV_HISTOGRAM_SHIFT buckets each. The buckets of ranges 0 and 1 are one tick wide, those of each later range
- * twice as wide as those of the one before, so that a bucket is at most 1 % of its ticks wide.
+ * How many requests took how many ticks, from bdev_submit() to done; those that succeeded.
+ * Log-linear: ranges of 2^BDEV_HISTOGRAM_SHIFT buckets each. The buckets of ranges 0 and 1 are one
+ * tick wide, those of each later range twice as wide as those of the one before, so that a bucket
+ * is at most 1 % of its ticks wide.
  */
 #define BDEV_HISTOGRAM_SHIFT   7
 #define BDEV_HISTOGRAM_RANGES  (64 - BDEV_HISTOGRAM_SHIFT + 1)
@@ -217,13 +238,16 @@ struct bdev_histogram {
 /* Pure. */
 void bdev_histogram_merge(struct bdev_histogram *sum, const struct bdev_histogram *histogram);
 uint64_t bdev_histogram_count(const struct bdev_histogram *histogram);
-/* Pure. Ticks that the share (0 … 1) of requests did not exceed: the last of their bucket. 0 when there are none. */
+/*
+ * Pure. Ticks that the share (0 … 1) of requests did not exceed: the last of their bucket. 0 when
+ * there are none.
+ */
 uint64_t bdev_histogram_quantile(const struct bdev_histogram *histogram, double share);
 
 /*
- * App thread, in a coroutine [waits]: each channel, present and future, keeps a histogram, or none. One that is on stays
- * as it is; off and on again starts from 0. Costs two readings of the clock per request, and nothing while off. 0, -ENODEV
- * or -ENOMEM (and they are off).
+ * App thread, in a coroutine [waits]: each channel, present and future, keeps a histogram, or none.
+ * One that is on stays as it is; off and on again starts from 0. Costs two readings of the clock
+ * per request, and nothing while off. 0, -ENODEV or -ENOMEM (and they are off).
  */
 int bdev_enable_histogram(struct bdev *bdev, bool enable);
 /* App thread. */
@@ -240,8 +264,8 @@ struct bdev_histograms {
 	struct bdev_channel_histogram **channels; /* those that are there */
 };
 /*
- * App thread, in a coroutine [waits]. per_channel: also the channels one by one. *histograms is the caller's until
- * bdev_histograms_free(). 0, -ENODEV, -EINVAL (they are off) or -ENOMEM.
+ * App thread, in a coroutine [waits]. per_channel: also the channels one by one. *histograms is the
+ * caller's until bdev_histograms_free(). 0, -ENODEV, -EINVAL (they are off) or -ENOMEM.
  */
 int bdev_get_histograms(struct bdev *bdev, bool per_channel, struct bdev_histograms **histograms);
 void bdev_histograms_free(struct bdev_histograms *histograms);
@@ -261,44 +285,54 @@ struct bdev_ops {
 	/* No request is in flight. */
 	void (*channel_destroy)(void *bdev_ctx, void *channel_ctx);
 	/*
-	 * The request is checked. Ends, now or later, on this thread, with bdev_complete(). This and
-	 * flush_submissions are also called from inside bdev_complete().
+	 * The request is checked. Ends, now or later, on this thread, with bdev_complete(). This
+	 * and flush_submissions are also called from inside bdev_complete().
 	 */
 	void (*submit)(void *channel_ctx, struct bdev_request *rq);
 	void (*flush_submissions)(void *channel_ctx); /* may be NULL */
 	/* App thread, in a coroutine: the last user is gone; frees ctx. */
 	void (*destroy)(void *bdev_ctx);
-	/* App thread, in a coroutine [waits]; the bdev stays: how many blocks there are now. May be NULL. 0 or a negative errno. */
+	/*
+	 * App thread, in a coroutine [waits]; the bdev stays: how many blocks there are now. May be
+	 * NULL. 0 or a negative errno.
+	 */
 	int (*rescan)(void *bdev_ctx, uint64_t *num_blocks, struct errmsg *err);
 	json_t *(*describe)(void *bdev_ctx); /* driver_specific; may be NULL */
 	/* {method, params} that makes it again; may return NULL (part of another object). */
 	json_t *(*config)(void *bdev_ctx);
 	size_t channel_ctx_size;
 	uint32_t request_ctx_size;
-	uint32_t
-		buffer_alignment; /* of iovec addresses and lengths, a power of two; 1: any. The core bounces what is not. */
+	/*
+	 * Of iovec addresses and lengths, a power of two; 1: any. The core bounces what is not.
+	 */
+	uint32_t buffer_alignment;
 	uint32_t max_iovs;     /* in one request; the core splits. 0: no limit */
 	uint64_t max_transfer; /* bytes of a READ or WRITE; the core splits. 0: no limit */
 	bool fua;              /* WRITE and WRITE_ZEROES honour BDEV_FUA; else they ignore it */
 };
 
 /*
- * Any thread. Zeroes info and sets its name and uuid (NULL or "": bdev_register() makes a random one). 0, or -EINVAL: the name is
- * empty, too long, not UTF-8, has a '/' or control characters, or the uuid is none.
+ * Any thread. Zeroes info and sets its name and uuid (NULL or "": bdev_register() makes a random
+ * one). 0, or -EINVAL: the name is empty, too long, not UTF-8, has a '/' or control characters, or
+ * the uuid is none.
  */
 int bdev_info_init(struct bdev_info *info, const char *name, const char *uuid, struct errmsg *err);
 /*
- * App thread. Makes a bdev known under info->name. A module whose limits differ per device passes ops of its own for
- * each (they must outlive it). info is copied; an empty uuid gets a random one. 0, -EEXIST (name or uuid), -EINVAL
- * (name and uuid as above; sizes; a buffer_alignment over the block size), -ENOMEM; ctx stays the caller's then.
+ * App thread. Makes a bdev known under info->name. A module whose limits differ per device passes
+ * ops of its own for each (they must outlive it). info is copied; an empty uuid gets a random one.
+ * 0, -EEXIST (name or uuid), -EINVAL (name and uuid as above; sizes; a buffer_alignment over the
+ * block size), -ENOMEM; ctx stays the caller's then.
  */
 int bdev_register(const struct bdev_info *info, const struct bdev_ops *ops, void *ctx,
 		  struct bdev **bdev, struct errmsg *err);
-/* App thread: the device has a new size; openers get RESIZE. -EINVAL (zero blocks, or too many bytes for 64 bits). */
+/*
+ * App thread: the device has a new size; openers get RESIZE. -EINVAL (zero blocks, or too many
+ * bytes for 64 bits).
+ */
 int bdev_resize(struct bdev *bdev, uint64_t num_blocks);
 /*
- * App thread, in a coroutine [waits]: the device is gone: openers get REMOVE; returns when the bdev is freed. If it is being deleted
- * already, returns at once; ops->destroy tells the end.
+ * App thread, in a coroutine [waits]: the device is gone: openers get REMOVE; returns when the bdev
+ * is freed. If it is being deleted already, returns at once; ops->destroy tells the end.
  */
 void bdev_remove(struct bdev *bdev);
 /* The ctx given to bdev_register(), or NULL when the bdev is another module's. App thread. */
@@ -306,8 +340,9 @@ void *bdev_module_ctx(const struct bdev *bdev, const char *module);
 /* On the channel's thread, once per submitted request. */
 void bdev_complete(struct bdev_request *rq, int status);
 /*
- * On the channel's thread: how a module that can abort nothing serves RESET: completes rq when every request that was
- * submitted to the bdev before, on any thread, is done. What is submitted meanwhile waits.
+ * On the channel's thread: how a module that can abort nothing serves RESET: completes rq when
+ * every request that was submitted to the bdev before, on any thread, is done. What is submitted
+ * meanwhile waits.
  */
 void bdev_drain(struct bdev_request *rq);
 

@@ -65,7 +65,9 @@ void completion_signal(struct completion *completion, int rc);
  */
 int completion_wait(struct completion *completion, uint64_t timeout_us);
 void completion_put(struct completion *completion);
-/* Both shares at once: nobody will signal it or wait for it. Any OS thread. NULL: nothing happens. */
+/*
+ * Both shares at once: nobody will signal it or wait for it. Any OS thread. NULL: nothing happens.
+ */
 void completion_drop(struct completion *completion);
 
 /*

@@ -2,9 +2,10 @@
 /*
  * jsonrpc: a JSON-RPC 2.0 server on a Unix stream socket, and the tables that describe its methods.
  *
- * Sockets, parsing and writing are the work of one OS thread of its own (a hostile or slow client costs no reactor
- * anything); each request then runs as a coroutine on the app thread. Requests of one connection run one after
- * the other and are answered in order; connections do not wait for each other.
+ * Sockets, parsing and writing are the work of one OS thread of its own (a hostile or slow client
+ * costs no reactor anything); each request then runs as a coroutine on the app thread. Requests of
+ * one connection run one after the other and are answered in order; connections do not wait for
+ * each other.
  */
 #ifndef VHOSTD_JSONRPC_H
 #define VHOSTD_JSONRPC_H
@@ -34,7 +35,10 @@ enum jsonrpc_error {
 #define JSONRPC_MAX_BACKLOG                                                                        \
 	(16u << 20) /* unread answer bytes after which a slow client is dropped */
 
-/* ---- schema: what a method is called and takes; pure data, shared by the server, vhostctl and the documentation ---- */
+/*
+ * ---- schema: what a method is called and takes; pure data, shared by the server, vhostctl and the
+ * documentation ----
+ */
 
 enum rpc_type {
 	RPC_STRING,  /* const char *   */
@@ -66,8 +70,8 @@ enum rpc_flags {
 	RPC_STARTUP = 1 << 0, /* may be called before framework_start_init */
 	RPC_RUNTIME = 1 << 1, /* may be called after it */
 	/*
-	 * Changes the configuration: the state is committed before it answers success, -EEXIST or -ENODEV. When that fails,
-	 * the change is made all the same, and the answer is the error.
+	 * Changes the configuration: the state is committed before it answers success, -EEXIST or
+	 * -ENODEV. When that fails, the change is made all the same, and the answer is the error.
 	 */
 	RPC_CHANGES = 1 << 2,
 };
@@ -81,16 +85,17 @@ struct rpc_schema {
 	size_t param_count;
 	size_t params_size; /* of the parameter struct */
 	const char *help;   /* what it does, and what it answers */
-	const char *
-		columns; /* for vhostctl's tables: "name,block_size,blocks=num_blocks" (rpc/params.h); NULL: no table */
+	/* For vhostctl's tables: "name,block_size,blocks=num_blocks" (rpc/params.h); NULL: none. */
+	const char *columns;
 };
 
 /* ---- methods ---- */
 
 /*
- * Runs in a coroutine on the app thread [waits]. params is the filled parameter struct, valid for the call. On success sets *result
- * (a new value that nobody else keeps: another OS thread will write it out) or leaves it NULL for `true`, and returns 0. Otherwise a negative errno or enum jsonrpc_error, with the
- * sentence in err (empty: strerror's).
+ * Runs in a coroutine on the app thread [waits]. params is the filled parameter struct, valid for
+ * the call. On success sets *result (a new value that nobody else keeps: another OS thread will
+ * write it out) or leaves it NULL for `true`, and returns 0. Otherwise a negative errno or enum
+ * jsonrpc_error, with the sentence in err (empty: strerror's).
  */
 typedef int (*rpc_handler)(const void *params, json_t **result, struct errmsg *err);
 
@@ -99,26 +104,31 @@ struct rpc_method {
 	rpc_handler handler;
 };
 
-/* Before or while the server runs, on the app thread. The array must outlive the server. 0, -EEXIST or -ENOMEM. */
+/*
+ * Before or while the server runs, on the app thread. The array must outlive the server. 0, -EEXIST
+ * or -ENOMEM.
+ */
 int jsonrpc_register(const struct rpc_method *methods, size_t count);
 /* The first method, or the one after method (by name); NULL at the end. App thread. */
 const struct rpc_method *jsonrpc_method_next(const struct rpc_method *method);
 
 /*
- * Runs one method as a request would, without a socket. App thread, in a coroutine [waits]. request is {"method", "params"};
- * the checks of parameters and state are the same. Sets *result on success. With `commit` false, an RPC_CHANGES
- * method does not commit (replaying a state).
+ * Runs one method as a request would, without a socket. App thread, in a coroutine [waits]. request
+ * is {"method", "params"}; the checks of parameters and state are the same. Sets *result on
+ * success. With `commit` false, an RPC_CHANGES method does not commit (replaying a state).
  */
 int jsonrpc_call(json_t *request, bool commit, json_t **result, struct errmsg *err);
 
-/* RPC_STARTUP or RPC_RUNTIME; starts as RPC_STARTUP. 0: stopping, no method may be called; calls that wait for something
- * should end. App thread. */
+/*
+ * RPC_STARTUP or RPC_RUNTIME; starts as RPC_STARTUP. 0: stopping, no method may be called; calls
+ * that wait for something should end. App thread.
+ */
 void jsonrpc_set_state(unsigned int state);
 unsigned int jsonrpc_get_state(void);
 
 /*
- * Fills `out` (schema->params_size bytes) from a JSON object (NULL: no parameters). Pure. 0, or JSONRPC_INVALID_PARAMS with
- * the parameter named in err. Strings in out belong to params.
+ * Fills `out` (schema->params_size bytes) from a JSON object (NULL: no parameters). Pure. 0, or
+ * JSONRPC_INVALID_PARAMS with the parameter named in err. Strings in out belong to params.
  */
 int rpc_params_decode(const struct rpc_schema *schema, json_t *params, void *out,
 		      struct errmsg *err);
@@ -126,18 +136,21 @@ int rpc_params_decode(const struct rpc_schema *schema, json_t *params, void *out
 /* ---- server ---- */
 
 struct jsonrpc_server_opts {
-	const char *
-		path; /* of the socket; at most 107 bytes. A stale file is replaced, a live one refused (-EADDRINUSE). */
+	/* Of the socket; at most 107 bytes. Replaces a stale file; a live one is -EADDRINUSE. */
+	const char *path;
 	unsigned int mode;     /* permissions of the socket file: 0600 */
 	struct thread *thread; /* the app thread */
-	/* Makes a change durable before its method answers. In the method's coroutine [waits]. May be NULL. */
+	/*
+	 * Makes a change durable before its method answers. In the method's coroutine [waits]. May
+	 * be NULL.
+	 */
 	int (*commit)(struct errmsg *err);
 };
 /* App thread, in a coroutine [waits]. 0 or a negative errno. */
 int jsonrpc_server_start(const struct jsonrpc_server_opts *opts, struct errmsg *err);
 /*
- * App thread, in a coroutine [waits]: sets the state to 0; no new requests; waits for running ones (at most 5 s), closes
- * and removes the socket.
+ * App thread, in a coroutine [waits]: sets the state to 0; no new requests; waits for running ones
+ * (at most 5 s), closes and removes the socket.
  */
 void jsonrpc_server_stop(void);
 

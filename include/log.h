@@ -57,7 +57,10 @@ const struct log_flag *log_flag_next(const struct log_flag *flag);
 		log_flag_register(&log_flag_##ident);                                              \
 	}
 
-/* A place in the code that writes lines. It may write so many in a second; then it is silent, and says so later. */
+/*
+ * A place in the code that writes lines. It may write so many in a second; then it is silent, and
+ * says so later.
+ */
 struct log_site {
 	const char *file;
 	int line;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * notify: a bounded record of what clients may want to react to, numbered, the oldest forgotten first. Part of the
- * room env, next to the log: whoever has something to tell sends it, and need not know who reads.
+ * notify: a bounded record of what clients may want to react to, numbered, the oldest forgotten
+ * first. Part of the room env, next to the log: whoever has something to tell sends it, and need
+ * not know who reads.
  */
 #ifndef VHOSTD_NOTIFY_H
 #define VHOSTD_NOTIFY_H
@@ -27,7 +28,8 @@ enum notify_type {
 const char *notify_type_name(enum notify_type type);
 
 /*
- * Any OS thread; a context that is too long is cut at a character, and control characters and what is not UTF-8 become '?'.
+ * Any OS thread; a context that is too long is cut at a character, and control characters and what
+ * is not UTF-8 become '?'.
  */
 void notify_send(enum notify_type type, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
@@ -37,7 +39,9 @@ struct notification {
 	enum notify_type type;
 	char ctx[NOTIFY_CTX_MAX + 1];
 };
-/* The first that is still kept and whose id is at least that. False: there is none. Any OS thread. */
+/*
+ * The first that is still kept and whose id is at least that. False: there is none. Any OS thread.
+ */
 bool notify_next(uint64_t id, struct notification *notification);
 
 #endif

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * nvme_transport: how the NVMe driver reaches a controller: its registers, its doorbells, memory that it can read and write, and
- * its interrupts. Part of the room nvme; `pcie` (VFIO, lib/env) and `vfio_user` (a socket) implement it, and unit tests do.
+ * nvme_transport: how the NVMe driver reaches a controller: its registers, its doorbells, memory
+ * that it can read and write, and its interrupts. Part of the room nvme; `pcie` (VFIO, lib/env) and
+ * `vfio_user` (a socket) implement it, and unit tests do.
  *
- * All functions but read and write are called by the controller's control path: on the app thread, where they may wait [waits] if
- * they are in a coroutine and block if not (as tests and small programs do).
+ * All functions but read and write are called by the controller's control path: on the app thread,
+ * where they may wait [waits] if they are in a coroutine and block if not (as tests and small
+ * programs do).
  */
 #ifndef VHOSTD_NVME_TRANSPORT_H
 #define VHOSTD_NVME_TRANSPORT_H
@@ -26,20 +28,25 @@ typedef void (*nvme_gone_fn)(void *ctx);
 struct nvme_transport_ops {
 	const char *name; /* trtype in JSON-RPC: "PCIe", "VFIOUSER" */
 	/*
-	 * traddr: a PCI address; or a vfio-user socket, or a folder with one called cntrl in it. Claims the device, maps its
-	 * registers, makes it a bus master, makes its dma_space. 0, -ENODEV (nothing there), -EBUSY (in use, not bound to
-	 * vfio-pci: err says how to), -EACCES, -EINVAL (not an NVMe device), …
-	 * gone is called once, on this thread, from a poller, at most NVME_GONE_US after the device disappeared or was wanted back;
-	 * it must not close. That a vfio-user server lives on without its device is seen only when a register is read.
+	 * traddr: a PCI address; or a vfio-user socket, or a folder with one called cntrl in it.
+	 * Claims the device, maps its registers, makes it a bus master, makes its dma_space. 0,
+	 * -ENODEV (nothing there), -EBUSY (in use, not bound to vfio-pci: err says how to),
+	 * -EACCES, -EINVAL (not an NVMe device), … gone is called once, on this thread, from a
+	 * poller, at most NVME_GONE_US after the device disappeared or was wanted back; it must not
+	 * close. That a vfio-user server lives on without its device is seen only when a register
+	 * is read.
 	 */
 	int (*open)(const char *traddr, nvme_gone_fn gone, void *ctx,
 		    struct nvme_transport **transport, struct errmsg *err);
-	/* No queue is in use; memory that is still mapped is unmapped. gone is not called any more. */
+	/*
+	 * No queue is in use; memory that is still mapped is unmapped. gone is not called any more.
+	 */
 	void (*close)(struct nvme_transport *transport);
 	/*
-	 * Registers of BAR 0 below the doorbells; size 4 or 8, offset a multiple of it. Any thread. Registers that are not mapped (vfio_user)
-	 * take a round trip: it waits in a coroutine [waits] and blocks elsewhere, for a few seconds at worst. A device
-	 * that is gone reads as all ones (and ignores writes), and a read that finds it gone makes it so.
+	 * Registers of BAR 0 below the doorbells; size 4 or 8, offset a multiple of it. Any thread.
+	 * Registers that are not mapped (vfio_user) take a round trip: it waits in a coroutine
+	 * [waits] and blocks elsewhere, for a few seconds at worst. A device that is gone reads as
+	 * all ones (and ignores writes), and a read that finds it gone makes it so.
 	 */
 	uint64_t (*read)(struct nvme_transport *transport, uint32_t offset, uint32_t size);
 	void (*write)(struct nvme_transport *transport, uint32_t offset, uint32_t size,
@@ -69,7 +76,10 @@ struct nvme_transport {
 	uint32_t vectors;        /* MSI-X vectors that there are */
 	uint64_t alignment;      /* bytes: the page size that DMA memory has at least */
 
-	/* any thread: set once the device has disappeared, is wanted back by the kernel, or broke the transport's rules */
+	/*
+	 * any thread: set once the device has disappeared, is wanted back by the kernel, or broke
+	 * the transport's rules
+	 */
 	_Atomic bool gone;
 };
 

@@ -97,7 +97,9 @@ struct thread_stats {
 	uint32_t timed_pollers;
 	uint32_t channels;
 };
-/* On its thread, or when it is not polled. Time in which it was not polled at all is not idle time. */
+/*
+ * On its thread, or when it is not polled. Time in which it was not polled at all is not idle time.
+ */
 void thread_get_stats(const struct thread *thread, struct thread_stats *stats);
 
 /*
@@ -137,8 +139,8 @@ int thread_send_by_id(uint64_t id, struct thread_msg *msg, thread_fn fn, void *c
 int thread_send_msg(struct thread *thread, thread_fn fn, void *ctx);
 
 /*
- * Calls fn for every thread that exists and is not exiting, in the order of their ids, here and now,
- * under the lock of the register of threads: fn may look at what any OS thread may see, and at
+ * Calls fn for every thread that exists and is not exiting, in the order of their ids, here and
+ * now, under the lock of the register of threads: fn may look at what any OS thread may see, and at
  * thread_cpumask(), and must not call back into this room. Any OS thread.
  */
 void thread_look_at_each(void (*fn)(void *ctx, struct thread *thread), void *ctx);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * params: what connects the schemas (schema_*.c) with the handlers (rpc_*.c): the index of each method in
- * its table, and the struct that its parameters are decoded into. Private to rpc/.
+ * params: what connects the schemas (schema_*.c) with the handlers (rpc_*.c): the index of each
+ * method in its table, and the struct that its parameters are decoded into. Private to rpc/.
  */
 #ifndef VHOSTD_RPC_PARAMS_H
 #define VHOSTD_RPC_PARAMS_H
@@ -11,8 +11,9 @@
 #define RPC_COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 /*
- * What rpc_schema.columns says to vhostctl: [MEMBER:]COLUMN,COLUMN,… The rows are the answer, or that member of it. A COLUMN is
- * [HEADING=]PATH, and a PATH is members' names joined by dots, of which arrays on the way are walked.
+ * What rpc_schema.columns says to vhostctl: [MEMBER:]COLUMN,COLUMN,… The rows are the answer, or
+ * that member of it. A COLUMN is [HEADING=]PATH, and a PATH is members' names joined by dots, of
+ * which arrays on the way are walked.
  */
 
 /* ---- general ---- */

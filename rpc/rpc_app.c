@@ -113,7 +113,10 @@ start_init(const void *params, json_t **result, struct errmsg *err)
 	return app_start_subsystems(err);
 }
 
-/* Looks instead of only waiting: a daemon that is told to stop must not wait for framework_start_init to come. */
+/*
+ * Looks instead of only waiting: a daemon that is told to stop must not wait for
+ * framework_start_init to come.
+ */
 static int
 wait_init(const void *params, json_t **result, struct errmsg *err)
 {

@@ -197,7 +197,10 @@ null_resize(const void *arg, json_t **result, struct errmsg *err)
 	return bdev_null_resize(params->name, (uint64_t)params->new_size, err);
 }
 
-/* creates: NULL-terminated; what may have made such a block device. One that the state names and that could not be made is given up. */
+/*
+ * creates: NULL-terminated; what may have made such a block device. One that the state names and
+ * that could not be made is given up.
+ */
 static int
 delete_bdev(const char *name, const char *module, const char *const *creates, struct errmsg *err)
 {

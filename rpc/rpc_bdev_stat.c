@@ -167,7 +167,9 @@ list_iostat(json_t *bdevs, const struct rpc_bdev_get_iostat *params, enum bdev_s
 	return rc;
 }
 
-/* Clients expect the channels of one block device beside tick_rate, and the list "bdevs" otherwise. */
+/*
+ * Clients expect the channels of one block device beside tick_rate, and the list "bdevs" otherwise.
+ */
 int
 rpc_bdev_get_iostat(const void *arg, json_t **result, struct errmsg *err)
 {

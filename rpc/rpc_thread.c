@@ -15,8 +15,9 @@
 #define WALK_TIMEOUT_US 5000000
 
 /*
- * A walk over all threads that adds an object for each. It goes from thread to thread by message, so one
- * OS thread at a time has it. When the waiting call gives up first, the walk frees itself at its end.
+ * A walk over all threads that adds an object for each. It goes from thread to thread by message,
+ * so one OS thread at a time has it. When the waiting call gives up first, the walk frees itself at
+ * its end.
  */
 struct walk {
 	json_t *threads;

@@ -48,7 +48,9 @@ delete_controller(const void *arg, json_t **result, struct errmsg *err)
 	int rc = vhost_controller_delete(params->ctrlr, err);
 
 	(void)result;
-	/* One that the state names and that could not be made, and what would have been set on it. */
+	/*
+	 * One that the state names and that could not be made, and what would have been set on it.
+	 */
 	if (rc == -ENODEV && app_give_up("vhost_create_blk_controller", params->ctrlr))
 		rc = 0;
 	if (rc == 0)

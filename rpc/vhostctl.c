@@ -177,7 +177,10 @@ parse_timeout(const char *text, long *seconds)
 		       : -EINVAL;
 }
 
-/* The value of "-s VALUE", "--socket VALUE" or "--socket=VALUE"; NULL when **args is another option. */
+/*
+ * The value of "-s VALUE", "--socket VALUE" or "--socket=VALUE"; NULL when **args is another
+ * option.
+ */
 static const char *
 option_value(char ***args, const char *brief, const char *full)
 {
@@ -220,7 +223,10 @@ parse_options(struct vhostctl_opts *opts, char ***args, bool *done, struct errms
 	return STATUS_OK;
 }
 
-/* Where vhostd listens by default: a user's own daemon in $XDG_RUNTIME_DIR, root's in /run. NULL: no memory. */
+/*
+ * Where vhostd listens by default: a user's own daemon in $XDG_RUNTIME_DIR, root's in /run. NULL:
+ * no memory.
+ */
 static char *
 default_socket(void)
 {

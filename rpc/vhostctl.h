@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* vhostctl: the command-line client. It shares the schemas with the daemon and nothing else. Private to rpc/. */
+/*
+ * vhostctl: the command-line client. It shares the schemas with the daemon and nothing else.
+ * Private to rpc/.
+ */
 #ifndef VHOSTD_VHOSTCTL_H
 #define VHOSTD_VHOSTCTL_H
 
@@ -27,18 +30,25 @@ struct vhostctl_opts {
 	long timeout_s; /* for one call, from connecting to its answer */
 };
 
-/* Calls one method; params is borrowed, NULL: none. Sets *result (a new reference) or says in err why not. */
+/*
+ * Calls one method; params is borrowed, NULL: none. Sets *result (a new reference) or says in err
+ * why not.
+ */
 enum vhostctl_status ctl_call(const struct vhostctl_opts *opts, const char *method, json_t *params,
 			      json_t **result, struct errmsg *err);
 
 /*
- * Calls one method once with each of an array of params (borrowed, not empty), all in one batch: nothing comes between them. Sets
- * *results to an array in the same order (a new reference, also on failure).
+ * Calls one method once with each of an array of params (borrowed, not empty), all in one batch:
+ * nothing comes between them. Sets *results to an array in the same order (a new reference, also on
+ * failure).
  */
 enum vhostctl_status ctl_call_each(const struct vhostctl_opts *opts, const char *method,
 				   json_t *params_of_each, json_t **results, struct errmsg *err);
 
-/* Makes params of "--name value" arguments; checks them as the daemon will. *params: a new reference, or NULL: none. */
+/*
+ * Makes params of "--name value" arguments; checks them as the daemon will. *params: a new
+ * reference, or NULL: none.
+ */
 enum vhostctl_status ctl_parse_args(const struct rpc_schema *schema, char **args, json_t **params,
 				    struct errmsg *err);
 /* Whether two names are the same but for '-' and '_'. */

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A connection for each call: the request, end of input, the answer, end of output. Each wait ends at the deadline. */
+/*
+ * A connection for each call: the request, end of input, the answer, end of output. Each wait ends
+ * at the deadline.
+ */
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>

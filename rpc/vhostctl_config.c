@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* save-config and load-config: {"subsystems": [{"subsystem": name, "config": [{method, params} …]} …]}. */
+/*
+ * save-config and load-config: {"subsystems": [{"subsystem": name, "config": [{method, params} …]}
+ * …]}.
+ */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +15,10 @@
 
 /* ---- save ---- */
 
-/* All subsystems' parts at once: a controller must not be there without its block device because others go on. */
+/*
+ * All subsystems' parts at once: a controller must not be there without its block device because
+ * others go on.
+ */
 static enum vhostctl_status
 fetch_config(const struct vhostctl_opts *opts, json_t *document, struct errmsg *err)
 {
@@ -104,7 +110,8 @@ ctl_save_config(const struct vhostctl_opts *opts, char **args, struct errmsg *er
 struct load {
 	const struct vhostctl_opts *opts;
 	const char *file;
-	json_t *startup; /* methods that were called, or could have been, before the subsystems were started */
+	/* methods that were called, or could have been, before the subsystems were started */
+	json_t *startup;
 	struct errmsg *err;
 };
 

@@ -134,7 +134,10 @@ override_driver(const char *root, const char *address, const char *driver)
 	return write_sysfs(root, file, driver);
 }
 
-/* Waits for another driver than `previous`; some are bound asynchronously. Empty: there is none in time. */
+/*
+ * Waits for another driver than `previous`; some are bound asynchronously. Empty: there is none in
+ * time.
+ */
 static void
 wait_for_driver(const char *root, const char *address, const char *previous,
 		char driver[PCI_NAME_MAX])
@@ -149,7 +152,10 @@ wait_for_driver(const char *root, const char *address, const char *previous,
 	driver[0] = '\0';
 }
 
-/* Takes the device from its driver, if it has one, and lets the kernel choose anew, by driver_override. */
+/*
+ * Takes the device from its driver, if it has one, and lets the kernel choose anew, by
+ * driver_override.
+ */
 static int
 rebind(const char *root, const char *address, const char *override, char driver[PCI_NAME_MAX])
 {

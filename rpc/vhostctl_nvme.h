@@ -8,8 +8,8 @@
 #define NVME_PCI_CLASS 0x010802ul
 
 /*
- * An array (a new reference) of sentences, each of which says what uses the device at that address, or NULL: no memory. root is put in
- * front of /sys, /proc and /dev.
+ * An array (a new reference) of sentences, each of which says what uses the device at that address,
+ * or NULL: no memory. root is put in front of /sys, /proc and /dev.
  */
 json_t *nvme_uses(const char *root, const char *address);
 

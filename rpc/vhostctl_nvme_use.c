@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Mounts, swap, holders (LVM, RAID, encryption) and programs that use a controller's disks and their partitions. */
+/*
+ * Mounts, swap, holders (LVM, RAID, encryption) and programs that use a controller's disks and
+ * their partitions.
+ */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -83,7 +86,9 @@ look_at_mounts(struct look *look, const char *name, const char *number)
 
 	snprintf(path, sizeof(path), "%s/proc/self/mountinfo", look->root);
 	stream = fopen(path, "re");
-	/* 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue (proc(5)) */
+	/*
+	 * 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue (proc(5))
+	 */
 	while (stream != NULL && getline(&line, &size, stream) > 0) {
 		char device[32], target[PATH_MAX], source[PATH_MAX] = "";
 		const char *rest = strstr(line, " - ");

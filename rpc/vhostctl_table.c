@@ -88,7 +88,10 @@ format_value(json_t *value)
 	return printable(json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY));
 }
 
-/* A new reference to what is at path in value; of an array, to an array of what each item has there. */
+/*
+ * A new reference to what is at path in value; of an array, to an array of what each item has
+ * there.
+ */
 static json_t *
 follow_path(json_t *value, const char *path)
 {

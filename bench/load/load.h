@@ -149,7 +149,9 @@ now_ns(void)
 /* Restricts the calling thread to one CPU. */
 int load_pin(unsigned int cpu);
 
-/* Connects to options.socket; -ENOTSUP where the back-end does not offer what the options ask for. */
+/*
+ * Connects to options.socket; -ENOTSUP where the back-end does not offer what the options ask for.
+ */
 int load_open(struct load *load);
 
 /* Builds the requests of one queue of the started device. */

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The parts of path_bench: its front-end (front_end.c), which takes turns with the daemon (driver.c). */
+/*
+ * The parts of path_bench: its front-end (front_end.c), which takes turns with the daemon
+ * (driver.c).
+ */
 #ifndef BENCH_PATH_H
 #define BENCH_PATH_H
 

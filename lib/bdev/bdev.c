@@ -213,7 +213,10 @@ bdev_resize(struct bdev *bdev, uint64_t num_blocks)
 	return 0;
 }
 
-/* A device in use does not shrink: requests in flight, and what users know of it, would be in the way. */
+/*
+ * A device in use does not shrink: requests in flight, and what users know of it, would be in the
+ * way.
+ */
 static int
 take_size(const struct bdev_desc *desc, uint64_t num_blocks, struct errmsg *err)
 {

@@ -204,7 +204,10 @@ void bdev_ended_join(struct bdev *bdev, struct bdev_ended *ended, struct bdev_en
 int bdev_tally_start(struct bdev_channel *channel);
 /* On the channel's thread: the channel goes; its thread keeps what it counted. */
 void bdev_tally_end(struct bdev_channel *channel);
-/* Adds tally (NULL: nothing) to *sum and frees it, or moves it there. What is of an earlier era is dropped. */
+/*
+ * Adds tally (NULL: nothing) to *sum and frees it, or moves it there. What is of an earlier era is
+ * dropped.
+ */
 void bdev_tally_join(struct bdev *bdev, struct bdev_tally **sum, struct bdev_tally *tally);
 
 #endif

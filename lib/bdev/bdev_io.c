@@ -49,7 +49,10 @@ count(struct bdev_channel *channel, const struct bdev_request *rq, int status)
 		return;
 	}
 	if (unlikely(latency > stat->max_latency_ticks)) {
-		/* Histograms were switched off meanwhile: it was submitted "after" this poll's time. */
+		/*
+		 * Histograms were switched off meanwhile: it was submitted "after" this poll's
+		 * time.
+		 */
 		if ((int64_t)latency < 0)
 			latency = 0;
 		else

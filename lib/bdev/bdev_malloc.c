@@ -30,7 +30,8 @@ struct malloc_disk {
 struct malloc_channel {
 	const struct malloc_disk *disk;
 	/*
-	 * The last request is served when the next one comes, or at the flush: meanwhile the memory that it reads comes near.
+	 * The last request is served when the next one comes, or at the flush: meanwhile the memory
+	 * that it reads comes near.
 	 */
 	struct bdev_request *last;
 	bool flushing;
@@ -135,7 +136,10 @@ malloc_submit(void *channel_ctx, struct bdev_request *rq)
 		finish(channel, before);
 }
 
-/* What is submitted and flushed by those who are told of an end is served here, not deeper in the stack. */
+/*
+ * What is submitted and flushed by those who are told of an end is served here, not deeper in the
+ * stack.
+ */
 static void
 malloc_flush_submissions(void *channel_ctx)
 {

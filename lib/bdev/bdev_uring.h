@@ -23,9 +23,14 @@ struct uring_disk {
 	/* Any thread: what the file system turned out not to know. */
 	_Atomic bool no_punch_hole;
 	_Atomic bool no_zero_range;
-	/* Any thread: why the page cache lost data, which no later flush may hide; 0: it did not. */
+	/*
+	 * Any thread: why the page cache lost data, which no later flush may hide; 0: it did not.
+	 */
 	_Atomic int lost;
-	/* Any thread, with tracks_syncs: syncs in rings, and those that were good but wait for others. */
+	/*
+	 * Any thread, with tracks_syncs: syncs in rings, and those that were good but wait for
+	 * others.
+	 */
 	_Atomic uint32_t syncs;
 	_Atomic uint32_t syncs_held;
 };
@@ -35,11 +40,13 @@ extern const struct bdev_ops uring_io_ops;
 
 /* ---- bdev_uring_ring.c ---- */
 
-/* Whether the kernel gives us a ring that can do what we need. 0 or a negative errno. Any thread. */
+/*
+ * Whether the kernel gives us a ring that can do what we need. 0 or a negative errno. Any thread.
+ */
 int uring_ring_probe(void);
 /*
- * Work pool: starts the kernel thread that polls the disk's rings, and ends it (does nothing when there is none). 0 or a
- * negative errno.
+ * Work pool: starts the kernel thread that polls the disk's rings, and ends it (does nothing when
+ * there is none). 0 or a negative errno.
  */
 int uring_ring_start_sqpoll(struct uring_disk *disk);
 void uring_ring_stop_sqpoll(struct uring_disk *disk);
@@ -50,13 +57,16 @@ struct uring_ring {
 	int fd;
 	uint8_t fd_flags; /* IOSQE_* */
 };
-/* Any thread: a ring for a channel of the disk, with so many places for entries and completions. 0 or a negative errno. */
+/*
+ * Any thread: a ring for a channel of the disk, with so many places for entries and completions. 0
+ * or a negative errno.
+ */
 int uring_ring_create(struct uring_ring *ring, const struct uring_disk *disk, uint32_t entries,
 		      uint32_t completions);
 void uring_ring_destroy(struct uring_ring *ring);
 /*
- * After something was submitted. The kernel's workers belong to the OS thread that submits; they are not to run where
- * reactors spin. Costs nothing but for the first time on each OS thread.
+ * After something was submitted. The kernel's workers belong to the OS thread that submits; they
+ * are not to run where reactors spin. Costs nothing but for the first time on each OS thread.
  */
 void uring_ring_place_workers(struct uring_ring *ring);
 

@@ -41,8 +41,8 @@ struct uring_file {
  */
 int uring_file_open(struct uring_file *file, struct errmsg *err);
 /*
- * Makes what was written durable, so that a daemon that stops leaves nothing behind (may block), and
- * unlocks at once, even if the kernel's last reference to the file goes later.
+ * Makes what was written durable, so that a daemon that stops leaves nothing behind (may block),
+ * and unlocks at once, even if the kernel's last reference to the file goes later.
  */
 void uring_file_close(struct uring_file *file);
 /* The present size, if it is a possible one. 0 or a negative errno. */

@@ -470,8 +470,8 @@ poll_ring(void *arg)
 }
 
 /*
- * The ring's descriptor is readable when a completion comes. Nothing says that the last of the other
- * threads' syncs is done.
+ * The ring's descriptor is readable when a completion comes. Nothing says that the last of the
+ * other threads' syncs is done.
  */
 static bool
 arm(void *arg)
@@ -535,8 +535,8 @@ discard_blocks(struct uring_channel *channel, struct bdev_request *rq)
 /* ---- files in memory ---- */
 
 /*
- * tmpfs and ramfs do not know IOCB_NOWAIT, so that the ring hands each request to a kernel worker, which
- * costs several times what the copy does.
+ * tmpfs and ramfs do not know IOCB_NOWAIT, so that the ring hands each request to a kernel worker,
+ * which costs several times what the copy does.
  */
 static bool
 is_copy(const struct uring_disk *disk, const struct bdev_request *rq)

@@ -114,9 +114,9 @@ uring_ring_create(struct uring_ring *ring, const struct uring_disk *disk, uint32
 		  uint32_t completions)
 {
 	/*
-	 * A lightweight thread may move to another OS thread: not SINGLE_ISSUER (nor DEFER_TASKRUN, which needs it), and
-	 * not COOP_TASKRUN, with which what was submitted before a move would complete only when the old OS thread makes its
-	 * next system call.
+	 * A lightweight thread may move to another OS thread: not SINGLE_ISSUER (nor DEFER_TASKRUN,
+	 * which needs it), and not COOP_TASKRUN, with which what was submitted before a move would
+	 * complete only when the old OS thread makes its next system call.
 	 */
 	struct io_uring_params params = {.flags = IORING_SETUP_CQSIZE, .cq_entries = completions};
 	int rc;

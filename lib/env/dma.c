@@ -14,8 +14,9 @@
 #include "iova.h"
 
 /*
- * What translations read. A writer makes `changes` odd, changes the rest, and makes it even again: a reader that saw it odd, or
- * changed, has met a mapping that is not the one it asked for, since that one stays while it asks.
+ * What translations read. A writer makes `changes` odd, changes the rest, and makes it even again:
+ * a reader that saw it odd, or changed, has met a mapping that is not the one it asked for, since
+ * that one stays while it asks.
  */
 struct slot {
 	_Atomic uint32_t changes;
@@ -34,8 +35,8 @@ struct dma_space {
 	_Atomic uint32_t slots_end; /* behind the last in use */
 
 	/*
-	 * Under lock. A mutex and not messages: those who map are OS threads of the work pool and of DPDK, which wait for the
-	 * result, and pinning pages blocks them anyhow.
+	 * Under lock. A mutex and not messages: those who map are OS threads of the work pool and
+	 * of DPDK, which wait for the result, and pinning pages blocks them anyhow.
 	 */
 	pthread_mutex_t lock;
 	struct iova *iova;
@@ -96,7 +97,10 @@ slot_translate(const struct slot *slot, uintptr_t address, uint64_t *length)
 	return iova + offset;
 }
 
-/* A hint is the numbers of the last two slots that were found: a guest's memory below and above 4 GiB. */
+/*
+ * A hint is the numbers of the last two slots that were found: a guest's memory below and above 4
+ * GiB.
+ */
 #define HINT_BITS 16
 
 _Static_assert(DMA_MAX_MAPPINGS <= 1u << HINT_BITS, "a hint has room for two slot numbers");
@@ -156,7 +160,10 @@ slot_iova(const struct slot *slot)
 	return atomic_load_explicit(&slot->iova, memory_order_relaxed);
 }
 
-/* *same: the slot that has just that range, *free_slot: the first without one; both DMA_MAX_MAPPINGS: none. -EINVAL: it overlaps another. */
+/*
+ * *same: the slot that has just that range, *free_slot: the first without one; both
+ * DMA_MAX_MAPPINGS: none. -EINVAL: it overlaps another.
+ */
 static int
 find_slots(const struct dma_space *space, uintptr_t start, uint64_t length, uint32_t *same,
 	   uint32_t *free_slot)
@@ -294,7 +301,10 @@ whole_pages(size_t size)
 	return (size + DMA_PAGE_SIZE - 1) / DMA_PAGE_SIZE * DMA_PAGE_SIZE;
 }
 
-/* A file of that size that nobody who gets it can shorten: what is cut off a mapping is a SIGBUS. -1 with errno. */
+/*
+ * A file of that size that nobody who gets it can shorten: what is cut off a mapping is a SIGBUS.
+ * -1 with errno.
+ */
 static int
 create_file(size_t size)
 {

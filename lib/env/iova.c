@@ -6,7 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Free pieces, ascending, disjoint, no two that touch unless a range's border is between them. Inclusive ends: a space may have all 64 bits. */
+/*
+ * Free pieces, ascending, disjoint, no two that touch unless a range's border is between them.
+ * Inclusive ends: a space may have all 64 bits.
+ */
 struct iova {
 	uint32_t count;
 	uint32_t max; /* one more for each allocation than ranges, so that freeing cannot fail */
@@ -85,7 +88,10 @@ insert_piece(struct iova *iova, uint32_t at, uint64_t first, uint64_t last)
 	iova->count++;
 }
 
-/* The first address in the piece that lies in a page of that size as `like` does, if size bytes fit behind it. */
+/*
+ * The first address in the piece that lies in a page of that size as `like` does, if size bytes fit
+ * behind it.
+ */
 static bool
 fit(const struct dma_range *piece, uint64_t size, uint64_t like, uint64_t page, uint64_t *address)
 {

@@ -221,8 +221,8 @@ put_line(const struct stat *st, const char *line, size_t length)
 }
 
 /*
- * One line at once, so that those of several threads do not mix. Whoever logs may have guests to serve: a line
- * that nobody reads is lost, and the next one that is not says so.
+ * One line at once, so that those of several threads do not mix. Whoever logs may have guests to
+ * serve: a line that nobody reads is lost, and the next one that is not says so.
  */
 static void
 put_or_lose(const struct stat *st, char line[LINE_MAX_BYTES], size_t length)

@@ -21,8 +21,8 @@ static const char *const names[] = {
 _Static_assert(sizeof(names) / sizeof(names[0]) == NOTIFY_TYPES, "each type has a name");
 
 /*
- * Senders are any threads, of which some have no reactor, and ids must ascend over all of them: hence a mutex and no
- * message. It is held while one event is copied.
+ * Senders are any threads, of which some have no reactor, and ids must ascend over all of them:
+ * hence a mutex and no message. It is held while one event is copied.
  */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct notification ring[NOTIFY_EVENTS]; /* id is at id % NOTIFY_EVENTS */

@@ -19,7 +19,7 @@
 #include "pci.h"
 
 #define REGIONS      (VFIO_PCI_CONFIG_REGION_INDEX + 1)
-#define AREAS_MAX    8u /* that can be mapped, in one region; VFIO splits by the MSI-X table, in two */
+#define AREAS_MAX    8u /* of one region that can be mapped; VFIO makes two, by the MSI-X table */
 #define INFO_MAX     (1u << 20)   /* bytes of an answer of the kernel's */
 #define RANGES_MAX   512u         /* of IOVAs */
 #define OLD_BITS     39           /* of IOVAs, where the kernel (before 5.4) does not say */
@@ -125,7 +125,10 @@ get_info(int fd, unsigned long request, const void *wanted, uint32_t size)
 	return NULL;
 }
 
-/* The capability of that id, of at least that size. info: as get_info() gave it; offset: its cap_offset. NULL: it has none. */
+/*
+ * The capability of that id, of at least that size. info: as get_info() gave it; offset: its
+ * cap_offset. NULL: it has none.
+ */
 static const void *
 find_capability(const void *info, uint32_t offset, uint16_t id, uint32_t size)
 {
@@ -176,7 +179,10 @@ read_iommu_ranges(const struct vfio_device *device, struct ranges *ranges)
 	return rc;
 }
 
-/* Takes the ranges out that are listed in a file, each line "0x<first> 0x<last> …". accept: which lines count, by what follows. */
+/*
+ * Takes the ranges out that are listed in a file, each line "0x<first> 0x<last> …". accept: which
+ * lines count, by what follows.
+ */
 static int
 exclude_listed(struct ranges *ranges, const char *path, bool (*accept)(const char *rest))
 {
@@ -225,8 +231,9 @@ create_space(struct vfio_device *device)
 	if (rc == 0)
 		rc = exclude_listed(ranges, path, accept_all);
 	/*
-	 * A device may take the address of a BAR of its own for that, and not for an IOVA: QEMU's NVMe model (7.2) refuses DMA there,
-	 * IOMMU or not, and bridges may keep such requests from the IOMMU.
+	 * A device may take the address of a BAR of its own for that, and not for an IOVA: QEMU's
+	 * NVMe model (7.2) refuses DMA there, IOMMU or not, and bridges may keep such requests from
+	 * the IOMMU.
 	 */
 	snprintf(path, sizeof(path), "%s/sys/bus/pci/devices/%s/resource", root, device->address);
 	if (rc == 0)
@@ -408,7 +415,10 @@ vfio_set_msix(struct vfio_device *device, const int *fds, uint32_t count)
 {
 	int rc = 0;
 
-	/* VFIO_IRQ_INFO_NORESIZE: other vectors only after none. To switch off what is off is an error, though. */
+	/*
+	 * VFIO_IRQ_INFO_NORESIZE: other vectors only after none. To switch off what is off is an
+	 * error, though.
+	 */
 	if (device->msix_on)
 		rc = set_irqs(device, VFIO_PCI_MSIX_IRQ_INDEX, NULL, 0);
 	if (rc != 0)

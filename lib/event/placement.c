@@ -159,8 +159,8 @@ placement_after_poll(struct reactor *reactor, struct placed *placed)
 	if (target != NULL) {
 		placed->move_to = NULL;
 		/*
-		 * It arrives hot: its timers are among those that this reactor keeps in mind, and the
-		 * other may look at its quiet threads, for a message, before it is one of them.
+		 * It arrives hot: its timers are among those that this reactor keeps in mind, and
+		 * the other may look at its quiet threads, for a message, before it is one of them.
 		 */
 		if (placed->warmth != WARMTH_HOT)
 			quiet_warm(reactor, placed);

@@ -215,11 +215,12 @@ adapt_spin(struct reactor *reactor, uint64_t slept)
  * one of several senders write; the others rely on its write, which wakes the reactor for all of
  * their pushes.
  *
- * The reactor looks at a thread's messages when it arms it, and that may have been before an earlier
- * sleep. So there is the same pair once more: it stores `quiet` and then looks at the messages; a
- * sender pushes, looks at `quiet`, and if that is set stores `look`, which is among all that could
- * be work. What is not sent but found on a file descriptor has the same order in each poller's
- * `arm`: ask for the wake-up, then look once more; the edges from before are taken away before that.
+ * The reactor looks at a thread's messages when it arms it, and that may have been before an
+ * earlier sleep. So there is the same pair once more: it stores `quiet` and then looks at the
+ * messages; a sender pushes, looks at `quiet`, and if that is set stores `look`, which is among all
+ * that could be work. What is not sent but found on a file descriptor has the same order in each
+ * poller's `arm`: ask for the wake-up, then look once more; the edges from before are taken away
+ * before that.
  *
  * A left-over edge (the reactor was awake already) makes one sleep end early, which is harmless. So
  * is an edge of event_fd that a reactor takes which is awake and looks at its fds: it was for a

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * client: one connection: its bytes in, its documents, its bytes out. Private to the room jsonrpc; all of it on the
- * server's OS thread.
+ * client: one connection: its bytes in, its documents, its bytes out. Private to the room jsonrpc;
+ * all of it on the server's OS thread.
  */
 #ifndef VHOSTD_JSONRPC_CLIENT_H
 #define VHOSTD_JSONRPC_CLIENT_H
@@ -60,7 +60,10 @@ enum client_input client_next_document(struct client *client, json_t **document,
 /* Reads and forgets: CLIENT_WAIT, CLIENT_EOF or CLIENT_BUSY. */
 enum client_input client_discard(struct client *client);
 
-/* Adds an answer (borrowed) to what is to be written. 0, -ENOMEM, or -ENOBUFS: the client does not read its answers. */
+/*
+ * Adds an answer (borrowed) to what is to be written. 0, -ENOMEM, or -ENOBUFS: the client does not
+ * read its answers.
+ */
 int client_answer(struct client *client, json_t *answer);
 /* Writes what the socket takes. */
 void client_write(struct client *client);

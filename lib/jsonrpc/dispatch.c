@@ -33,8 +33,8 @@ standard_message(int code)
 }
 
 /*
- * Clients look for the words of an errno ("File exists", "No such device"): they follow the sentence that
- * names the object, unless it has them already.
+ * Clients look for the words of an errno ("File exists", "No such device"): they follow the
+ * sentence that names the object, unless it has them already.
  */
 static void
 compose_message(int code, const struct errmsg *err, char message[MESSAGE_MAX])

@@ -14,7 +14,10 @@ is_space(unsigned char c)
 	return c == ' ' || c == '\n' || c == '\r' || c == '\t';
 }
 
-/* Everything that JSON has outside of strings, brackets and quotes aside: numbers, true, false, null. */
+/*
+ * Everything that JSON has outside of strings, brackets and quotes aside: numbers, true, false,
+ * null.
+ */
 static bool
 is_plain(unsigned char c)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * framing: finds where one JSON document ends in a stream that has no delimiters, without parsing it
- * twice. Private to the room jsonrpc; pure.
+ * framing: finds where one JSON document ends in a stream that has no delimiters, without parsing
+ * it twice. Private to the room jsonrpc; pure.
  */
 #ifndef VHOSTD_JSONRPC_FRAMING_H
 #define VHOSTD_JSONRPC_FRAMING_H
@@ -20,9 +20,10 @@ struct framing {
 };
 
 /*
- * Looks at the next len bytes of the stream. Sets *used to how many it took. Returns 1 when a document ends there (and
- * *framing is ready for the next one), 0 when all is taken and more must come, or -EINVAL (this is no
- * JSON object or array), -EMSGSIZE (longer than JSONRPC_MAX_REQUEST), -ELOOP (deeper than JSONRPC_MAX_DEPTH).
+ * Looks at the next len bytes of the stream. Sets *used to how many it took. Returns 1 when a
+ * document ends there (and *framing is ready for the next one), 0 when all is taken and more must
+ * come, or -EINVAL (this is no JSON object or array), -EMSGSIZE (longer than JSONRPC_MAX_REQUEST),
+ * -ELOOP (deeper than JSONRPC_MAX_DEPTH).
  */
 int framing_scan(struct framing *framing, const char *data, size_t len, size_t *used);
 

@@ -116,8 +116,9 @@ run_method(const struct rpc_method *method, json_t *params, json_t **result, str
 }
 
 /*
- * "File exists" and "No such device" tell a client that it has what it wants: somebody made or deleted it, perhaps just
- * now, or in a call whose commit failed. That must last as well as what this call did.
+ * "File exists" and "No such device" tell a client that it has what it wants: somebody made or
+ * deleted it, perhaps just now, or in a call whose commit failed. That must last as well as what
+ * this call did.
  */
 static bool
 needs_commit(const struct rpc_schema *schema, int rc)

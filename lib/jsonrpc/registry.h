@@ -16,12 +16,16 @@ int registry_commit(struct errmsg *err);
 int registry_call(json_t *request, bool *changed, json_t **result, struct errmsg *err);
 
 /*
- * Answers a request, or a batch of them. App thread, in a coroutine [waits]. Returns 0 and sets *answer, which shares
- * values with document (NULL: notifications only, nothing to answer), or -ENOMEM.
+ * Answers a request, or a batch of them. App thread, in a coroutine [waits]. Returns 0 and sets
+ * *answer, which shares values with document (NULL: notifications only, nothing to answer), or
+ * -ENOMEM.
  */
 int dispatch_document(json_t *document, json_t **answer);
 
-/* A new {"jsonrpc", "id", "error"}; id is borrowed, NULL stands for null. Any OS thread. NULL: no memory. */
+/*
+ * A new {"jsonrpc", "id", "error"}; id is borrowed, NULL stands for null. Any OS thread. NULL: no
+ * memory.
+ */
 json_t *dispatch_error(json_t *id, int code, const char *message);
 
 #endif

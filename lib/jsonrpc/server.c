@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * server: one OS thread waits for all connections. A request travels as a struct call to a coroutine on the app thread and
- * comes back with its answer; whoever has the call owns its JSON values, so no reference count is touched by two threads.
+ * server: one OS thread waits for all connections. A request travels as a struct call to a
+ * coroutine on the app thread and comes back with its answer; whoever has the call owns its JSON
+ * values, so no reference count is touched by two threads.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -58,7 +59,9 @@ struct server {
 	struct completion *stopped;
 };
 
-/* Belongs to the server's OS thread, then to the coroutine, then to the server's OS thread again. */
+/*
+ * Belongs to the server's OS thread, then to the coroutine, then to the server's OS thread again.
+ */
 struct call {
 	struct mpsc_node node; /* first */
 	struct server *server;
@@ -244,8 +247,9 @@ step(struct server *server, struct client *client)
 }
 
 /*
- * A dead client whose call still runs is freed when the call is back. Its socket is taken out of epoll first: closing does
- * that only when nobody else has the socket, and another OS thread may be looking at it (the room vhost does).
+ * A dead client whose call still runs is freed when the call is back. Its socket is taken out of
+ * epoll first: closing does that only when nobody else has the socket, and another OS thread may be
+ * looking at it (the room vhost does).
  */
 static void
 free_dead(struct server *server)

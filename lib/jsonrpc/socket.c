@@ -41,7 +41,10 @@ remove_stale(const struct sockaddr_un *address, struct errmsg *err)
 	return 0;
 }
 
-/* The file gets the mode of the socket's own inode when it is bound, less the umask; hence both fchmod() and chmod(). */
+/*
+ * The file gets the mode of the socket's own inode when it is bound, less the umask; hence both
+ * fchmod() and chmod().
+ */
 static int
 bind_and_listen(struct listener *listener, mode_t mode)
 {

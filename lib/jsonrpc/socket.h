@@ -16,8 +16,9 @@ struct listener {
 };
 
 /*
- * Makes a listening, non-blocking socket at path, whose file has the permissions mode from its first moment. 0,
- * -ENAMETOOLONG, -EADDRINUSE (somebody listens there, or it is no socket) or what the system says.
+ * Makes a listening, non-blocking socket at path, whose file has the permissions mode from its
+ * first moment. 0, -ENAMETOOLONG, -EADDRINUSE (somebody listens there, or it is no socket) or what
+ * the system says.
  */
 int listener_open(struct listener *listener, const char *path, mode_t mode, struct errmsg *err);
 /* Closes it and removes the file. */

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The transport to a controller of this machine, through VFIO. Registers and doorbells are mapped: nothing here blocks but opening. */
+/*
+ * The transport to a controller of this machine, through VFIO. Registers and doorbells are mapped:
+ * nothing here blocks but opening.
+ */
 #include <errno.h>
 #include <linux/vfio.h>
 #include <stdatomic.h>

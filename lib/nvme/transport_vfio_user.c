@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The transport to a controller in another process, over vfio-user: registers by messages, doorbells in memory that both
- * share, our memory by file descriptors. What the server says is checked, and it is gone when it lies.
+ * The transport to a controller in another process, over vfio-user: registers by messages,
+ * doorbells in memory that both share, our memory by file descriptors. What the server says is
+ * checked, and it is gone when it lies.
  */
 #include <errno.h>
 #include <linux/pci_regs.h>
@@ -346,7 +347,10 @@ find_capability(const struct region *region, uint16_t id, uint32_t size)
 	return NULL;
 }
 
-/* The part of the region, and of the fds, that can be mapped and has the first doorbell. 0, -EPROTO, -EOPNOTSUPP (there is none). */
+/*
+ * The part of the region, and of the fds, that can be mapped and has the first doorbell. 0,
+ * -EPROTO, -EOPNOTSUPP (there is none).
+ */
 static int
 find_doorbells(const struct region *region, struct vfio_region_sparse_mmap_area *area,
 	       uint32_t *fd_index)

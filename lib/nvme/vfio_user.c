@@ -34,8 +34,8 @@ struct vfio_user {
 	_Atomic bool gone;
 
 	/*
-	 * Under lock: requests come from any thread, but one is on the wire at a time. A mutex and not messages: who waits for a
-	 * reply blocks anyhow, and some are no lightweight threads.
+	 * Under lock: requests come from any thread, but one is on the wire at a time. A mutex and
+	 * not messages: who waits for a reply blocks anyhow, and some are no lightweight threads.
 	 */
 	pthread_mutex_t lock;
 	uint16_t last_id;
@@ -188,8 +188,8 @@ receive_all(int fd, void *data, size_t size, struct vfio_user_call *call, int64_
 /* ---- messages ---- */
 
 /*
- * A command of the server's: it may send some, but all our memory can be mapped, and interrupts are eventfds, so that it need
- * not. What it sends is skipped; the deadline bounds how much.
+ * A command of the server's: it may send some, but all our memory can be mapped, and interrupts are
+ * eventfds, so that it need not. What it sends is skipped; the deadline bounds how much.
  */
 static int
 refuse_command(struct vfio_user *connection, const struct vfio_user_header *header,
@@ -329,7 +329,10 @@ vfio_user_max_fds(const struct vfio_user *connection)
 
 /* ---- connecting ---- */
 
-/* What the server can: "capabilities" of its version data. -EPROTO: not as specified; -EOPNOTSUPP: it cannot do with our pages. */
+/*
+ * What the server can: "capabilities" of its version data. -EPROTO: not as specified; -EOPNOTSUPP:
+ * it cannot do with our pages.
+ */
 static int
 read_capabilities(struct vfio_user *connection, const char *data, size_t size)
 {

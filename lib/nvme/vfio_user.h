@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * vfio_user: the client's side of a vfio-user connection (vfio-user protocol 0.9.2, "Protocol Specification"): one request at a
- * time, and a deadline for each. A server that breaks the protocol, is late or hangs up is gone for good. Private to lib/nvme.
+ * vfio_user: the client's side of a vfio-user connection (vfio-user protocol 0.9.2, "Protocol
+ * Specification"): one request at a time, and a deadline for each. A server that breaks the
+ * protocol, is late or hangs up is gone for good. Private to lib/nvme.
  *
  * All may be called on any OS thread that may block, several at once, unless said otherwise.
  */
@@ -94,7 +95,9 @@ struct vfio_user;
 /* How long a server may take for a reply. Tests make it shorter. */
 extern unsigned int vfio_user_reply_ms;
 
-/* To the Unix socket at path; agrees on the version. 0 or a negative errno with the reason in err. */
+/*
+ * To the Unix socket at path; agrees on the version. 0 or a negative errno with the reason in err.
+ */
 int vfio_user_connect(const char *path, struct vfio_user **connection, struct errmsg *err);
 /* Nobody may use it any more. NULL: nothing happens. */
 void vfio_user_close(struct vfio_user *connection);
@@ -109,14 +112,15 @@ struct vfio_user_call {
 	void *reply;
 	const int *fds; /* sent along, the caller's */
 	uint32_t fd_count;
-	uint32_t
-		reply_fd_count; /* set, with the fds that came along: the caller's from now on, if the call succeeded */
+	/* set, with the fds that came along: the caller's from now on, if the call succeeded */
+	uint32_t reply_fd_count;
 	int reply_fds[VFIO_USER_MAX_FDS];
 };
 
 /*
- * 0; the negative errno that the server answered with (-EIO: it gave none); -ENODEV: it is gone, now or since before. Bounded by vfio_user_reply_ms, for
- * this call and for each that waits before it.
+ * 0; the negative errno that the server answered with (-EIO: it gave none); -ENODEV: it is gone,
+ * now or since before. Bounded by vfio_user_reply_ms, for this call and for each that waits before
+ * it.
  */
 int vfio_user_call(struct vfio_user *connection, struct vfio_user_call *call);
 

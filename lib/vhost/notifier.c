@@ -30,7 +30,7 @@ struct notifier {
 	bool started;
 	/* AIO; idle_fd is -1 where there is none */
 	aio_context_t context;
-	int idle_fd; /* reading nothing from it is done at once; of our own, not to share its counter */
+	int idle_fd; /* nothing is read from it, at once; ours: its counter is not shared */
 	uint32_t ended;
 	/* the timer of the way without AIO */
 	bool has_timer;

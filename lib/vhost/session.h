@@ -48,7 +48,7 @@ struct vhost_vring {
 	bool running; /* the controller's threads have it */
 	/* In-flight tracking. */
 	bool drained;    /* it stopped, and left nothing to do again in the region */
-	bool base_holds; /* ... and the front-end was told where: base is the truth, not the region */
+	bool base_holds; /* ... and the front-end knows where: base is the truth, no region */
 	bool bad_region; /* what the region has for it makes no sense */
 	struct vhost_ring_addr addr;
 	int kick_fd; /* eventfds of ours, or -1 */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A slow virtio-blk device on a copy of the guest's memory and of the disk: the judge in fuzz_blk.c. It completes requests
- * in the order of the device that it judges, and says so (`lost`) when it cannot know what comes of them.
+ * A slow virtio-blk device on a copy of the guest's memory and of the disk: the judge in
+ * fuzz_blk.c. It completes requests in the order of the device that it judges, and says so (`lost`)
+ * when it cannot know what comes of them.
  */
 #ifndef VHOSTD_FUZZ_BLK_MODEL_H
 #define VHOSTD_FUZZ_BLK_MODEL_H
@@ -48,7 +49,10 @@ static struct {
 
 static struct model_chain chains[VHOST_QUEUE_BATCH];
 
-/* Who has to do with each byte of memory and each sector: 0 nobody, else a request of the batch, from 1. */
+/*
+ * Who has to do with each byte of memory and each sector: 0 nobody, else a request of the batch,
+ * from 1.
+ */
 struct footprint {
 	uint8_t touched, written;
 };

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Runs a fuzz target without libFuzzer, as a test program: first the corpus, then inputs made from it by a seeded
- * generator. It has no feedback from the code; it keeps what the fuzzers found from coming back.
+ * Runs a fuzz target without libFuzzer, as a test program: first the corpus, then inputs made from
+ * it by a seeded generator. It has no feedback from the code; it keeps what the fuzzers found from
+ * coming back.
  *
  *   test_fuzz_<thing>            tests/fuzz/corpus/<thing>, then mutations, for FUZZ_MS milliseconds (2000) or until
  *                                FUZZ_RUNS (20000) are done, from FUZZ_SEED (1) on
  *   test_fuzz_<thing> FILE...    these inputs only
  *
- * The n-th run depends on the seed, n and the corpus only. What ends the process prints its input in hexadecimal
- * (for `xxd -r -p`).
+ * The n-th run depends on the seed, n and the corpus only. What ends the process prints its input
+ * in hexadecimal (for `xxd -r -p`).
  */
 #include <setjmp.h>
 #include <stdarg.h>

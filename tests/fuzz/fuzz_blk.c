@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* links: vhost virtio bdev event testlib thread env */
 /*
- * A guest's virtio-blk requests, right ones and any others, on a queue of a real session. Beside the daemon's code a
- * slow device executes the same chains on a copy of the guest's memory and of the disk, and both copies must stay equal
- * byte for byte: so nothing outside the writable buffers and the ring changes, every request ends once, with the right
- * status, length and data, and a queue breaks if and only if a rule was broken. Buffers may lie over each other and over
- * the rings; where it depends on the order of requests that are under way together what comes of it, which is nobody's to
- * know, all that is left to see is that nothing worse happens.
+ * A guest's virtio-blk requests, right ones and any others, on a queue of a real session. Beside
+ * the daemon's code a slow device executes the same chains on a copy of the guest's memory and of
+ * the disk, and both copies must stay equal byte for byte: so nothing outside the writable buffers
+ * and the ring changes, every request ends once, with the right status, length and data, and a
+ * queue breaks if and only if a rule was broken. Buffers may lie over each other and over the
+ * rings; where it depends on the order of requests that are under way together what comes of it,
+ * which is nobody's to know, all that is left to see is that nothing worse happens.
  */
 #include <linux/virtio_config.h>
 
@@ -15,7 +16,7 @@
 #include "vhost_rig.h"
 
 #define MAX_OPS               256
-#define MAX_BATCHES           512 /* in a row; memory that makes new requests for ever is not followed */
+#define MAX_BATCHES           512 /* in a row; memory may make new requests for ever */
 #define MAX_SEGMENTS          128 /* descriptors that virtio-blk takes in any queue */
 #define USER                  0x700000000000ULL
 #define PROTOCOL_FEATURES_BIT 30
@@ -91,7 +92,9 @@ guest_write_gpa(uint64_t gpa, const void *data, size_t size)
 
 /* ---- both ---- */
 
-/* Where the device asks for kicks is its own affair; a buffer there holds what it has written last. */
+/*
+ * Where the device asks for kicks is its own affair; a buffer there holds what it has written last.
+ */
 static void
 copy_device_events(void)
 {

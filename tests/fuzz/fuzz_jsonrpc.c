@@ -2,9 +2,9 @@
 /* links: rpc app jsonrpc vhost virtio bdev event testlib thread env */
 /* ldflags: -Wl,--wrap=kill,--wrap=usleep,--wrap=fsync,--wrap=uring_file_open,--wrap=log_write */
 /*
- * A JSON-RPC client that sends anything: the bytes of the input, in pieces, through the client's buffers, the framing and
- * the parser to the daemon's own methods. Every answer must be JSON, and the configuration that is there afterwards must
- * make the same configuration again.
+ * A JSON-RPC client that sends anything: the bytes of the input, in pieces, through the client's
+ * buffers, the framing and the parser to the daemon's own methods. Every answer must be JSON, and
+ * the configuration that is there afterwards must make the same configuration again.
  */
 #include "jsonrpc/client.h"
 #include "jsonrpc/registry.h"
@@ -105,7 +105,10 @@ commit(struct errmsg *err)
 	return 0;
 }
 
-/* What the parser takes for a document ends where the framing says, in however many pieces it comes. */
+/*
+ * What the parser takes for a document ends where the framing says, in however many pieces it
+ * comes.
+ */
 static void
 check_framing(const char *text, size_t size, size_t piece)
 {

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* links: vhost virtio bdev event testlib thread env */
 /*
- * Front-ends that send anything: vhost-user messages in any order, with any payload and any file descriptors, from several
- * connections to controllers that come and go, over memory that is written and truncated meanwhile, while requests take
- * their time. Afterwards no file descriptor, thread, session or request may be left, and a front-end that keeps the rules
- * must be served.
+ * Front-ends that send anything: vhost-user messages in any order, with any payload and any file
+ * descriptors, from several connections to controllers that come and go, over memory that is
+ * written and truncated meanwhile, while requests take their time. Afterwards no file descriptor,
+ * thread, session or request may be left, and a front-end that keeps the rules must be served.
  */
 #include <linux/virtio_blk.h>
 #include <linux/virtio_config.h>

@@ -2,8 +2,8 @@
 /* links: rpc app jsonrpc vhost virtio bdev event testlib thread env */
 /* ldflags: -Wl,--wrap=kill,--wrap=usleep,--wrap=fsync,--wrap=uring_file_open,--wrap=log_write */
 /*
- * A state journal with anything in it. Either it is refused, and kept aside if it is damaged, or it is replayed; then the
- * journal that is written leads to itself again.
+ * A state journal with anything in it. Either it is refused, and kept aside if it is damaged, or it
+ * is replayed; then the journal that is written leads to itself again.
  */
 #include "app/config.h"
 #include "app/state.h"

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* links: virtio */
 /*
- * Virtqueues of any kind under a driver that does anything. The input is a script: how a queue is made, what the driver
- * and the front-end write into shared memory, and what the device does meanwhile. Checked against virtq_model.h:
- * what is popped is what the descriptors say, a queue breaks if and only if a rule was broken, nothing but the device's
- * own fields is written, used entries are right, and every chain that was popped can be pushed.
+ * Virtqueues of any kind under a driver that does anything. The input is a script: how a queue is
+ * made, what the driver and the front-end write into shared memory, and what the device does
+ * meanwhile. Checked against virtq_model.h: what is popped is what the descriptors say, a queue
+ * breaks if and only if a rule was broken, nothing but the device's own fields is written, used
+ * entries are right, and every chain that was popped can be pushed.
  */
 #include <errno.h>
 
@@ -642,7 +643,10 @@ follow_device(void)
 	world.used_next = load_u16(USED, 2);
 }
 
-/* On the rings and the region as they are: that of a process that was killed, or of a guest that was reset. */
+/*
+ * On the rings and the region as they are: that of a process that was killed, or of a guest that
+ * was reset.
+ */
 static void
 create_queue(void)
 {
@@ -942,7 +946,10 @@ run_op(uint8_t code)
 {
 	void (*op)(void) = ops[code % ARRAY_SIZE(ops)];
 
-	/* Without a queue, or with one too large for the model, memory may change and another queue be made. */
+	/*
+	 * Without a queue, or with one too large for the model, memory may change and another queue
+	 * be made.
+	 */
 	if ((world.vq == NULL || !world.checked) && op != op_write && op != op_restart)
 		return;
 	op();

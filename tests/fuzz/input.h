@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What fuzz targets share: reading decisions from the input, and ending with a word when a rule is broken. A target is
- * deterministic: the same input does the same, on any machine. An input that has come to its end reads as zeroes.
+ * What fuzz targets share: reading decisions from the input, and ending with a word when a rule is
+ * broken. A target is deterministic: the same input does the same, on any machine. An input that
+ * has come to its end reads as zeroes.
  */
 #ifndef VHOSTD_FUZZ_INPUT_H
 #define VHOSTD_FUZZ_INPUT_H

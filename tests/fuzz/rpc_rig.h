@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The daemon behind its JSON-RPC methods, all of it in one OS thread, for fuzz targets: vhost_rig.h and the rest of the
- * rooms, with the parts of lib/app/app.c that methods call. It touches no file but those in its folder: block devices of
- * files get one of two that are there.
+ * The daemon behind its JSON-RPC methods, all of it in one OS thread, for fuzz targets: vhost_rig.h
+ * and the rest of the rooms, with the parts of lib/app/app.c that methods call. It touches no file
+ * but those in its folder: block devices of files get one of two that are there.
  */
 #ifndef VHOSTD_FUZZ_RPC_RIG_H
 #define VHOSTD_FUZZ_RPC_RIG_H

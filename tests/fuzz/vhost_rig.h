@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The rooms vhost, bdev and thread in one OS thread, for fuzz targets: lightweight threads are polled in turn, time
- * stands still until somebody waits for it, what may block runs at once, and in place of DPDK's vhost library, below
- * vhost_user.c, the target itself connects and hands over messages. So the same input does the same.
+ * The rooms vhost, bdev and thread in one OS thread, for fuzz targets: lightweight threads are
+ * polled in turn, time stands still until somebody waits for it, what may block runs at once, and
+ * in place of DPDK's vhost library, below vhost_user.c, the target itself connects and hands over
+ * messages. So the same input does the same.
  */
 #ifndef VHOSTD_FUZZ_VHOST_RIG_H
 #define VHOSTD_FUZZ_VHOST_RIG_H
@@ -364,7 +365,10 @@ rte_vhost_extern_callback_register(int vid, struct rte_vhost_user_extern_ops con
 	return 0;
 }
 
-/* ---- connections; all of these in a coroutine of rig.events, which is the vhost-events thread ---- */
+/*
+ * ---- connections; all of these in a coroutine of rig.events, which is the vhost-events thread
+ * ----
+ */
 
 /* vhost_user.c's. */
 int __wrap_accept(int listener, struct sockaddr *address, socklen_t *length);
@@ -461,9 +465,10 @@ rig_receive(int fd, struct vhost_message *message)
 }
 
 /*
- * Sends a message with the fds in it, which become the other side's, and handles it as DPDK does: an error that nobody
- * is told of ends the connection. Returns what the handler did; an answer is in *message, with an fd of the caller's.
- * A front-end that has hung up says nothing more: that is an error, too.
+ * Sends a message with the fds in it, which become the other side's, and handles it as DPDK does:
+ * an error that nobody is told of ends the connection. Returns what the handler did; an answer is
+ * in *message, with an fd of the caller's. A front-end that has hung up says nothing more: that is
+ * an error, too.
  */
 static inline enum rte_vhost_msg_result
 rig_send(int vid, struct vhost_message *message)

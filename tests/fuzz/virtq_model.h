@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What a device must make of a ring: chains followed byte by byte as virtio 1.2 §2.7 and §2.8 say, slowly and without
- * any state, for whatever a hostile driver writes. The judge of lib/virtio in the fuzz targets.
+ * What a device must make of a ring: chains followed byte by byte as virtio 1.2 §2.7 and §2.8 say,
+ * slowly and without any state, for whatever a hostile driver writes. The judge of lib/virtio in
+ * the fuzz targets.
  */
 #ifndef VHOSTD_FUZZ_VIRTQ_MODEL_H
 #define VHOSTD_FUZZ_VIRTQ_MODEL_H

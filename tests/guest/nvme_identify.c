@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * nvme_identify ADDRESS [gone]: drives an NVMe controller by hand through the PCIe transport, or a vfio-user one where ADDRESS is a path: enables it, identifies it with an
- * interrupt and without, from memory at every place that the space gives out, resets it and does so again. Then, with "gone", waits until
- * the device is taken away. Runs in a guest (qemu-tests/test_vfio.py).
+ * nvme_identify ADDRESS [gone]: drives an NVMe controller by hand through the PCIe transport, or a
+ * vfio-user one where ADDRESS is a path: enables it, identifies it with an interrupt and without,
+ * from memory at every place that the space gives out, resets it and does so again. Then, with
+ * "gone", waits until the device is taken away. Runs in a guest (qemu-tests/test_vfio.py).
  */
 /* links: nvme thread env */
 #include <errno.h>

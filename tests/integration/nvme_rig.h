@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * nvme_rig: what the tests of the software NVMe device share: a device and a client for each test, with one I/O queue (of RIG_QUEUE entries) and memory
- * for data. A test that breaks rules says so by rig_expect_violation(); the device's exit status is checked at the end.
+ * nvme_rig: what the tests of the software NVMe device share: a device and a client for each test,
+ * with one I/O queue (of RIG_QUEUE entries) and memory for data. A test that breaks rules says so
+ * by rig_expect_violation(); the device's exit status is checked at the end.
  */
 #ifndef VHOSTD_NVME_RIG_H
 #define VHOSTD_NVME_RIG_H

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* links: testlib */
-/* The software NVMe device does what an NVMe device does: vfio-user, start-up, every command, interrupts, its cache. */
+/*
+ * The software NVMe device does what an NVMe device does: vfio-user, start-up, every command,
+ * interrupts, its cache.
+ */
 #include "nvme_rig.h"
 
 #include <linux/pci_regs.h>
@@ -375,7 +378,10 @@ test_large_blocks(void **state)
 	rig_expect_no_violation();
 }
 
-/* 128 KiB from an offset, over PRP lists in two pages; the first list begins near the end of its page. */
+/*
+ * 128 KiB from an offset, over PRP lists in two pages; the first list begins near the end of its
+ * page.
+ */
 static void
 test_prp_lists(void **state)
 {

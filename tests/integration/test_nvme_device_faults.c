@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* links: testlib */
-/* Each fault that the software NVMe device can have, and each odd thing that it can say of itself. */
+/*
+ * Each fault that the software NVMe device can have, and each odd thing that it can say of itself.
+ */
 #include "nvme_rig.h"
 
 static int

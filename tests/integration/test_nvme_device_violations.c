@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* links: testlib */
-/* The software NVMe device notices what its client must not do: each rule broken once, by the name that it has in `violations`. */
+/*
+ * The software NVMe device notices what its client must not do: each rule broken once, by the name
+ * that it has in `violations`.
+ */
 #include "nvme_rig.h"
 
 #define NOWHERE 0x7000000000ULL

@@ -27,7 +27,9 @@ take_calls(struct client_ring *ring)
 	return read(ring->call_fd, &count, sizeof(count)) == sizeof(count) ? count : 0;
 }
 
-/* That many flushes, one after the other, without waiting for calls. Returns how many calls came. */
+/*
+ * That many flushes, one after the other, without waiting for calls. Returns how many calls came.
+ */
 static uint64_t
 flush(struct client_blk *blk, unsigned int count)
 {
@@ -71,7 +73,10 @@ stat_of(const char *name, const char *counter, int queue)
 
 /* ---- coalescing ---- */
 
-/* Until a round has less calls than half its requests: the daemon has measured the rate, and we were not slow meanwhile. */
+/*
+ * Until a round has less calls than half its requests: the daemon has measured the rate, and we
+ * were not slow meanwhile.
+ */
 static void
 flush_until_coalesced(struct client_blk *blk)
 {

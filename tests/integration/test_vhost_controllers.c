@@ -395,7 +395,9 @@ test_many_controllers(void **state)
 
 /* ---- the daemon's end and return ---- */
 
-/* With a guest at work; SIGTERM and SIGKILL; the configuration comes back, and the guest goes on. */
+/*
+ * With a guest at work; SIGTERM and SIGKILL; the configuration comes back, and the guest goes on.
+ */
 static void
 test_restart(void **state)
 {

@@ -274,7 +274,10 @@ reset(struct guest *guest)
 	}
 }
 
-/* Each damage: the error eventfd says it, one line names queue and reason, the other queue goes on, a reset heals. */
+/*
+ * Each damage: the error eventfd says it, one line names queue and reason, the other queue goes on,
+ * a reset heals.
+ */
 static void
 test_damages(void **state)
 {
@@ -379,7 +382,10 @@ test_rings_overlap(void **state)
 
 /* ---- eventfds that nobody could write ---- */
 
-/* The front-end shares our open file description: what the daemon has set there, it takes back, and then it fills the counter. */
+/*
+ * The front-end shares our open file description: what the daemon has set there, it takes back, and
+ * then it fills the counter.
+ */
 static void
 make_blocking_and_full(int fd)
 {
@@ -402,7 +408,10 @@ make_usable(int fd)
 	assert_int_equal(read(fd, &count, sizeof(count)), sizeof(count));
 }
 
-/* As many flushes, without reading the call eventfd. The bystander, on the same reactor, is served between any two. */
+/*
+ * As many flushes, without reading the call eventfd. The bystander, on the same reactor, is served
+ * between any two.
+ */
 static void
 flush_by_polling(struct client_blk *blk, unsigned int count)
 {
@@ -443,7 +452,10 @@ test_full_call_eventfd(void **state)
 	guest_end(&guest);
 }
 
-/* The same while the queue stops and starts, which tells the driver, too; and of the eventfd for errors. */
+/*
+ * The same while the queue stops and starts, which tells the driver, too; and of the eventfd for
+ * errors.
+ */
 static void
 test_full_error_eventfd(void **state)
 {

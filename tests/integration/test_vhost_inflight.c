@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* In-flight regions over the socket: what the daemon gives, and what front-ends bring that must not be believed. */
+/*
+ * In-flight regions over the socket: what the daemon gives, and what front-ends bring that must not
+ * be believed.
+ */
 /* links: client testlib */
 #include <dirent.h>
 #include <fcntl.h>
@@ -125,7 +128,10 @@ test_short_messages(void **state)
 
 /* ---- going on ---- */
 
-/* The front-end goes and comes back, with its region and with a new one, after a reset, and after a stop. */
+/*
+ * The front-end goes and comes back, with its region and with a new one, after a reset, and after a
+ * stop.
+ */
 static void
 test_reconnects(void **state)
 {
@@ -158,8 +164,8 @@ test_reconnects(void **state)
 }
 
 /*
- * A daemon that died between the used index and the marks of a whole batch: in a split ring the used index leads the
- * region's. None of the batch is done again.
+ * A daemon that died between the used index and the marks of a whole batch: in a split ring the
+ * used index leads the region's. None of the batch is done again.
  */
 static void
 test_batch_was_published(void **state)
@@ -194,7 +200,10 @@ test_batch_was_published(void **state)
 		queue->desc[last].inflight = 1;
 	client_inflight_unmap(&map);
 	assert_int_equal(marks(&guest, 0), BATCH);
-	/* As many new ones, of other heads, so that the region is not taken for one of another time. */
+	/*
+	 * As many new ones, of other heads, so that the region is not taken for one of another
+	 * time.
+	 */
 	for (int i = 0; i < BATCH; i++)
 		assert_int_equal(client_blk_prepare(&guest.blk[0], &flush), 0);
 	client_ring_publish(&guest.device.rings[0]);
@@ -227,7 +236,10 @@ scribble(const struct guest *guest, bool headers)
 	client_inflight_unmap(&map);
 }
 
-/* The region turns to nonsense while the queue works, which does not look at it: nothing happens before the next start. */
+/*
+ * The region turns to nonsense while the queue works, which does not look at it: nothing happens
+ * before the next start.
+ */
 static void
 test_scribbled_at_work(void **state)
 {
@@ -247,8 +259,8 @@ test_scribbled_at_work(void **state)
 }
 
 /*
- * A region of nonsense at the start: the queue is refused, or does requests that nobody asked for in the guest's own memory. Others are not
- * disturbed, and the guest gets well with a new region.
+ * A region of nonsense at the start: the queue is refused, or does requests that nobody asked for
+ * in the guest's own memory. Others are not disturbed, and the guest gets well with a new region.
  */
 static void
 test_scribbled_before(void **state)

@@ -217,7 +217,10 @@ test_config_sizes(void **state)
 	guest_end(&guest);
 }
 
-/* The driver may choose its cache; the choice ends with the session. Durability itself: tests/unit/test_vhost_blk.c. */
+/*
+ * The driver may choose its cache; the choice ends with the session. Durability itself:
+ * tests/unit/test_vhost_blk.c.
+ */
 static void
 test_cache_mode(void **state)
 {
@@ -312,7 +315,10 @@ test_firmware(void **state)
 	guest_end(&guest);
 }
 
-/* A queue that was stopped stands behind all that was asked of it: so many chains, or where the driver is. */
+/*
+ * A queue that was stopped stands behind all that was asked of it: so many chains, or where the
+ * driver is.
+ */
 static void
 check_base(struct guest *guest, unsigned int queue, uint64_t chains)
 {
@@ -386,7 +392,10 @@ test_index_wrap(void **state)
 	guest_end(&guest);
 }
 
-/* No kick is lost, however the queue goes to sleep: each request is alone, after pauses of all lengths. */
+/*
+ * No kick is lost, however the queue goes to sleep: each request is alone, after pauses of all
+ * lengths.
+ */
 static void
 test_kicks(void **state)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A daemon that is killed in the middle of reads and writes on four queues, and starts again: every request is completed
- * once, and every block is what it must be. $VHOSTD_KILL_ROUNDS says how often; `make test` asks for 50.
+ * A daemon that is killed in the middle of reads and writes on four queues, and starts again: every
+ * request is completed once, and every block is what it must be. $VHOSTD_KILL_ROUNDS says how
+ * often; `make test` asks for 50.
  */
 /* links: client testlib */
 #include <setjmp.h>
@@ -50,7 +51,10 @@ test_kills_packed(void **state)
 	check_kills(true);
 }
 
-/* The front-end comes and goes while its requests are in the device, the daemon stays, and then it does not. */
+/*
+ * The front-end comes and goes while its requests are in the device, the daemon stays, and then it
+ * does not.
+ */
 static void
 check_disconnects(bool packed)
 {

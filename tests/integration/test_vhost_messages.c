@@ -374,7 +374,9 @@ send_bad(struct client *c, const struct bad_message *bad, bool need_reply)
 	return rc;
 }
 
-/* Refused with a negative acknowledgement, after which the connection goes on; or by the end of it. */
+/*
+ * Refused with a negative acknowledgement, after which the connection goes on; or by the end of it.
+ */
 static void
 test_bad_messages(void **state)
 {

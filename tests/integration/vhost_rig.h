@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * vhost_rig: what the tests of vhost-user share: a daemon for the group with a disk for each test, and one whose
- * guest runs all the time and must not notice anything.
+ * vhost_rig: what the tests of vhost-user share: a daemon for the group with a disk for each test,
+ * and one whose guest runs all the time and must not notice anything.
  */
 #ifndef VHOSTD_VHOST_RIG_H
 #define VHOSTD_VHOST_RIG_H
@@ -225,7 +225,10 @@ rig_group_setup(void **state)
 	return 0;
 }
 
-/* The last test of a group: the daemon has nothing to complain about at its end (a sanitizer's findings, for one). */
+/*
+ * The last test of a group: the daemon has nothing to complain about at its end (a sanitizer's
+ * findings, for one).
+ */
 static inline void
 rig_test_end(void **state)
 {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The way of one command: its rules, faults, carrying it out, and its completion; and those that wait. */
+/*
+ * The way of one command: its rules, faults, carrying it out, and its completion; and those that
+ * wait.
+ */
 #include <string.h>
 
 #include "device.h"

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Private to the software NVMe device: its parts, and what they offer each other. One thread runs all of it. */
+/*
+ * Private to the software NVMe device: its parts, and what they offer each other. One thread runs
+ * all of it.
+ */
 #ifndef NVME_DEVICE_DEVICE_H
 #define NVME_DEVICE_DEVICE_H
 
@@ -15,7 +18,7 @@
 #define MAX_VECTORS     128u
 #define MAX_NAMESPACES  64u /* nsid 1 … */
 #define MAX_MAPS        4096u
-#define MAX_SEGMENTS    (65536 + 2) /* the most blocks of one command, as pages of 4 KiB, unaligned */
+#define MAX_SEGMENTS    (65536 + 2) /* the most blocks of a command, as unaligned pages */
 #define MAX_DELAYED     4096
 #define MAX_FAULTS      64
 #define MAX_PATCHES     32
@@ -129,7 +132,9 @@ bool namespace_add(struct device *dev, uint32_t nsid, const char *kind, uint64_t
 bool namespace_resize(struct device *dev, struct nvme_ns *ns, uint64_t blocks);
 void namespace_remove(struct device *dev, struct nvme_ns *ns);
 struct nvme_ns *namespace_find(struct device *dev, uint32_t nsid);
-/* Blocks of current were written; they are stable at once with fua or without a cache that is on. */
+/*
+ * Blocks of current were written; they are stable at once with fua or without a cache that is on.
+ */
 void namespace_written(struct device *dev, struct nvme_ns *ns, uint64_t block, uint64_t count,
 		       bool fua);
 void namespace_flush(struct nvme_ns *ns);

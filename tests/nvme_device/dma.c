@@ -113,8 +113,8 @@ add_segment(struct device *dev, uint64_t iova, uint64_t length, uint32_t flags, 
 }
 
 /*
- * The entries of PRP lists. A list does not cross a page: when more entries are needed than fit, the page's last one is the address of the
- * next list, which begins a page.
+ * The entries of PRP lists. A list does not cross a page: when more entries are needed than fit,
+ * the page's last one is the address of the next list, which begins a page.
  */
 static uint16_t
 map_prp_list(struct device *dev, uint64_t list, uint64_t left, uint32_t flags)

@@ -234,7 +234,10 @@ io_dataset_management(struct device *dev, struct sq *sq, const struct nvme_sqe *
 	return 0;
 }
 
-/* CDW12: 15:0 NLB, 23:20 directive, 25 DEAC, 29:26 PRINFO, 30 FUA, 31 LR. CDW13: 7:0 DSM, 31:16 directive. */
+/*
+ * CDW12: 15:0 NLB, 23:20 directive, 25 DEAC, 29:26 PRINFO, 30 FUA, 31 LR. CDW13: 7:0 DSM, 31:16
+ * directive.
+ */
 const struct command_rule io_commands[256] = {
 	[nvme_cmd_flush] = {"flush", io_flush, false, true, {~0u, ~0u, ~0u, ~0u, ~0u, ~0u}},
 	[nvme_cmd_write] = {"write", io_write, true, true, {0, 0, 0x030f0000, 0x0000ff00, 0, 0}},

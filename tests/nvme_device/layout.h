@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What is on the wire between the software NVMe device and its clients: NVMe's commands and completions (NVMe 1.4 §4.2, §4.4, §4.6),
- * as libnvme's types.h has none, and the messages of vfio-user (QEMU, docs/interop/vfio-user.rst). All of it little-endian.
+ * What is on the wire between the software NVMe device and its clients: NVMe's commands and
+ * completions (NVMe 1.4 §4.2, §4.4, §4.6), as libnvme's types.h has none, and the messages of
+ * vfio-user (QEMU, docs/interop/vfio-user.rst). All of it little-endian.
  */
 #ifndef NVME_DEVICE_LAYOUT_H
 #define NVME_DEVICE_LAYOUT_H

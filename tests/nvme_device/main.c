@@ -1,51 +1,68 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * nvme_device: an NVMe 1.4 controller in software, for tests and benchmarks of NVMe drivers. This comment is its manual.
+ * nvme_device: an NVMe 1.4 controller in software, for tests and benchmarks of NVMe drivers. This
+ * comment is its manual.
  *
  *     nvme_device --socket PATH --control PATH [--spin] [-c LINE]...
  *
- * It serves one client at a time at --socket, by vfio-user: PCI configuration space (region 7), BAR 0 (region 0) with
- * the registers, which are accessed by messages, and the doorbells from 0x1000 on, which can be mapped: a doorbell is a
- * plain store there. Memory is mapped by DMA_MAP with a file descriptor (without one: EOPNOTSUPP). Interrupts are MSI-X
- * eventfds; the REQ interrupt says that the device wants to go. When the client goes, the controller is reset, and
- * namespaces stay. It polls; after 200 µs with nothing to do it naps for 100 µs at a time, after 20 ms for 1 ms; or
- * never, with --spin. A message wakes it. Each -c is a line as for the control socket, before the first client.
+ * It serves one client at a time at --socket, by vfio-user: PCI configuration space (region 7), BAR
+ * 0 (region 0) with the registers, which are accessed by messages, and the doorbells from 0x1000
+ * on, which can be mapped: a doorbell is a plain store there. Memory is mapped by DMA_MAP with a
+ * file descriptor (without one: EOPNOTSUPP). Interrupts are MSI-X eventfds; the REQ interrupt says
+ * that the device wants to go. When the client goes, the controller is reset, and namespaces stay.
+ * It polls; after 200 µs with nothing to do it naps for 100 µs at a time, after 20 ms for 1 ms; or
+ * never, with --spin. A message wakes it. Each -c is a line as for the control socket, before the
+ * first client.
  *
- * SIGTERM, SIGINT or the line `stop` end it. Exit status: 0; 1 when it could not start; 3 when its client broke rules
- * (see "violations").
+ * SIGTERM, SIGINT or the line `stop` end it. Exit status: 0; 1 when it could not start; 3 when its
+ * client broke rules (see "violations").
  *
- * At --control it takes lines of words, and answers each by one line: `ok [ANSWER]` or `error TEXT`. Numbers as in C.
+ * At --control it takes lines of words, and answers each by one line: `ok [ANSWER]` or `error
+ * TEXT`. Numbers as in C.
  *
- *     ns add NSID null|memory|file BLOCKS BLOCK_SIZE [PATH]     ns remove NSID     ns resize NSID BLOCKS
- *         NSID 1 to 64; 512 to 4096 bytes a block. A null one has no data. A file holds what survives a power loss,
- *         always. A client that is there gets an event, when it asked for such events.
+ *     ns add NSID null|memory|file BLOCKS BLOCK_SIZE [PATH]
+ *     ns remove NSID
+ *     ns resize NSID BLOCKS
+ *         NSID 1 to 64; 512 to 4096 bytes a block. A null one has no data. A file holds what
+ *         survives a power loss, always. A client that is there gets an event, when it asked for
+ *         such events.
  *     set NAME VALUE
- *         queues (I/O queue pairs: 127), vectors (128), mdts (5: 128 KiB; 1: 8 KiB, the least that there is; 0: no
- *         limit), noiob (0; `stats` counts commands across it as crossings), sgl (1), cache (1: there is a volatile
- *         one, on at first), fused (1), dbbuf (1), oncs (compare, DSM, write zeroes, verify), ready (1; 0: CSTS.RDY is
- *         never set), ready-ms (0: how long that takes), shutdown (1; 0: never done), listen (1; 0: the socket is
- *         gone), temperature (300 K; an event at the threshold), and the fields of CAP: cap-mqes (1023), cap-to (20),
- *         cap-dstrd (0), cap-mpsmin (0), cap-mpsmax (4), cap-css (1). What a driver reads when it starts counts from
- *         its next start on.
+ *         queues (I/O queue pairs: 127), vectors (128), mdts (5: 128 KiB; 1: 8 KiB, the least that
+ *         there is; 0: no limit), noiob (0; `stats` counts commands across it as crossings), sgl
+ *         (1), cache (1: there is a volatile one, on at first), fused (1), dbbuf (1), oncs
+ *         (compare, DSM, write zeroes, verify), ready (1; 0: CSTS.RDY is never set), ready-ms (0:
+ *         how long that takes), shutdown (1; 0: never done), listen (1; 0: the socket is gone),
+ *         temperature (300 K; an event at the threshold), and the fields of CAP: cap-mqes (1023),
+ *         cap-to (20), cap-dstrd (0), cap-mpsmin (0), cap-mpsmax (4), cap-css (1). What a driver
+ *         reads when it starts counts from its next start on.
  *     identify ctrl|NSID FIELD VALUE     identify clear
- *         What the identify data says instead, whatever the device does: ctrl: nn, mdts, oncs, sqes, …; a namespace:
- *         nsze, ncap, nlbaf, flbas, lbads, ms, noiob, … (identify.c)
- *     fault KIND [queue=N|io|any] [opcode=N] [nsid=N] [nth=N] [count=N] [status=0x…] [ms=N] [cid=N]     faults     fault-clear
- *         The nth (1) command of those that match (queue=io, any opcode, any namespace), and count (1) of them from
- *         there on, meet KIND: status (not carried out, ends with status: SCT << 8 | SC, 0x4000: do not retry), lose
- *         (no completion), delay (carried out ms later; an abort reaches it before), phase (the completion's phase is
- *         wrong), cid (its identifier is cid), fatal (CSTS.CFS), remove, disconnect, power-loss. Answers its number;
- *         `faults` says how often each one was hit.
- *     fatal     remove (all registers read as ones)     replug     request-removal (the REQ interrupt)     disconnect
+ *         What the identify data says instead, whatever the device does: ctrl: nn, mdts, oncs,
+ *         sqes, …; a namespace: nsze, ncap, nlbaf, flbas, lbads, ms, noiob, … (identify.c)
+ *     fault KIND [queue=N|io|any] [opcode=N] [nsid=N] [nth=N] [count=N] [status=0x…] [ms=N] [cid=N]
+ *     faults
+ *     fault-clear
+ *         The nth (1) command of those that match (queue=io, any opcode, any namespace), and count
+ *         (1) of them from there on, meet KIND: status (not carried out, ends with status: SCT << 8
+ *         | SC, 0x4000: do not retry), lose (no completion), delay (carried out ms later; an abort
+ *         reaches it before), phase (the completion's phase is wrong), cid (its identifier is cid),
+ *         fatal (CSTS.CFS), remove, disconnect, power-loss. Answers its number; `faults` says how
+ *         often each one was hit.
+ *     fatal
+ *     remove (all registers read as ones)
+ *     replug
+ *     request-removal (the REQ interrupt)
+ *     disconnect
  *     power-loss [connected]
- *         What was written, and neither flushed nor with FUA, is gone; answers how many blocks. And so is the
- *         connection, unless connected.
+ *         What was written, and neither flushed nor with FUA, is gone; answers how many blocks. And
+ *         so is the connection, unless connected.
  *     expect-durable [NSID [FIRST COUNT]]
- *         The driver's user was told that these blocks are durable. Those that are not are a violation.
+ *         The driver's user was told that these blocks are durable. Those that are not are a
+ *         violation.
  *     violations [clear]
- *         `ok total=N NAME=N… last=TEXT`: what the client did that it must not do; also a line on stderr as it happens
- *         (of one kind at most 100). The names: prp, sgl, iova, cid, doorbell, no-queue, queue, reserved, fused,
- *         command, register, unmap, not-durable, protocol (enum violation in device.h says what they are).
+ *         `ok total=N NAME=N… last=TEXT`: what the client did that it must not do; also a line on
+ *         stderr as it happens (of one kind at most 100). The names: prp, sgl, iova, cid, doorbell,
+ *         no-queue, queue, reserved, fused, command, register, unmap, not-durable, protocol (enum
+ *         violation in device.h says what they are).
  *     stats
  *         `ok KEY=N…`: state, mappings, commands by opcode (io_0x02), interrupts, shutdowns.
  *     stop

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Namespaces. A null one has no data. The others have two images: stable is a shared mapping of the file (a memfd for
- * memory) and is what a power loss leaves; current is a private mapping of the same file, so what has not been written
- * since it was mapped is read from stable. A flush copies dirty blocks to stable; a power loss maps current anew.
+ * Namespaces. A null one has no data. The others have two images: stable is a shared mapping of the
+ * file (a memfd for memory) and is what a power loss leaves; current is a private mapping of the
+ * same file, so what has not been written since it was mapped is read from stable. A flush copies
+ * dirty blocks to stable; a power loss maps current anew.
  */
 #include <errno.h>
 #include <fcntl.h>

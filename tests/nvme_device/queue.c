@@ -51,8 +51,8 @@ queues_place_doorbells(struct device *dev)
 }
 
 /*
- * A doorbell that is behind every value that it may pass: the client need not write the register, since
- * the buffer is polled anyway (NVMe 1.4 §7.13).
+ * A doorbell that is behind every value that it may pass: the client need not write the register,
+ * since the buffer is polled anyway (NVMe 1.4 §7.13).
  */
 static void
 set_event_index(volatile uint32_t *event_index, uint32_t value)
@@ -295,7 +295,9 @@ queue_poll(struct device *dev, struct sq *sq)
 	count = fetchable(dev, sq);
 	cq->reserved += count;
 	for (uint32_t i = 0; i < count; i++) {
-		/* All of them are in flight together: none is completed before all are looked at. */
+		/*
+		 * All of them are in flight together: none is completed before all are looked at.
+		 */
 		batch[fresh] = *(const struct nvme_sqe *)&sq->entries[sq->head];
 		sq->head = sq->head + 1 == sq->size ? 0 : sq->head + 1;
 		if (mark_in_flight(sq, batch[fresh].cid))

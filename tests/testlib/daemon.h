@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * daemon: a vhostd of one's own for an integration test, in a temporary folder, and its JSON-RPC.
- * The program is $VHOSTD_BIN, or the bin/vhostd that was built with the test. Functions return 0 or a
- * negative errno, unless they say otherwise; every wait has a deadline.
+ * The program is $VHOSTD_BIN, or the bin/vhostd that was built with the test. Functions return 0 or
+ * a negative errno, unless they say otherwise; every wait has a deadline.
  */
 #ifndef TESTLIB_DAEMON_H
 #define TESTLIB_DAEMON_H
@@ -30,7 +30,9 @@ int daemon_start(struct daemon *daemon, const char *const *args);
 int daemon_restart(struct daemon *daemon, const char *const *args);
 /* The same without waiting until it answers. */
 void daemon_launch(struct daemon *daemon, const char *const *args);
-/* SIGTERM; -EPROTO, and its log on stderr, when the exit status is not 0 (a sanitizer's, for one). */
+/*
+ * SIGTERM; -EPROTO, and its log on stderr, when the exit status is not 0 (a sanitizer's, for one).
+ */
 int daemon_stop(struct daemon *daemon);
 /* SIGKILL. */
 void daemon_kill(struct daemon *daemon);

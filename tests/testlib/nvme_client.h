@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * nvme_client: a small vfio-user client with an NVMe driver that does what it is told, right or wrong, for the tests of the software NVMe device.
- * Functions return 0 or a negative errno, unless they say otherwise; every wait has a deadline.
+ * nvme_client: a small vfio-user client with an NVMe driver that does what it is told, right or
+ * wrong, for the tests of the software NVMe device. Functions return 0 or a negative errno, unless
+ * they say otherwise; every wait has a deadline.
  */
 #ifndef TESTLIB_NVME_CLIENT_H
 #define TESTLIB_NVME_CLIENT_H
@@ -48,8 +49,9 @@ struct nvme_client {
 int nvme_client_open(struct nvme_client *client, const char *path);
 void nvme_client_close(struct nvme_client *client);
 /*
- * One message and its answer. fds: sent with it. reply (may be NULL): at most reply_size bytes of the answer's payload, the rest is zeroes. reply_fd (may be
- * NULL): a file descriptor that came back, or -1. The negative errno of the answer; -EPIPE: the connection is gone.
+ * One message and its answer. fds: sent with it. reply (may be NULL): at most reply_size bytes of
+ * the answer's payload, the rest is zeroes. reply_fd (may be NULL): a file descriptor that came
+ * back, or -1. The negative errno of the answer; -EPIPE: the connection is gone.
  */
 int nvme_client_message(struct nvme_client *client, uint16_t command, const void *payload,
 			size_t size, const int *fds, size_t fd_count, void *reply,
@@ -71,13 +73,19 @@ void *nvme_client_alloc(struct nvme_client *client, size_t size, uint64_t *iova)
 /* Address of memory. */
 uint64_t nvme_client_iova(const struct nvme_client *client, const void *memory);
 
-/* Makes the admin queues and enables the controller; -ETIMEDOUT: it is not ready after timeout_ms. -EIO: CSTS.CFS. */
+/*
+ * Makes the admin queues and enables the controller; -ETIMEDOUT: it is not ready after timeout_ms.
+ * -EIO: CSTS.CFS.
+ */
 int nvme_client_enable(struct nvme_client *client, int timeout_ms);
 int nvme_client_disable(struct nvme_client *client);
 /* Creates an I/O queue pair; vector -1: without interrupts. As nvme_client_run(). */
 int nvme_client_create_queue(struct nvme_client *client, uint16_t id, uint32_t size, int vector);
 
-/* Writes it into the queue, with an identifier of its own unless keep_cid; the doorbell rings at nvme_client_ring(). Returns the identifier. */
+/*
+ * Writes it into the queue, with an identifier of its own unless keep_cid; the doorbell rings at
+ * nvme_client_ring(). Returns the identifier.
+ */
 uint16_t nvme_client_put(struct nvme_client *client, uint16_t queue, struct nvme_sqe sqe,
 			 bool keep_cid);
 void nvme_client_ring(struct nvme_client *client, uint16_t queue);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * workload: a guest that keeps some queues full of reads and writes, and knows what each read must see. It goes on over the
- * death of the daemon. Functions return 0 or a negative errno; -EPROTO: a request was completed twice, or not at
- * all, or a block is not what it must be, and the reason is on stderr.
+ * workload: a guest that keeps some queues full of reads and writes, and knows what each read must
+ * see. It goes on over the death of the daemon. Functions return 0 or a negative errno; -EPROTO: a
+ * request was completed twice, or not at all, or a block is not what it must be, and the reason is
+ * on stderr.
  */
 #ifndef TESTLIB_WORKLOAD_H
 #define TESTLIB_WORKLOAD_H
@@ -41,7 +42,10 @@ struct workload {
 	uint64_t random;
 };
 
-/* Plugs and starts; ring_features beside the usual ones. The controller's disk has WORKLOAD_DISK_BYTES, all zero. */
+/*
+ * Plugs and starts; ring_features beside the usual ones. The controller's disk has
+ * WORKLOAD_DISK_BYTES, all zero.
+ */
 int workload_open(struct workload *load, const char *socket, uint64_t ring_features, uint64_t seed);
 void workload_close(struct workload *load);
 

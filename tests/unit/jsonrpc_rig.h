@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What the tests of the JSON-RPC server share: example methods, an app thread that an OS thread of the test polls, the
- * server on a socket in a temporary folder, and a client. Included once by each test program.
+ * What the tests of the JSON-RPC server share: example methods, an app thread that an OS thread of
+ * the test polls, the server on a socket in a temporary folder, and a client. Included once by each
+ * test program.
  */
 #ifndef VHOSTD_TEST_JSONRPC_RIG_H
 #define VHOSTD_TEST_JSONRPC_RIG_H

@@ -414,7 +414,10 @@ submit_next(struct bdev_request *rq, int status)
 		bdev_flush_submissions(chain.channel);
 }
 
-/* Those who are told of an end go on at once, with a flush or without: none is lost, and the stack stays flat. */
+/*
+ * Those who are told of an end go on at once, with a flush or without: none is lost, and the stack
+ * stays flat.
+ */
 static void
 test_malloc_goes_on(void **state)
 {

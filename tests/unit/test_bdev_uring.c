@@ -16,7 +16,9 @@
 #define DEPTH     64
 #define MAX_IOVS  20
 
-/* Where the files are: in memory, and on a disk that most likely has direct I/O; and who submits. */
+/*
+ * Where the files are: in memory, and on a disk that most likely has direct I/O; and who submits.
+ */
 static const struct place {
 	const char *folder;
 	bool sqpoll;

@@ -140,7 +140,10 @@ write_some(void)
 
 /* ---- workers ---- */
 
-/* One that polls the lightweight thread from another OS thread, as a reactor does to which it moved. */
+/*
+ * One that polls the lightweight thread from another OS thread, as a reactor does to which it
+ * moved.
+ */
 static void *
 move(void *arg)
 {

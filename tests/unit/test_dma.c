@@ -407,7 +407,10 @@ test_others_map(void **state)
 		dma_unmap(shared, at(i * 8), (i + 1) * PAGE);
 	for (uintptr_t i = 0; i < READERS; i++)
 		assert_int_equal(pthread_create(&readers[i], NULL, reader, (void *)i), 0);
-	/* By turns in one slot: a small one just below, a large one elsewhere. The address of one with the length of the other has both. */
+	/*
+	 * By turns in one slot: a small one just below, a large one elsewhere. The address of one
+	 * with the length of the other has both.
+	 */
 	for (unsigned int i = 0; atomic_load(&finished) < READERS; i++) {
 		void *addr = i % 2 == 0 ? at(998) : at(5000);
 		uint64_t pages = i % 2 == 0 ? 1 : 64;

@@ -13,7 +13,10 @@
 #include "jsonrpc.h"
 #include "jsonrpc/framing.h"
 
-/* Feeds data in pieces of at most `piece` bytes; returns the last result and sets *taken to the bytes used. */
+/*
+ * Feeds data in pieces of at most `piece` bytes; returns the last result and sets *taken to the
+ * bytes used.
+ */
 static int
 scan_in_pieces(const char *data, size_t len, size_t piece, size_t *taken)
 {

@@ -150,7 +150,7 @@ test_split_at_every_byte(void **state)
 	for (size_t split = 0; split <= strlen(text); split++) {
 		peer_send(&peer, text, split);
 		if (split % 8 == 0)
-			usleep(500); /* lets the server read the first piece alone; right either way */
+			usleep(500); /* the server may read the first piece alone */
 		peer_send(&peer, text + split, strlen(text) - split);
 		expect(&peer, BATCH_ANSWER);
 		expect(&peer, RESULT("3", "null"));
@@ -334,7 +334,9 @@ test_commit(void **state)
 	peer_close(&peer);
 }
 
-/* One commit for all of a batch, before it is answered; who changed nothing does not fail with it. */
+/*
+ * One commit for all of a batch, before it is answered; who changed nothing does not fail with it.
+ */
 static void
 test_batch_commit(void **state)
 {

@@ -102,8 +102,8 @@ server_descriptor(void)
 }
 
 /*
- * While another OS thread looks at a descriptor, closing it does not end its socket in the kernel, which then goes on to
- * have events.
+ * While another OS thread looks at a descriptor, closing it does not end its socket in the kernel,
+ * which then goes on to have events.
  */
 static void
 test_descriptor_is_held_elsewhere(void **state)
@@ -282,7 +282,10 @@ release_from_elsewhere(void *arg)
 	return NULL;
 }
 
-/* A call that runs when the server stops is answered; a request behind it and new connections are not. */
+/*
+ * A call that runs when the server stops is answered; a request behind it and new connections are
+ * not.
+ */
 static void
 test_stop_waits_for_calls(void **state)
 {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The transport to a controller of this machine: registers, interrupts, and how it notices that the device is gone. */
+/*
+ * The transport to a controller of this machine: registers, interrupts, and how it notices that the
+ * device is gone.
+ */
 /* links: nvme thread testlib env */
 /* ldflags: -Wl,--wrap=ioctl,--wrap=log_write */
 #include "vfio_rig.h"

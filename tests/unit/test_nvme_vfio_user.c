@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The transport to a controller in another process: what it asks the server, and what it does when the server lies or goes away. */
+/*
+ * The transport to a controller in another process: what it asks the server, and what it does when
+ * the server lies or goes away.
+ */
 /* links: nvme thread testlib env */
 /* ldflags: -Wl,--wrap=log_write */
 #include "vfio_user_rig.h"
@@ -258,7 +261,10 @@ test_memory_refused(void **state)
 		munmap(kept[i], PAGE);
 }
 
-/* Memory that the server does not let go of cannot be used for anything else: it is not trusted any more. */
+/*
+ * Memory that the server does not let go of cannot be used for anything else: it is not trusted any
+ * more.
+ */
 static void
 test_unmap_refused(void **state)
 {
@@ -741,7 +747,10 @@ test_all_ones(void **state)
 	expect_gone();
 }
 
-/* A server that shortens the file under the doorbells: a store does no harm, and the device is gone. */
+/*
+ * A server that shortens the file under the doorbells: a store does no harm, and the device is
+ * gone.
+ */
 static void
 test_doorbells_cut_off(void **state)
 {

@@ -518,7 +518,9 @@ test_unregister_from_arm(void **state)
 	thread_disarm(thread);
 }
 
-/* Its last poller goes while it is being armed: nothing would wake the one who has to destroy it. */
+/*
+ * Its last poller goes while it is being armed: nothing would wake the one who has to destroy it.
+ */
 static void
 test_thread_ends_from_arm(void **state)
 {

@@ -552,7 +552,10 @@ test_device_errors(void **state)
 	stop();
 }
 
-/* The header is too short: the status byte says so. No status byte: the queue breaks, no slot is lost. */
+/*
+ * The header is too short: the status byte says so. No status byte: the queue breaks, no slot is
+ * lost.
+ */
 static void
 test_broken_requests(void **state)
 {
@@ -873,8 +876,9 @@ submit_delayed(void)
 }
 
 /*
- * The device is pulled: requests fail from then on, also while another is still with the device, so that a busy
- * guest does not hold it up. When that one is done, every thread gives its channels back, and the device can go.
+ * The device is pulled: requests fail from then on, also while another is still with the device, so
+ * that a busy guest does not hold it up. When that one is done, every thread gives its channels
+ * back, and the device can go.
  */
 static void
 test_remove(void **state)

@@ -126,8 +126,8 @@ test_under_load(void **state)
 }
 
 /*
- * The front-end closes its connection while it has requests; its memory is as it was then, until the next one
- * asks for them again.
+ * The front-end closes its connection while it has requests; its memory is as it was then, until
+ * the next one asks for them again.
  */
 static void
 lose_front_end(void)

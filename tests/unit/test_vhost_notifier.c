@@ -189,7 +189,9 @@ test_many_threads(void **state)
 	close(fd);
 }
 
-/* A kernel without AIO, one whose contexts are all taken, and one that has no memory for a request. */
+/*
+ * A kernel without AIO, one whose contexts are all taken, and one that has no memory for a request.
+ */
 static void
 test_without_aio(void **state)
 {

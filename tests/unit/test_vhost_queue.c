@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A queue polled by hand on a clock of the test's: when its driver is called, and what it counts. */
+/*
+ * A queue polled by hand on a clock of the test's: when its driver is called, and what it counts.
+ */
 /* links: vhost virtio bdev event testlib thread env */
 #include "virtq_rig.h"
 

@@ -162,7 +162,10 @@ test_placement(void **state)
 	assert_int_equal(log_capture_count(), 0);
 }
 
-/* A new thread begins on an allowed core that none of the controller's is on; then it may go anywhere. */
+/*
+ * A new thread begins on an allowed core that none of the controller's is on; then it may go
+ * anywhere.
+ */
 static void
 test_cores(void **state)
 {
@@ -404,7 +407,9 @@ call_behind_pause(void *arg)
 	return NULL;
 }
 
-/* The second thread is busy with something else: fn returns only when it has done what it is told. */
+/*
+ * The second thread is busy with something else: fn returns only when it has done what it is told.
+ */
 static void
 expect_to_wait(void (*fn)(void))
 {
@@ -444,8 +449,8 @@ test_waits_for_the_queues_thread(void **state)
 }
 
 /*
- * Queues that wait for the requests of another session are started by the main thread, when those are done:
- * meanwhile they are stopped, get new eventfds, and lose their session.
+ * Queues that wait for the requests of another session are started by the main thread, when those
+ * are done: meanwhile they are stopped, get new eventfds, and lose their session.
  */
 static void
 test_waiting_queues(void **state)
@@ -482,7 +487,9 @@ test_waiting_queues(void **state)
 	}
 }
 
-/* A late failure: nobody waits for that start any more, and the queue can be stopped all the same. */
+/*
+ * A late failure: nobody waits for that start any more, and the queue can be stopped all the same.
+ */
 static void
 test_waiting_queue_fails(void **state)
 {
@@ -642,7 +649,10 @@ close_and_stop_one(void)
 	check(vhost_session_get_vring_base(session, 1, &(uint32_t){0}) == 0);
 }
 
-/* Asked again before its thread has come to it, a queue is told once; and the message to the other arrives. */
+/*
+ * Asked again before its thread has come to it, a queue is told once; and the message to the other
+ * arrives.
+ */
 static void
 test_stopped_twice(void **state)
 {

@@ -492,7 +492,10 @@ try_addr(uint64_t desc, uint64_t avail, uint64_t used)
 	return vhost_session_set_vring_addr(session, 0, &addr);
 }
 
-/* Each part must be inside memory to its last byte, and aligned; a queue that runs is not disturbed. */
+/*
+ * Each part must be inside memory to its last byte, and aligned; a queue that runs is not
+ * disturbed.
+ */
 static void
 test_ring_addresses(void **state)
 {
@@ -675,8 +678,9 @@ test_truncated_memory(void **state)
 
 /*
  * GET_VRING_BASE gives up; the session lives until its request is done, and the next one's queue
- * does not run before that: a late write must not overtake newer ones. The request is served again, since the used
- * index that the next session begins with does not count it, and must not be counted twice.
+ * does not run before that: a late write must not overtake newer ones. The request is served again,
+ * since the used index that the next session begins with does not count it, and must not be counted
+ * twice.
  */
 static void
 test_stuck_request(void **state)

@@ -6,8 +6,8 @@
  * driver offered it. The new device dies at each step of its repairs, too.
  *
  * While the device works, the shared memory is write-protected. An instruction that writes there
- * ends in SIGSEGV; it is let through with the processor's trap flag set, so that SIGTRAP comes right
- * after it, and then a copy of the memory is kept.
+ * ends in SIGSEGV; it is let through with the processor's trap flag set, so that SIGTRAP comes
+ * right after it, and then a copy of the memory is kept.
  */
 #include "virtq_rig.h"
 
@@ -328,7 +328,9 @@ run_to_the_end(struct device *device, bool watched)
 	check(virtq_waiting(device->vq) == 0);
 }
 
-/* As a front-end does whose back-end has died: it only knows what is in the ring, or not even that. */
+/*
+ * As a front-end does whose back-end has died: it only knows what is in the ring, or not even that.
+ */
 static void
 start(struct device *device, bool watched)
 {

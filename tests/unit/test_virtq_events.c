@@ -193,7 +193,9 @@ test_split_no_kick_is_lost(void **state)
 	int offered, looked;
 
 	(void)state;
-	/* 0: before the device's first look; 1: before it asks; 2: before its last look; 3: after. */
+	/*
+	 * 0: before the device's first look; 1: before it asks; 2: before its last look; 3: after.
+	 */
 	for (offered = 1; offered <= 3; offered++) {
 		for (looked = offered; looked <= 3; looked++) {
 			bool kicked = false, sleeps;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * vfio_rig: a machine in a folder (sysfs, /dev/vfio) with one NVMe device, and a VFIO that answers as told. The test has this line:
+ * vfio_rig: a machine in a folder (sysfs, /dev/vfio) with one NVMe device, and a VFIO that answers
+ * as told. The test has this line:
  */
 /* ldflags: -Wl,--wrap=ioctl,--wrap=log_write */
 #ifndef VHOSTD_UNIT_VFIO_RIG_H
@@ -214,7 +215,10 @@ rig_set_irqs(struct vfio_irq_set *set)
 		rig.request = dup(*(int *)(void *)set->data);
 		return 0;
 	}
-	/* The kernel's rules: from one number to another only by way of none, and from none to none not at all. */
+	/*
+	 * The kernel's rules: from one number to another only by way of none, and from none to none
+	 * not at all.
+	 */
 	if (set->index != VFIO_PCI_MSIX_IRQ_INDEX || set->count > VECTORS ||
 	    on == (rig.msix_count > 0)) {
 		errno = EINVAL;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* vfio_user_rig: a small vfio-user server on an OS thread of the test, which lies where it is told to. */
+/*
+ * vfio_user_rig: a small vfio-user server on an OS thread of the test, which lies where it is told
+ * to.
+ */
 #ifndef VHOSTD_UNIT_VFIO_USER_RIG_H
 #define VHOSTD_UNIT_VFIO_USER_RIG_H
 
