@@ -17,7 +17,8 @@
 /* Of pages in one call: some ms, in which the thread does nothing else. */
 #define MAX_DISCARD_BYTES (32u << 20)
 #define CACHE_LINE        64
-#define PREFETCH_BYTES    4096
+#define AHEAD_BYTES       4096 /* the processor itself sees to what follows */
+#define PIECE             256
 
 struct malloc_disk {
 	struct bdev *bdev;
@@ -29,47 +30,77 @@ struct malloc_disk {
 /* Channel's thread only. */
 struct malloc_channel {
 	const struct malloc_disk *disk;
-	/*
-	 * The last request is served when the next one comes, or at the flush: meanwhile the memory
-	 * that it reads comes near.
-	 */
+	/* Served when the next one comes, whose data then is fetched meanwhile, or at the flush. */
 	struct bdev_request *last;
 	bool flushing;
 };
 
 /* ---- the data path ---- */
 
+/* Memory of the disk that the next request is about, and that no cache holds. */
+struct ahead {
+	const uint8_t *next;
+	size_t bytes;
+};
+
 static void
-read_data(const struct malloc_disk *disk, const struct bdev_request *rq)
+fetch(struct ahead *ahead, size_t bytes)
+{
+	for (size_t i = 0; i < bytes; i += CACHE_LINE)
+		__builtin_prefetch(ahead->next + i);
+	ahead->next += bytes;
+	ahead->bytes -= bytes;
+}
+
+/*
+ * A piece is fetched for each piece that is copied, which keeps memory busy all the time. All of it
+ * at once is more than a core can have on the way: the copy would wait behind it.
+ */
+static void
+copy(uint8_t *to, const uint8_t *from, size_t bytes, struct ahead *ahead)
+{
+	while (bytes > PIECE && ahead->bytes >= PIECE) {
+		fetch(ahead, PIECE);
+		memcpy(to, from, PIECE);
+		to += PIECE;
+		from += PIECE;
+		bytes -= PIECE;
+	}
+	memcpy(to, from, bytes);
+}
+
+static void
+read_data(const struct malloc_disk *disk, const struct bdev_request *rq, struct ahead *ahead)
 {
 	const uint8_t *from = disk->data + rq->offset;
 
 	for (uint32_t i = 0; i < rq->iovcnt; i++) {
-		memcpy(rq->iov[i].iov_base, from, rq->iov[i].iov_len);
+		copy(rq->iov[i].iov_base, from, rq->iov[i].iov_len, ahead);
 		from += rq->iov[i].iov_len;
 	}
 }
 
 static void
-write_data(const struct malloc_disk *disk, const struct bdev_request *rq)
+write_data(const struct malloc_disk *disk, const struct bdev_request *rq, struct ahead *ahead)
 {
 	uint8_t *to = disk->data + rq->offset;
 
 	for (uint32_t i = 0; i < rq->iovcnt; i++) {
-		memcpy(to, rq->iov[i].iov_base, rq->iov[i].iov_len);
+		copy(to, rq->iov[i].iov_base, rq->iov[i].iov_len, ahead);
 		to += rq->iov[i].iov_len;
 	}
 }
 
 /* Whole pages that are given back read as zeroes, too. */
 static void
-zero_data(const struct malloc_disk *disk, const struct bdev_request *rq)
+zero_data(const struct malloc_disk *disk, const struct bdev_request *rq, struct ahead *ahead)
 {
 	uint8_t *start = disk->data + rq->offset;
 	uint8_t *end = start + rq->length;
 	uint8_t *first_page = disk->data + ((rq->offset + disk->page_mask) & ~disk->page_mask);
 	uint8_t *last_page = disk->data + ((rq->offset + rq->length) & ~disk->page_mask);
 
+	(void)ahead;
 	if (rq->length < RELEASE_BYTES ||
 	    madvise(first_page, (size_t)(last_page - first_page), MADV_DONTNEED) != 0) {
 		memset(start, 0, rq->length);
@@ -80,14 +111,15 @@ zero_data(const struct malloc_disk *disk, const struct bdev_request *rq)
 }
 
 static void
-flush_data(const struct malloc_disk *disk, const struct bdev_request *rq)
+flush_data(const struct malloc_disk *disk, const struct bdev_request *rq, struct ahead *ahead)
 {
 	(void)disk;
 	(void)rq;
+	(void)ahead;
 }
 
 static void (*const serve[BDEV_IO_TYPES])(const struct malloc_disk *disk,
-					  const struct bdev_request *rq) = {
+					  const struct bdev_request *rq, struct ahead *ahead) = {
 	[BDEV_READ] = read_data,    [BDEV_WRITE] = write_data,       [BDEV_FLUSH] = flush_data,
 	[BDEV_DISCARD] = zero_data, [BDEV_WRITE_ZEROES] = zero_data,
 };
@@ -101,21 +133,26 @@ malloc_channel_create(void *bdev_ctx, void *channel_ctx)
 	return 0;
 }
 
-/* The processor itself sees to what follows. */
-static void
-prefetch(const struct malloc_disk *disk, const struct bdev_request *rq)
+static struct ahead
+look_ahead(const struct malloc_disk *disk, const struct bdev_request *next)
 {
-	const uint8_t *from = disk->data + rq->offset;
-	uint64_t length = rq->length < PREFETCH_BYTES ? rq->length : PREFETCH_BYTES;
-
-	for (uint64_t i = 0; i < length; i += CACHE_LINE)
-		__builtin_prefetch(from + i);
+	if (next == NULL || (next->type != BDEV_READ && next->type != BDEV_WRITE))
+		return (struct ahead){0};
+	return (struct ahead){
+		.next = disk->data + next->offset,
+		.bytes = next->length < AHEAD_BYTES ? next->length : AHEAD_BYTES,
+	};
 }
 
+/* next: NULL, or what is served after it. */
 static void
-finish(const struct malloc_channel *channel, struct bdev_request *rq)
+finish(const struct malloc_channel *channel, struct bdev_request *rq,
+       const struct bdev_request *next)
 {
-	serve[rq->type](channel->disk, rq);
+	struct ahead ahead = look_ahead(channel->disk, next);
+
+	serve[rq->type](channel->disk, rq, &ahead);
+	fetch(&ahead, ahead.bytes); /* what it was too short for */
 	bdev_complete(rq, 0);
 }
 
@@ -129,11 +166,9 @@ malloc_submit(void *channel_ctx, struct bdev_request *rq)
 		bdev_drain(rq);
 		return;
 	}
-	if (rq->type == BDEV_READ)
-		prefetch(channel->disk, rq);
 	channel->last = rq;
 	if (before != NULL)
-		finish(channel, before);
+		finish(channel, before, rq);
 }
 
 /*
@@ -151,7 +186,7 @@ malloc_flush_submissions(void *channel_ctx)
 	channel->flushing = true;
 	while ((rq = channel->last) != NULL) {
 		channel->last = NULL;
-		finish(channel, rq);
+		finish(channel, rq, NULL);
 	}
 	channel->flushing = false;
 }
