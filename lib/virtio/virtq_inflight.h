@@ -115,10 +115,12 @@ struct virtq_inflight {
 	struct virtq_slot *batch[]; /* what was pushed and is not published yet */
 };
 
-/* A place in the list of free entries while a packed chain is copied there. */
+/* Where packed chains that are popped are copied to, one after the other. */
 struct virtq_inflight_cursor {
 	struct inflight_packed_desc *desc;
 	const uint16_t *links;
+	uint64_t counter; /* of the next chain */
+	uint32_t head;    /* of this chain, in the list of free entries */
 	uint32_t last;
 	uint32_t next;
 };
@@ -160,11 +162,11 @@ virtq_inflight_step(void)
 /* ---- split ---- */
 
 static __always_inline void
-virtq_inflight_split_mark(struct virtq *vq, uint16_t head)
+virtq_inflight_split_mark(struct virtq_inflight *inflight, uint16_t head, uint64_t counter)
 {
-	struct inflight_split_desc *desc = &vq->inflight->split_desc[head];
+	struct inflight_split_desc *desc = &inflight->split_desc[head];
 
-	store_u64(&desc->counter, vq->inflight->counter++);
+	store_u64(&desc->counter, counter);
 	virtq_inflight_step();
 	__atomic_store_n(&desc->inflight, 1, __ATOMIC_RELAXED);
 }
@@ -210,6 +212,8 @@ virtq_inflight_packed_begin(const struct virtq_inflight *inflight,
 	*cursor = (struct virtq_inflight_cursor){
 		.desc = inflight->packed_desc,
 		.links = inflight->next,
+		.counter = inflight->counter,
+		.head = inflight->free_head,
 		.next = inflight->free_head,
 	};
 }
@@ -230,27 +234,42 @@ virtq_inflight_packed_add(struct virtq_inflight_cursor *cursor, const uint64_t d
 	cursor->next = cursor->links[cursor->last];
 }
 
+/* Of a chain that cannot be popped: its entries are the next one's. */
+static __always_inline void
+virtq_inflight_packed_rewind(struct virtq_inflight_cursor *cursor)
+{
+	cursor->next = cursor->head;
+}
+
 /*
  * The chain is valid, and the slot knows how many descriptors it has. Until old_free_head is
  * written all this is in free entries, which are taken for nothing in flight: so the mark itself
- * may come after the copies. Both heads of the list are written at once.
+ * may come after the copies.
  */
 static __always_inline void
-virtq_inflight_packed_commit(struct virtq_inflight *inflight,
-			     const struct virtq_inflight_cursor *cursor, struct virtq_slot *slot)
+virtq_inflight_packed_mark(struct virtq_inflight_cursor *cursor, struct virtq_slot *slot)
 {
-	uint32_t head = inflight->free_head;
-	struct inflight_packed_desc *entry = &cursor->desc[head];
+	struct inflight_packed_desc *entry = &cursor->desc[cursor->head];
 
-	store_u64(&entry->counter, inflight->counter++);
+	store_u64(&entry->counter, cursor->counter++);
 	store_u32(&entry->last, cursor->last | (uint32_t)slot->ring_descs << 16);
 	virtq_inflight_step();
 	__atomic_store_n(&entry->inflight, 1, __ATOMIC_RELAXED);
-	virtq_inflight_step();
-	store_u32(&inflight->packed->free_head, cursor->next * 0x10001u);
-	inflight->free_head = cursor->next;
-	slot->inflight_entry = (uint16_t)head;
+	slot->inflight_entry = (uint16_t)cursor->head;
 	slot->inflight_last = (uint16_t)cursor->last;
+	cursor->head = cursor->next;
+}
+
+/* All chains that are popped together are in flight, before any is served. Both heads at once. */
+static __always_inline void
+virtq_inflight_packed_commit(struct virtq_inflight *inflight,
+			     const struct virtq_inflight_cursor *cursor)
+{
+	virtq_inflight_step();
+	store_u32(&inflight->packed->free_head, cursor->head * 0x10001u);
+	virtq_inflight_step();
+	inflight->free_head = cursor->head;
+	inflight->counter = cursor->counter;
 }
 
 /* A waiting chain is in its slot again. */

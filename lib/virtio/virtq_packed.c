@@ -173,9 +173,9 @@ claim_slot(struct virtq *vq, struct virtq_slot *built, uint16_t id, struct virtq
  * there is none, the queue is broken, or the chain must wait.
  */
 static __always_inline struct virtq_slot *
-pop_chain(struct virtq *vq, struct place *next, uint16_t room, const bool inflight)
+pop_chain(struct virtq *vq, struct place *next, uint16_t room, struct virtq_inflight_cursor *cursor,
+	  const bool inflight)
 {
-	struct virtq_inflight_cursor cursor;
 	struct virtq_slot *built, *slot;
 	struct place place = *next;
 	struct virtq_chain chain;
@@ -185,8 +185,6 @@ pop_chain(struct virtq *vq, struct place *next, uint16_t room, const bool inflig
 
 	if (!take(vq, &place, words))
 		return NULL;
-	if (inflight)
-		virtq_inflight_packed_begin(vq->inflight, &cursor);
 	built = guess_slot(vq, id_of(words));
 	virtq_chain_begin(&chain, built);
 	for (count = 1;; count++) {
@@ -195,7 +193,7 @@ pop_chain(struct virtq *vq, struct place *next, uint16_t room, const bool inflig
 			goto fail;
 		}
 		if (inflight)
-			virtq_inflight_packed_add(&cursor, words);
+			virtq_inflight_packed_add(cursor, words);
 		desc = virtq_decode_desc(words[0], words[1], true);
 		if (desc.flags & VRING_DESC_F_INDIRECT) {
 			if (unlikely(!add_table(vq, built, &chain, &desc,
@@ -216,10 +214,12 @@ pop_chain(struct virtq *vq, struct place *next, uint16_t room, const bool inflig
 	if (unlikely(!slot))
 		goto fail;
 	if (inflight)
-		virtq_inflight_packed_commit(vq->inflight, &cursor, slot);
+		virtq_inflight_packed_mark(cursor, slot);
 	*next = place;
 	return slot;
 fail:
+	if (inflight)
+		virtq_inflight_packed_rewind(cursor);
 	virtq_release_part(vq, built);
 	return NULL;
 }
@@ -232,11 +232,14 @@ pop(struct virtq *vq, struct virtq_slot **slots, uint32_t max, const bool inflig
 		.flags = virtq_wrap_counter(vq, vq->last_avail) ? AVAIL : USED,
 	};
 	uint16_t room = (uint16_t)(vq->size - (uint16_t)(vq->last_avail - vq->used_published));
+	struct virtq_inflight_cursor cursor;
 	struct virtq_slot *slot;
 	uint32_t popped;
 
 	if (unlikely(vq->broken))
 		return 0;
+	if (inflight)
+		virtq_inflight_packed_begin(vq->inflight, &cursor);
 	for (popped = 0; popped < max; popped++) {
 		const uint64_t *ahead = place.words + 2 * PREFETCH_AHEAD;
 
@@ -244,7 +247,7 @@ pop(struct virtq *vq, struct virtq_slot **slots, uint32_t max, const bool inflig
 		if (likely(ahead < (const uint64_t *)vq->ring_end))
 			__builtin_prefetch(virtq_slot_of(vq, load_u64(&ahead[1]) >> 32 & vq->mask),
 					   1);
-		slot = pop_chain(vq, &place, room, inflight);
+		slot = pop_chain(vq, &place, room, &cursor, inflight);
 		if (!slot)
 			break;
 		slots[popped] = slot;
@@ -252,6 +255,8 @@ pop(struct virtq *vq, struct virtq_slot **slots, uint32_t max, const bool inflig
 		vq->last_avail += slot->ring_descs;
 	}
 	vq->in_flight += popped;
+	if (inflight && popped > 0)
+		virtq_inflight_packed_commit(vq->inflight, &cursor);
 	return popped;
 }
 

@@ -86,6 +86,7 @@ pop_chain(struct virtq *vq, uint16_t head)
 static __always_inline uint32_t
 pop_batch(struct virtq *vq, struct virtq_slot **slots, uint32_t count, const bool inflight)
 {
+	uint64_t counter = inflight ? vq->inflight->counter : 0;
 	uint16_t heads[POP_BATCH];
 	uint32_t i;
 
@@ -99,7 +100,11 @@ pop_batch(struct virtq *vq, struct virtq_slot **slots, uint32_t count, const boo
 		if (unlikely(!slots[i]))
 			break;
 		if (inflight)
-			virtq_inflight_split_mark(vq, heads[i]);
+			virtq_inflight_split_mark(vq->inflight, heads[i], counter + i);
+	}
+	if (inflight) {
+		virtq_inflight_step();
+		vq->inflight->counter = counter + i;
 	}
 	vq->last_avail += i;
 	vq->in_flight += i;
