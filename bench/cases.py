@@ -9,15 +9,21 @@ import subprocess
 import tempfile
 import time
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 
 import path
 from processes import (FILE_SIZE, BenchError, Guest, NotAvailable, Qsd, Vhostd, cpu_ns,
-                     idle_guests, rss_mib)
+                       idle_guests, rss_mib)
+from results import is_near
+from turns import in_turns
 
 RAMP = 0.3  # seconds
+TURN_SECONDS, TURN_RAMP = 0.4, 0.1
 BLOCK = 4096
 NEIGHBOURS = 63
 IDLE_COUNTS = (0, 1, 16, 64)
+PACED_SECONDS = 1
+PATH_IOS = 2500000  # of each reactor
 MODES = ('poll', 'adaptive', 'interrupt')
 CONTROLLERS = 64
 DEPTHS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -30,11 +36,10 @@ def name_of(workload):
     return f'{workload.ring} {workload.rw} qd{workload.depth}{extra}'
 
 
-def measure(bench, server, case, workload, seconds=None):
-    """One workload on the controller `bench`: a sample, also of what the server spent on it."""
+def load_sample(bench, server, case, workload, seconds, ramp):
+    """One workload on the controller `bench`, and what the server spent on it."""
     options = ['--socket', server.socket(), '--rw', workload.rw, '--bs', BLOCK, '--qd',
-               workload.depth, '--seconds', seconds or bench.seconds, '--ramp', RAMP, '--poll',
-               *workload.options]
+               workload.depth, '--seconds', seconds, '--ramp', ramp, '--poll', *workload.options]
     if workload.ring == 'packed':
         options.append('--packed')
     busy = server.busy_ticks() if isinstance(server, Vhostd) else None
@@ -46,7 +51,25 @@ def measure(bench, server, case, workload, seconds=None):
         result['cpu_cycles_per_io'] = (cpu_ns(server.pid) - used) * result['tsc_hz'] / 1e9 / ios
     if busy is not None and ios:
         result['cycles_per_io'] = (server.busy_ticks() - busy) / ios
-    bench.add(case, server.name, **result)
+    return {'case': case, 'server': server.name, **result}
+
+
+def measure(bench, server, case, workload, seconds=None):
+    """Again, where the CPUs were far at the end, as long as the bench's patience lasts."""
+    seconds = seconds or bench.seconds
+    while True:
+        bench.wait_until_near()
+        sample = load_sample(bench, server, case, workload, seconds, RAMP)
+        if is_near(bench.measure_round_trip()) or bench.patience <= 0:
+            break
+        bench.patience -= seconds
+    bench.add(**sample)
+
+
+def turn_of(bench, server, prefix, workload):
+    """A run for in_turns()."""
+    case = f'{prefix} {name_of(workload)}'
+    return lambda: [load_sample(bench, server, case, workload, TURN_SECONDS, TURN_RAMP)]
 
 
 def measure_all(bench, server, prefix, workloads, seconds=None):
@@ -60,7 +83,6 @@ def measure_all(bench, server, prefix, workloads, seconds=None):
 
 def serve(bench, kind, mode='poll', file=None):
     """A daemon with one disk and its controller."""
-    bench.measure_round_trip()
     server = Vhostd(bench, mode)
     try:
         server.create_disk(kind, file)
@@ -76,7 +98,6 @@ def measure_qsd(bench, kind, workloads, file=None, seconds=None):
     prefix = 'null' if kind == 'null' else 'tmpfs'
     try:
         with Qsd(bench, kind, file) as server:
-            bench.measure_round_trip()
             measure_all(bench, server, prefix, [w for w in workloads if w.ring == 'split'], seconds)
     except NotAvailable as error:
         bench.leave_out(f'qsd: {prefix}', error)
@@ -97,13 +118,13 @@ def null(bench):
 
 
 def features(bench):
-    depths = (32,) if bench.quick else (1, 32)
-    workloads = [Workload(ring, 'randread', depth, options)
-                 for ring in ('split', 'packed') for depth in depths
-                 for options in ((), ('--event-idx',), ('--inflight',),
-                                 ('--event-idx', '--inflight'))]
+    option_sets = ((), ('--event-idx',), ('--inflight',), ('--event-idx', '--inflight'))
     with serve(bench, 'null') as server:
-        measure_all(bench, server, 'features', workloads)
+        for ring, depth in (('split', 32), ('packed', 32), ('split', 1),
+                            ('packed', 1))[:2 if bench.quick else 4]:
+            in_turns(bench, [turn_of(bench, server, 'features',
+                                     Workload(ring, 'randread', depth, options))
+                             for options in option_sets])
 
 
 def depths(bench):
@@ -119,15 +140,20 @@ def verify(bench, server):
     bench.load('--socket', server.socket(), '--verify')
 
 
+def copies(bench):
+    """What a memory disk cannot go below."""
+    with bench.servers_stopped():
+        cycles = bench.run_program('vhost_load', '--json', '--copy', '--cpu', bench.server_cpu)[0]
+    return [{'case': f'copy {rw}', 'server': 'memcpy', 'cycles_per_io': cycles[f'{rw}_cycles']}
+            for rw in ('read', 'write')]
+
+
 def memory(bench):
-    bench.measure_round_trip()
-    copies = bench.run_program('vhost_load', '--json', '--copy', '--cpu', bench.server_cpu)[0]
-    for rw in ('read', 'write'):
-        bench.add(f'copy {rw}', 'memcpy', value=copies[f'{rw}_ns'])
     with serve(bench, 'malloc') as server:
         verify(bench, server)
-        measure_all(bench, server, 'malloc', [Workload('split', 'randread', 32),
-                                              Workload('split', 'randwrite', 32)])
+        in_turns(bench, [lambda: copies(bench),
+                         *(turn_of(bench, server, 'malloc', Workload('split', rw, 32))
+                           for rw in ('randread', 'randwrite'))])
 
 
 @contextlib.contextmanager
@@ -183,32 +209,53 @@ def file_on_tmpfs(bench):
 # ---- neighbours, modes, cores ----
 
 def neighbours(bench):
-    workloads = [Workload('split', 'randread', depth) for depth in (1, 32)]
     with serve(bench, 'null') as server:
         for i in range(NEIGHBOURS):
             server.create_controller('null', f'idle{i}')
-        measure_all(bench, server, 'alone', workloads)
-        with idle_guests(bench, server, NEIGHBOURS):
-            measure_all(bench, server, f'among {NEIGHBOURS} idle', workloads)
+
+        def among(run):
+            with idle_guests(bench, server, NEIGHBOURS):
+                return run()
+
+        for depth in (1, 32):
+            workload = Workload('split', 'randread', depth)
+            run = turn_of(bench, server, f'among {NEIGHBOURS} idle', workload)
+            in_turns(bench, [turn_of(bench, server, 'alone', workload),
+                             lambda run=run: among(run)])
 
 
 def paced(bench, server, case, rate, options):
     begin, used = time.monotonic(), cpu_ns(server.pid)
-    result = bench.load('--socket', server.socket(), '--rate', rate, '--seconds',
-                        2 * bench.seconds, '--ramp', RAMP, *options)
+    result = bench.load('--socket', server.socket(), '--rate', rate, '--seconds', PACED_SECONDS,
+                        '--ramp', RAMP, *options)
     percent = (cpu_ns(server.pid) - used) / (time.monotonic() - begin) / 1e7
-    bench.add(case, server.name, value=percent, **result)
+    return [{'case': case, 'server': server.name, 'value': percent,
+             'p50_us': result['percentiles_us']['50'], **result}]
+
+
+def bare_wake(bench):
+    """What the first request after a sleep cannot go below."""
+    result = bench.run_program('vhost_load', '--json', '--wake',
+                               f'{bench.server_cpu},{bench.load_cpu}', '--seconds', PACED_SECONDS)
+    return [{'case': 'bare wake-up', 'server': 'epoll', 'p50_us': result[0]['wake_us']}]
 
 
 def modes(bench):
-    for mode in MODES:
-        with serve(bench, 'null', mode) as server:
-            measure_all(bench, server, mode, [Workload('split', 'randread', 1),
-                                              Workload('split', 'randread', 32)])
-            if mode == 'adaptive':
-                # A front-end that waits for calls, and one that looks for itself.
-                paced(bench, server, '1000 IOPS adaptive', 1000, ())
-                paced(bench, server, 'first after sleep adaptive', 200, ('--poll',))
+    with serve(bench, 'null') as server:
+
+        def in_mode(mode, run):
+            server.set_mode(mode)
+            return run()
+
+        for depth in (1, 32):
+            in_turns(bench, [lambda mode=mode, run=turn_of(
+                bench, server, mode, Workload('split', 'randread', depth)): in_mode(mode, run)
+                             for mode in MODES])
+        server.set_mode('adaptive')
+        # A front-end that waits for calls, and one that looks for itself.
+        in_turns(bench, [lambda: paced(bench, server, '1000 IOPS adaptive', 1000, ())], 3)
+        in_turns(bench, [lambda: paced(bench, server, 'first after sleep adaptive', 200,
+                                       ('--poll',)), lambda: bare_wake(bench)])
 
 
 def idle(bench):
@@ -224,26 +271,43 @@ def idle(bench):
                 with guests:
                     time.sleep(1)
                     begin, used = time.monotonic(), cpu_ns(server.pid)
-                    time.sleep(1.5 if bench.quick else 3)
+                    time.sleep(1.5 if bench.quick else 2)
                     percent = (cpu_ns(server.pid) - used) / (time.monotonic() - begin) / 1e7
                     bench.add(f'idle {mode} {count} controllers', server.name, value=percent,
                               rss_mib=rss_mib(server.pid))
+
+
+def path_samples(bench, case, queues, cpus):
+    result = bench.run_program('path_bench', '--json', '--ring', 'split', '--qd', 32, '--rw',
+                               'read', '--event-idx', 'off', '--inflight', 'off', '--queues',
+                               queues, '--ios', PATH_IOS, '--cpus', ','.join(map(str, cpus)))[0]
+    return [{'case': case, 'server': 'vhostd', **result}]
+
+
+def independent_samples(bench, cpus):
+    """What the machine allows: a process for each CPU, with half of the queues."""
+    case = 'two processes of 2 queues'
+    with ThreadPoolExecutor() as pool:
+        both = [samples[0] for samples in pool.map(
+            lambda cpu: path_samples(bench, case, 2, (cpu,)), cpus)]
+    return [{**both[0], 'iops': sum(sample['iops'] for sample in both),
+             'cycles_per_io': sum(sample['cycles_per_io'] for sample in both) / len(both)}]
 
 
 def cores(bench):
     """Front-end and daemon in turn on each CPU: two CPUs show what a second reactor brings."""
     if bench.server_cpu == bench.load_cpu:
         raise NotAvailable('there is one CPU')
-    bench.measure_round_trip()
-    for queues in (4,) if bench.quick else (1, 2, 4, 8):
-        for cpus in ((bench.server_cpu,), (bench.server_cpu, bench.load_cpu)):
-            if len(cpus) > queues:
-                continue
-            result = bench.run_program('path_bench', '--json', '--ring', 'split', '--qd', 32,
-                                       '--rw', 'read', '--event-idx', 'off', '--inflight', 'off',
-                                       '--queues', queues, '--ios', int(2e6 * bench.seconds),
-                                       '--cpus', ','.join(map(str, cpus)))[0]
-            bench.add(f'{queues} queues on {len(cpus)} reactors', 'vhostd', **result)
+    both = (bench.server_cpu, bench.load_cpu)
+
+    def runs_of(queues):
+        return [lambda cpus=cpus: path_samples(
+            bench, f'{queues} queues on {len(cpus)} reactors', queues, cpus)
+                for cpus in (both[:1], both) if len(cpus) <= queues]
+
+    in_turns(bench, [*runs_of(4), lambda: independent_samples(bench, both)])
+    for queues in () if bench.quick else (1, 2, 8):
+        in_turns(bench, runs_of(queues), 3)
 
 
 # ---- the daemon itself ----
@@ -336,12 +400,12 @@ CASES = (
     Case('control', control, 1),
     Case('kill', kill, 1),
     Case('null', null, 3),
-    Case('features', features, 3),
-    Case('memory', memory, 3),
+    Case('features', features, 1),
+    Case('memory', memory, 1),
     Case('tmpfs', file_on_tmpfs, 3),
-    Case('neighbours', neighbours, 3),
-    Case('modes', modes, 3),
-    Case('cores', cores, 3),
+    Case('neighbours', neighbours, 1),
+    Case('modes', modes, 1),
+    Case('cores', cores, 1),
     Case('events', events, 2),
     Case('depths', depths, 1, True),
     Case('idle', idle, 1),

@@ -107,6 +107,7 @@ class Server:
         with open(self.log_path, 'ab') as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log,
                                             stderr=log, preexec_fn=die_with_parent)
+        bench.servers.add(self)
 
     def __enter__(self):
         return self
@@ -138,6 +139,7 @@ class Server:
             return ' | '.join(line.strip() for line in log.readlines()[-3:])
 
     def stop(self):
+        self.bench.servers.discard(self)
         if self.process.poll() is None:
             self.process.terminate()
         try:
@@ -176,6 +178,9 @@ class Vhostd(Server):
 
     def create_controller(self, kind, name='bench'):
         self.rpc.call('vhost_create_blk_controller', ctrlr=name, dev_name=kind, packed_ring=True)
+
+    def set_mode(self, mode):
+        self.rpc.call('framework_set_mode', mode=mode)
 
     def busy_ticks(self):
         return sum(r['busy'] for r in self.rpc.call('framework_get_reactors')['reactors'])

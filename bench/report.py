@@ -102,7 +102,8 @@ def print_report(bench, summary):
         print(f'\n{section}\n' + text_table(TARGET_HEADER, rows))
     for what, reason in bench.unavailable.items():
         print(f'not available: {what}: {reason}')
-    print(f'\nother programs used {bench.others_percent():.1f} % of the machine')
+    print(f'\nother programs used {bench.others_percent():.1f} % of the machine; '
+          f'{bench.moved} turns were done again')
     missed = [row[0] for _, rows in target_rows(summary) for row in rows if row[3] == 'missed']
     print(f'\n{len(missed)} figures missed' + ''.join(f'\n  {title}' for title in missed))
 
@@ -126,6 +127,7 @@ def write_json(bench, summary, command, file_path):
         'command': command,
         'machine': machine(),
         'others_percent': bench.others_percent(),
+        'turns_moved': bench.moved,
         'seconds': bench.seconds,
         'targets': [{'section': section, **dict(zip(('title', 'measured', 'wanted', 'verdict',
                                                      'peer', 'round_trip'), row))}
@@ -169,7 +171,8 @@ def fragments(bench, summary, command):
     parts = {'machine': f"- Machine: {about['cpus']} × {about['cpu']}, {about['system']}, kernel "
                         f"{about['kernel']}\n- Date: {time.strftime('%Y-%m-%d')}\n"
                         f"- Command: `{command}`\n- Other programs used "
-                        f"{bench.others_percent():.1f} % of the machine meanwhile"}
+                        f"{bench.others_percent():.1f} % of the machine meanwhile\n- Turns done "
+                        f"again because the CPUs were moved: {bench.moved}"}
     tables = [f'### {section}\n\n' + markdown_table(TARGET_HEADER, rows)
               for section, rows in target_rows(summary)]
     tables += [f'- Not available: {what}: {reason}' for what, reason in bench.unavailable.items()]

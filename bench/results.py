@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from processes import BenchError, NotAvailable
 
 NOT_OFFERED = 3  # exit status of vhost_load
+NEAR_NS = 150  # round trip of a cache line between CPUs of one core complex
 
 
 def machine_busy_s():
@@ -25,6 +27,11 @@ def own_cpu_s():
     return sum(os.times()[:4])
 
 
+def is_near(round_trip_ns):
+    """Where it cannot be measured there is nothing to choose."""
+    return round_trip_ns is None or round_trip_ns <= NEAR_NS
+
+
 class Bench:
     """A whole run: its settings, its samples, and what had to be left out."""
 
@@ -33,9 +40,13 @@ class Bench:
         self.bin = args.bin
         self.quick = args.quick
         self.server_cpu, self.load_cpu = cpus[0], cpus[-1]
-        self.seconds = args.seconds or (0.7 if args.quick else 1.5)
+        self.seconds = args.seconds or (0.7 if args.quick else 1)
         self.dir = None
         self.round_trip_ns = None
+        self.servers = set()  # that run
+        self.turn = 0  # of turns.py: its number
+        self.moved = 0  # turns that were dropped
+        self.patience = 10 if args.quick else 60  # seconds left to wait for near CPUs
         self.start = (time.monotonic(), machine_busy_s(), own_cpu_s())
         self.samples = []  # dicts with case, server and figures
         self.unavailable = {}  # case or server and case: reason
@@ -80,11 +91,32 @@ class Bench:
         """Runs vhost_load on its CPU; returns its result."""
         return self.run_program('vhost_load', '--json', '--cpu', self.load_cpu, *options)[0]
 
+    @contextlib.contextmanager
+    def servers_stopped(self):
+        """Servers that poll leave their CPU to what is measured without them."""
+        for server in self.servers:
+            server.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for server in self.servers:
+                server.process.send_signal(signal.SIGCONT)
+
     def measure_round_trip(self):
         """Of a cache line between the two CPUs: it belongs to the samples that follow."""
-        with contextlib.suppress(BenchError):
+        self.round_trip_ns = None
+        with contextlib.suppress(BenchError), self.servers_stopped():
             pair = f'{self.server_cpu},{self.load_cpu}'
             self.round_trip_ns = self.load('--pingpong', pair)['round_trip_ns']
+        return self.round_trip_ns
+
+    def wait_until_near(self):
+        """All waits of a run are a minute together at most, of a quick one less."""
+        self.measure_round_trip()
+        while not is_near(self.round_trip_ns) and self.patience > 0:
+            self.patience -= 1
+            time.sleep(1)
+            self.measure_round_trip()
 
     def add(self, case, server, **figures):
         sample = {'case': case, 'server': server, 'round_trip_ns': self.round_trip_ns, **figures}
@@ -95,13 +127,19 @@ class Bench:
 
 
 class Summary:
-    """Medians of a run's samples."""
+    """Medians of a run's samples: of those of near CPUs, where there are any."""
 
     def __init__(self, samples):
         groups = {}
         for sample in samples:
             groups.setdefault((sample['case'], sample['server']), []).append(sample)
-        self.groups = {key: self._medians(group) for key, group in groups.items()}
+        self.groups = {key: self._medians(self._near(group)) for key, group in groups.items()}
+        self.turns = {(sample['case'], sample['server'], sample['turn']): sample
+                      for sample in samples if 'turn' in sample}
+
+    @staticmethod
+    def _near(group):
+        return [s for s in group if is_near(s['round_trip_ns'])] or group
 
     @staticmethod
     def _medians(group):
@@ -119,3 +157,11 @@ class Summary:
     def get(self, case, metric, server='vhostd'):
         """None where it was not measured."""
         return self.groups.get((case, server), {}).get(metric)
+
+    def in_turns(self, one, other, figure):
+        """The median of figure(sample, other sample) of two (case, server) over their turns."""
+        pairs = [(sample, self.turns[*other, turn]) for (*key, turn), sample in self.turns.items()
+                 if tuple(key) == one and (*other, turn) in self.turns]
+        near = [pair for pair in pairs if is_near(pair[0]['round_trip_ns'])]
+        figures = [figure(*pair) for pair in near or pairs]
+        return statistics.median(figures) if figures else None

@@ -31,9 +31,18 @@ def of(title, unit, case, metric='value', scale=1, **wanted):
 
 
 def compare(title, above, below, metric='iops', servers=('vhostd', 'vhostd'), **wanted):
+    """Of the medians of all runs."""
     return Target(title, '×', ratio(figure(above, metric, servers[0]),
                                     figure(below, metric, servers[1])),
                   cases=(above, below), **wanted)
+
+
+def compare_turns(title, above, below, metric='iops', servers=('vhostd', 'vhostd'), **wanted):
+    """The median of what each turn says."""
+    def value(summary):
+        return summary.in_turns((above, servers[0]), (below, servers[1]),
+                                lambda one, other: one[metric] / other[metric])
+    return Target(title, '×', value, cases=(above, below), **wanted)
 
 
 def instructions(title, name, peer=None, **wanted):
@@ -41,10 +50,10 @@ def instructions(title, name, peer=None, **wanted):
 
 
 def features(ring, depth, options, metric):
-    return compare(f"{ring} QD {depth}, {' and '.join(options)} on: "
-                   f"{'latency' if metric == 'avg_us' else 'busy cycles'} to those without",
-                   f"features {ring} randread qd{depth} {' '.join(options)}",
-                   f'features {ring} randread qd{depth}', metric, at_most=1.15)
+    return compare_turns(f"{ring} QD {depth}, {' and '.join(options)} on: "
+                         f"{'latency' if metric == 'avg_us' else 'busy cycles'} to those without",
+                         f"features {ring} randread qd{depth} {' '.join(options)}",
+                         f'features {ring} randread qd{depth}', metric, at_most=1.15)
 
 
 def counted_features(ring, depth, options):
@@ -55,13 +64,19 @@ def counted_features(ring, depth, options):
 
 
 def to_the_copy(rw):
+    return compare_turns(f'memory disk, {rw} QD 32: busy cycles to those of the copy alone',
+                         f'malloc split rand{rw} qd32', f'copy {rw}', 'cycles_per_io',
+                         ('vhostd', 'memcpy'), at_most=1.10)
+
+
+FIRST, BARE = 'first after sleep adaptive', 'bare wake-up'
+
+
+def added_to_bare(title):
     def value(summary):
-        case = f'malloc split rand{rw} qd32'
-        cycles, hz = summary.get(case, 'cycles_per_io'), summary.get(case, 'tsc_hz')
-        copy_ns = summary.get(f'copy {rw}', 'value', 'memcpy')
-        return cycles / (copy_ns * hz / 1e9) if cycles and copy_ns else None
-    return Target(f'memory disk, {rw} QD 32: busy cycles to those of the copy alone', '×', value,
-                  at_most=1.10, cases=(f'malloc split rand{rw} qd32', f'copy {rw}'))
+        return summary.in_turns((FIRST, 'vhostd'), (BARE, 'epoll'),
+                                lambda one, other: one['p50_us'] - other['p50_us'])
+    return Target(title, 'µs', value, cases=(FIRST, BARE))
 
 
 FEATURES = (('event-idx',), ('inflight',), ('event-idx', 'inflight'))
@@ -99,7 +114,8 @@ SECTIONS = (
            'cycles_per_io', at_most=232, peer=331),
         *(features(ring, 32, options, 'cycles_per_io') for ring in ('split', 'packed')
           for options in FEATURES),
-        *(features('split', 1, options, 'avg_us') for options in FEATURES),
+        *(features(ring, 1, options, 'avg_us') for ring in ('split', 'packed')
+          for options in FEATURES),
         *(compare(f'split QD {depth} read: IOPS to those of qemu-storage-daemon',
                   f'null split randread qd{depth}', f'null split randread qd{depth}',
                   servers=('vhostd', 'qsd')) for depth in (1, 32, 128)),
@@ -119,33 +135,40 @@ SECTIONS = (
                 servers=('vhostd', 'fio'), at_least=0.9),
     )),
     ('Neighbours and modes', (
-        compare('one busy among 63 idle controllers, QD 1: IOPS to those alone',
-                'among 63 idle split randread qd1', 'alone split randread qd1', at_least=0.90,
-                peer=0.30),
-        compare('one busy among 63 idle controllers, QD 32: IOPS to those alone',
-                'among 63 idle split randread qd32', 'alone split randread qd32', at_least=0.95,
-                peer=0.94),
-        compare('adaptive, QD 1: latency to that in poll mode',
-                'adaptive split randread qd1', 'poll split randread qd1', 'avg_us', at_most=1.05),
-        compare('adaptive, QD 32: IOPS to those in poll mode',
-                'adaptive split randread qd32', 'poll split randread qd32'),
+        compare_turns('one busy among 63 idle controllers, QD 1: IOPS to those alone',
+                      'among 63 idle split randread qd1', 'alone split randread qd1',
+                      at_least=0.90, peer=0.30),
+        compare_turns('one busy among 63 idle controllers, QD 32: IOPS to those alone',
+                      'among 63 idle split randread qd32', 'alone split randread qd32',
+                      at_least=0.95, peer=0.94),
+        compare_turns('adaptive, QD 1: latency to that in poll mode',
+                      'adaptive split randread qd1', 'poll split randread qd1', 'avg_us',
+                      at_most=1.05),
+        compare_turns('adaptive, QD 32: IOPS to those in poll mode',
+                      'adaptive split randread qd32', 'poll split randread qd32'),
         of('interrupt, QD 1', 'M IOPS', 'interrupt split randread qd1', 'iops', 1e-6, peer=0.47),
         of('interrupt, QD 32', 'M IOPS', 'interrupt split randread qd32', 'iops', 1e-6,
            peer=1.76),
         of('adaptive, 1,000 IOPS: CPU', '%', '1000 IOPS adaptive', at_most=10),
-        Target('adaptive, first request after a sleep: median latency', 'µs',
-               lambda s: (s.get('first after sleep adaptive', 'percentiles_us') or {}).get('50'),
-               at_most=30, cases=('first after sleep adaptive',)),
+        of('adaptive, first request after a sleep: median latency', 'µs', FIRST, 'p50_us',
+           at_most=30),
+        Target('a bare thread woken in the same way: its median', 'µs',
+               figure(BARE, 'p50_us', 'epoll'), cases=(BARE,)),
+        added_to_bare('adaptive, first request after a sleep: more than the bare thread'),
         of('adaptive, 64 idle controllers: CPU', '%', 'idle adaptive 64 controllers', at_most=1),
         of('interrupt, 64 idle controllers: CPU', '%', 'idle interrupt 64 controllers', peer=99),
         of('64 idle controllers: memory', 'MiB', 'idle adaptive 64 controllers', 'rss_mib'),
     )),
     ('Cores (front-end and daemon in turn on each)', (
-        compare('4 queues on 2 reactors: IOPS to those on one', '4 queues on 2 reactors',
-                '4 queues on 1 reactors', at_least=1.8),
-        compare('4 queues on 2 reactors: busy cycles per I/O to those on one',
-                '4 queues on 2 reactors', '4 queues on 1 reactors', 'cycles_per_io',
-                at_most=1.15),
+        compare_turns('4 queues on 2 reactors: IOPS to those on one', '4 queues on 2 reactors',
+                      '4 queues on 1 reactors', at_least=1.8),
+        compare_turns('4 queues on 2 reactors: busy cycles per I/O to those on one',
+                      '4 queues on 2 reactors', '4 queues on 1 reactors', 'cycles_per_io',
+                      at_most=1.15),
+        compare_turns('two processes of 2 queues, one on each core: IOPS to those of 4 on one',
+                      'two processes of 2 queues', '4 queues on 1 reactors'),
+        compare_turns('4 queues on 2 reactors: IOPS to those of the two processes',
+                      '4 queues on 2 reactors', 'two processes of 2 queues'),
         of('event_perf, one core', 'M/s', 'event_perf on 1 core', scale=1e-6, at_least=20,
            peer=16.9),
         of('event_perf, two cores', 'M/s', 'event_perf on 2 cores', scale=1e-6, at_least=10,

@@ -262,6 +262,7 @@ static const struct parameter {
 	{"json", FLAG, FIELD(json), " one line of JSON"},
 	{"help", FLAG, FIELD(help), " this"},
 	{"pingpong", TEXT, FIELD(pingpong), "A,B  only measure a cache line's way between CPUs"},
+	{"wake", TEXT, FIELD(wake), "A,B  only measure how long B takes to wake a thread on A"},
 	{"copy", FLAG, FIELD(copy), " only measure copies of 4 KiB from and to much memory"},
 #undef FIELD
 };
@@ -318,7 +319,7 @@ set_cpus(struct options *options)
 static bool
 options_valid(const struct options *options)
 {
-	if (options->pingpong || options->copy || options->help)
+	if (options->pingpong || options->wake || options->copy || options->help)
 		return true;
 	if (options->rate > 0 && options->queues > 1)
 		return false;
@@ -454,6 +455,8 @@ run(struct load *load)
 
 	if (options->pingpong)
 		return load_pingpong(options);
+	if (options->wake)
+		return load_wake(options);
 	if (options->copy)
 		return load_copy(options);
 	return options->count > 0 ? load_idle(options) : run_device(load);

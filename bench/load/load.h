@@ -23,6 +23,7 @@ struct options {
 	const char *rw;
 	const char *indirect_mode;
 	const char *pingpong;
+	const char *wake;
 	const char *cpu_list;
 	unsigned int block_size;
 	unsigned int depth;
@@ -171,6 +172,9 @@ int load_idle(const struct options *options);
 
 /* Measures and reports what copying blocks from and to much memory costs. */
 int load_copy(const struct options *options);
+
+/* Measures and reports what waking a thread on another CPU costs, its sleep included. */
+int load_wake(const struct options *options);
 
 /* Measures and reports the way of a cache line between two CPUs. */
 int load_pingpong(const struct options *options);

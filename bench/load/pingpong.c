@@ -6,7 +6,7 @@
 #include <sched.h>
 #include <stdio.h>
 
-#define PINGPONG_NS     200000000ULL
+#define PINGPONG_NS     50000000ULL
 #define PINGPONG_ROUNDS 100
 
 /* Answers each odd number with the next even one, until 0 comes. */
