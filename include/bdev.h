@@ -100,8 +100,9 @@ struct bdev_info {
 	uint64_t size;     /* bytes: block_size * num_blocks */
 	uint32_t io_types; /* bit per enum bdev_io_type */
 	bool read_only;
-	bool write_cache;           /* volatile: a write is durable only after FLUSH or with FUA */
-	uint32_t max_discard_bytes; /* a single DISCARD; 0: no limit */
+	bool write_cache; /* volatile: a write is durable only after FLUSH or with FUA */
+	/* of a DISCARD that the device can do at once; the core splits longer ones. 0: no limit */
+	uint32_t max_discard_bytes;
 	uint32_t discard_granularity; /* bytes; 0: unknown */
 };
 
@@ -306,9 +307,16 @@ struct bdev_ops {
 	 * Of iovec addresses and lengths, a power of two; 1: any. The core bounces what is not.
 	 */
 	uint32_t buffer_alignment;
-	uint32_t max_iovs;     /* in one request; the core splits. 0: no limit */
-	uint64_t max_transfer; /* bytes of a READ or WRITE; the core splits. 0: no limit */
-	bool fua;              /* WRITE and WRITE_ZEROES honour BDEV_FUA; else they ignore it */
+	uint32_t max_iovs;         /* in one request; the core splits. 0: no limit */
+	uint64_t max_transfer;     /* bytes of a READ or WRITE; the core splits. 0: no limit */
+	uint64_t max_write_zeroes; /* bytes of a WRITE_ZEROES; the core splits. 0: no limit */
+	/*
+	 * Bytes, a multiple of the block size: no READ, WRITE or WRITE_ZEROES crosses a multiple of
+	 * it; the core splits there. 0: none. One that is no power of two costs a division per
+	 * request.
+	 */
+	uint64_t boundary;
+	bool fua; /* WRITE and WRITE_ZEROES honour BDEV_FUA; else they ignore it */
 };
 
 /*

@@ -268,13 +268,21 @@ check_unique(const struct bdev_info *info, struct errmsg *err)
 	return 0;
 }
 
+/* Each piece has one block at least. */
+static bool
+is_limit(uint64_t bytes, const struct bdev_info *info)
+{
+	return bytes == 0 || bytes >= info->block_size;
+}
+
 static int
 check_ops(const struct bdev_info *info, const struct bdev_ops *ops, struct errmsg *err)
 {
 	uint32_t alignment = ops->buffer_alignment;
 
 	if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > info->block_size ||
-	    (ops->max_transfer != 0 && ops->max_transfer < info->block_size))
+	    !is_limit(ops->max_transfer, info) || !is_limit(ops->max_write_zeroes, info) ||
+	    !is_limit(info->max_discard_bytes, info) || ops->boundary % info->block_size != 0)
 		return err_set(err, -EINVAL,
 			       "block device %s: a block size of %u bytes is not possible here",
 			       info->name, info->block_size);

@@ -41,6 +41,25 @@ bdev_thread_channel_destroy(void *dev, void *channel_ctx)
 }
 
 static void
+init_limits(struct bdev_channel *channel, const struct bdev_ops *ops, const struct bdev_info *info)
+{
+	const uint64_t limits[BDEV_IO_TYPES] = {
+		[BDEV_READ] = ops->max_transfer,
+		[BDEV_WRITE] = ops->max_transfer,
+		[BDEV_DISCARD] = info->max_discard_bytes,
+		[BDEV_WRITE_ZEROES] = ops->max_write_zeroes,
+	};
+
+	for (int i = 0; i < BDEV_IO_TYPES; i++)
+		channel->max_length[i] = limits[i] != 0 ? limits[i] : UINT64_MAX;
+	channel->boundary = ops->boundary;
+	if ((ops->boundary & (ops->boundary - 1)) == 0)
+		channel->boundary_mask = ops->boundary - 1;
+	/* Where there is a boundary, the offset decides. */
+	channel->max_direct = ops->boundary != 0 ? 0 : channel->max_length[BDEV_READ];
+}
+
+static void
 channel_init(struct bdev_channel *channel, struct bdev_desc *desc, struct io_channel *io_channel)
 {
 	const struct bdev_ops *ops = desc->bdev->ops;
@@ -52,7 +71,7 @@ channel_init(struct bdev_channel *channel, struct bdev_desc *desc, struct io_cha
 	channel->thread_channel = io_channel_ctx(io_channel);
 	channel->thread = io_channel_thread(io_channel);
 	channel->submit = ops->submit;
-	channel->max_transfer = ops->max_transfer != 0 ? ops->max_transfer : UINT64_MAX;
+	init_limits(channel, ops, info);
 	channel->max_iovs = ops->max_iovs != 0 ? ops->max_iovs : UINT32_MAX;
 	channel->block_mask = info->block_size - 1;
 	channel->alignment_mask = ops->buffer_alignment - 1;

@@ -117,7 +117,7 @@ struct bdev_channel {
 	/* NULL: histograms are off. */
 	struct bdev_tally *tally;
 	/* Set once. */
-	uint64_t max_transfer;
+	uint64_t max_direct; /* bytes; a longer READ or WRITE may have to be split */
 	uint32_t max_iovs;
 	uint32_t block_mask;     /* block size - 1 */
 	uint32_t alignment_mask; /* of iovecs */
@@ -125,6 +125,10 @@ struct bdev_channel {
 	bool core_fua;           /* the core adds the flush */
 	bool write_cache;
 	bool read_only; /* the bdev, or opened so */
+	/* Bytes of a request that the module can take, by type; UINT64_MAX: no limit. */
+	uint64_t max_length[BDEV_IO_TYPES];
+	uint64_t boundary;      /* see bdev_ops */
+	uint64_t boundary_mask; /* boundary - 1 where that is a power of two, else 0 */
 	struct bdev_desc *desc;
 	struct io_channel *io_channel;
 	char label[BDEV_LABEL_MAX + 1];
@@ -143,7 +147,15 @@ void bdev_thread_channel_flush(struct bdev_thread_channel *thread_channel);
 
 /* ---- bdev_pieces.c ---- */
 
-/* A READ or WRITE that the module cannot take as it is: misaligned, too many iovecs or bytes. */
+/*
+ * How many bytes, in whole blocks, the module takes in one request that begins at offset. READ,
+ * WRITE, WRITE_ZEROES and DISCARD.
+ */
+uint64_t bdev_pieces_room(const struct bdev_channel *channel, uint8_t type, uint64_t offset);
+/*
+ * A READ or WRITE that the module cannot take as it is (misaligned, too many iovecs or bytes, over
+ * a boundary), or a WRITE_ZEROES or DISCARD that is too long for it.
+ */
 void bdev_pieces_submit(struct bdev_request *rq);
 
 /* ---- bdev.c: app thread ---- */

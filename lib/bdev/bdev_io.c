@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The data path: checks, hands over, counts. Channel's thread only; no allocation, no lock, no
- * division.
+ * The data path: checks, hands over, counts. Channel's thread only; no allocation, no lock, and no
+ * division but for devices with an odd boundary.
  */
 #include <errno.h>
 
@@ -200,9 +200,15 @@ check_range(const struct bdev_channel *channel, const struct bdev_request *rq)
 	return 0;
 }
 
-/* *in_pieces: the module cannot take it as it is. */
+/* Whether the module can take a request as it is. */
+enum fit {
+	FITS,
+	FITS_UNLESS_LONG, /* its place and length are to be looked at */
+	FITS_NOT,
+};
+
 static int
-check_iovs(const struct bdev_channel *channel, const struct bdev_request *rq, bool *in_pieces)
+check_iovs(const struct bdev_channel *channel, const struct bdev_request *rq, enum fit *fit)
 {
 	uint64_t left = rq->length;
 	uintptr_t bits = 0;
@@ -213,8 +219,10 @@ check_iovs(const struct bdev_channel *channel, const struct bdev_request *rq, bo
 		left -= rq->iov[i].iov_len;
 		bits |= (uintptr_t)rq->iov[i].iov_base | rq->iov[i].iov_len;
 	}
-	*in_pieces = (bits & channel->alignment_mask) != 0 || rq->iovcnt > channel->max_iovs ||
-		     rq->length > channel->max_transfer;
+	if (unlikely(rq->length > channel->max_direct))
+		*fit = FITS_UNLESS_LONG;
+	if (unlikely((bits & channel->alignment_mask) != 0 || rq->iovcnt > channel->max_iovs))
+		*fit = FITS_NOT;
 	return unlikely(left != 0) ? -EINVAL : 0;
 }
 
@@ -227,7 +235,7 @@ not_allowed(const struct bdev_channel *channel, const struct bdev_request *rq)
 }
 
 static int
-check(const struct bdev_channel *channel, const struct bdev_request *rq, bool *in_pieces)
+check(const struct bdev_channel *channel, const struct bdev_request *rq, enum fit *fit)
 {
 	int rc;
 
@@ -236,9 +244,12 @@ check(const struct bdev_channel *channel, const struct bdev_request *rq, bool *i
 	if (rq->type == BDEV_FLUSH || rq->type == BDEV_RESET)
 		return 0;
 	rc = check_range(channel, rq);
-	if (rc != 0 || rq->type > BDEV_WRITE)
+	if (rc != 0)
 		return rc;
-	return check_iovs(channel, rq, in_pieces);
+	if (likely(rq->type <= BDEV_WRITE))
+		return check_iovs(channel, rq, fit);
+	*fit = FITS_UNLESS_LONG;
+	return 0;
 }
 
 /* What needs no device: nothing to do, or a flush where nothing is volatile. */
@@ -250,8 +261,19 @@ is_trivial(const struct bdev_channel *channel, const struct bdev_request *rq)
 	return rq->length == 0 && rq->type != BDEV_RESET;
 }
 
+/* Out of line, so that what fits at once does without its registers. */
+static __attribute__((noinline)) void
+submit_unfit(struct bdev_channel *channel, struct bdev_request *rq, enum fit fit)
+{
+	if (fit == FITS_UNLESS_LONG &&
+	    rq->length <= bdev_pieces_room(channel, rq->type, rq->offset))
+		channel->submit(channel->thread_channel->module_ctx, rq);
+	else
+		bdev_pieces_submit(rq);
+}
+
 static void
-dispatch(struct bdev_channel *channel, struct bdev_request *rq, bool in_pieces)
+dispatch(struct bdev_channel *channel, struct bdev_request *rq, enum fit fit)
 {
 	if (unlikely(is_trivial(channel, rq))) {
 		finish(rq, 0);
@@ -260,8 +282,8 @@ dispatch(struct bdev_channel *channel, struct bdev_request *rq, bool in_pieces)
 	if (unlikely(rq->flags & BDEV_FUA) && channel->core_fua &&
 	    (rq->type == BDEV_WRITE || rq->type == BDEV_WRITE_ZEROES))
 		rq->core_next = fua_written;
-	if (unlikely(in_pieces))
-		bdev_pieces_submit(rq);
+	if (unlikely(fit != FITS))
+		submit_unfit(channel, rq, fit);
 	else
 		channel->submit(channel->thread_channel->module_ctx, rq);
 }
@@ -270,15 +292,15 @@ static void
 submit(struct bdev_channel *channel, struct bdev_request *rq)
 {
 	struct bdev_thread_channel *thread_channel = channel->thread_channel;
-	bool in_pieces = false;
+	enum fit fit = FITS;
 	int rc;
 
 	thread_channel->in_flight++;
 	thread_channel->depth++;
 	rq->core_next = NULL;
-	rc = check(channel, rq, &in_pieces);
+	rc = check(channel, rq, &fit);
 	if (likely(rc == 0))
-		dispatch(channel, rq, in_pieces);
+		dispatch(channel, rq, fit);
 	else
 		finish(rq, rc);
 	/* The channel may be gone, but not its thread's part. */

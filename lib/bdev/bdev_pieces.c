@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Requests that a module cannot take as they are: split where there are too many iovecs or bytes,
- * copied through an aligned buffer where the iovecs are misaligned (SeaBIOS, OVMF, and some guests
- * with O_DIRECT files). The pieces of a request are done one after the other, and only some
- * requests of a channel at a time, so that their memory is bounded.
+ * or at the device's boundaries; copied through an aligned buffer where the iovecs are misaligned
+ * (SeaBIOS, OVMF, and some guests with O_DIRECT files). The pieces of a request are done one after
+ * the other, and only some requests of a channel at a time, so that their memory is bounded.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -36,6 +36,34 @@ static uint64_t
 min_u64(uint64_t a, uint64_t b)
 {
 	return a < b ? a : b;
+}
+
+static bool
+has_data(const struct bdev_request *rq)
+{
+	return rq->type <= BDEV_WRITE;
+}
+
+/* ---- how long a piece may be ---- */
+
+static uint64_t
+boundary_room(const struct bdev_channel *channel, uint64_t offset)
+{
+	if (channel->boundary == 0)
+		return UINT64_MAX;
+	if (channel->boundary_mask != 0)
+		return channel->boundary - (offset & channel->boundary_mask);
+	return channel->boundary - offset % channel->boundary;
+}
+
+uint64_t
+bdev_pieces_room(const struct bdev_channel *channel, uint8_t type, uint64_t offset)
+{
+	uint64_t max = channel->max_length[type];
+
+	if (type != BDEV_DISCARD)
+		max = min_u64(max, boundary_room(channel, offset));
+	return max & ~(uint64_t)channel->block_mask;
 }
 
 /* ---- position and copying ---- */
@@ -85,16 +113,18 @@ trim(struct bdev_request *piece, uint64_t length)
 }
 
 /*
- * Takes as many of the parent's iovecs as are aligned and fit, in whole blocks. False: not even one
- * block; the piece must be bounced.
+ * Takes as many of the parent's iovecs as are aligned and fit, in whole blocks; at most
+ * piece->length bytes, which becomes what it is. False, and it is as it was: not even one block;
+ * the piece must be bounced.
  */
 static bool
 prepare_direct(struct pieces *pieces, const struct bdev_channel *channel)
 {
 	const struct bdev_request *parent = pieces->parent;
 	struct bdev_request *piece = &pieces->piece;
-	uint64_t max = min_u64(parent->length - pieces->done, channel->max_transfer);
+	uint64_t max = piece->length;
 	size_t skip = pieces->iov_skip;
+	uint64_t fit;
 
 	piece->iovcnt = 0;
 	piece->length = 0;
@@ -111,41 +141,58 @@ prepare_direct(struct pieces *pieces, const struct bdev_channel *channel)
 		piece->iov[piece->iovcnt++] = (struct iovec){.iov_base = base, .iov_len = length};
 		piece->length += length;
 	}
-	max = min_u64(piece->length, max) & ~(uint64_t)channel->block_mask;
-	if (max == 0)
+	fit = min_u64(piece->length, max) & ~(uint64_t)channel->block_mask;
+	if (fit == 0) {
+		piece->length = max;
 		return false;
-	trim(piece, max);
+	}
+	trim(piece, fit);
 	return true;
 }
 
+/* As long as this piece and all later ones can be. */
+static void *
+buffer_new(const struct pieces *pieces, const struct bdev_channel *channel)
+{
+	size_t alignment = channel->alignment_mask + 1 < 64 ? 64 : channel->alignment_mask + 1;
+	uint64_t left = pieces->parent->length - pieces->done;
+	/* At a boundary there is the most room. */
+	uint64_t most = bdev_pieces_room(channel, pieces->piece.type, 0);
+
+	return aligned_alloc(alignment, min_u64(min_u64(left, most), BUFFER_MAX));
+}
+
+/* At most piece->length bytes, which becomes what it is. 0 or -ENOMEM. */
 static int
 prepare_bounced(struct pieces *pieces, const struct bdev_channel *channel)
 {
 	struct bdev_request *piece = &pieces->piece;
-	uint64_t length = min_u64(pieces->parent->length - pieces->done, channel->max_transfer);
 
-	length = min_u64(length, BUFFER_MAX) & ~(uint64_t)channel->block_mask;
-	if (pieces->buffer == NULL) { /* no later piece is longer */
-		size_t alignment =
-			channel->alignment_mask + 1 < 64 ? 64 : channel->alignment_mask + 1;
-
-		pieces->buffer = aligned_alloc(alignment, length);
-		if (pieces->buffer == NULL)
-			return -ENOMEM;
-	}
-	piece->iov[0] = (struct iovec){.iov_base = pieces->buffer, .iov_len = length};
+	if (pieces->buffer == NULL)
+		pieces->buffer = buffer_new(pieces, channel);
+	if (pieces->buffer == NULL)
+		return -ENOMEM;
+	piece->length = min_u64(piece->length, BUFFER_MAX);
+	piece->iov[0] = (struct iovec){.iov_base = pieces->buffer, .iov_len = piece->length};
 	piece->iovcnt = 1;
-	piece->length = length;
 	return 0;
 }
 
+/* The next piece. 0 or -ENOMEM. */
 static int
 prepare(struct pieces *pieces)
 {
-	const struct bdev_channel *channel = pieces->parent->channel;
+	const struct bdev_request *parent = pieces->parent;
+	const struct bdev_channel *channel = parent->channel;
 	struct bdev_request *piece = &pieces->piece;
 
-	piece->offset = pieces->parent->offset + pieces->done;
+	piece->offset = parent->offset + pieces->done;
+	piece->length = min_u64(parent->length - pieces->done,
+				bdev_pieces_room(channel, piece->type, piece->offset));
+	if (!has_data(piece)) {
+		pieces->done += piece->length;
+		return 0;
+	}
 	pieces->bounced = !prepare_direct(pieces, channel);
 	if (pieces->bounced) {
 		int rc = prepare_bounced(pieces, channel);
@@ -220,7 +267,8 @@ static struct pieces *
 pieces_new(struct bdev_request *parent)
 {
 	const struct bdev_channel *channel = parent->channel;
-	uint32_t max_iovs = (uint32_t)min_u64(channel->max_iovs, parent->iovcnt);
+	uint32_t max_iovs =
+		has_data(parent) ? (uint32_t)min_u64(channel->max_iovs, parent->iovcnt) : 0;
 	size_t piece_end = offsetof(struct pieces, piece) + bdev_request_size(channel->bdev);
 	struct pieces *pieces = malloc(piece_end + max_iovs * sizeof(struct iovec));
 
