@@ -189,6 +189,36 @@ void bdev_submit(struct bdev_channel *channel, struct bdev_request *rq);
  */
 void bdev_flush_submissions(struct bdev_channel *channel);
 
+/* ---- memory for requests ---- */
+
+/*
+ * Some devices read and write the data of requests by themselves (DMA), and know only memory that
+ * they were shown. Users show it to them before they submit requests with data in it; other memory
+ * works, too, but is copied. Devices without DMA need none of this, and it costs them nothing.
+ */
+struct bdev_memory;
+/*
+ * Any OS thread; may block (pages are pinned): not on a lightweight thread. desc must stay open
+ * until it returns. addr, length and fd_offset are multiples of 4096; fd (borrowed) is the file that
+ * backs the memory from fd_offset on, or -1. The pages that are there now are the device's until
+ * they are unmapped, whatever happens to the file meanwhile. *memory: for bdev_memory_unmap();
+ * NULL where the device needs no map. 0, or with the reason and what to do about it in err: -EINVAL
+ * (not whole pages, or they overlap what is mapped already), -ENOMEM (also RLIMIT_MEMLOCK), -ENOSPC,
+ * or what the device says; *memory is NULL then.
+ */
+int bdev_memory_map(struct bdev_desc *desc, void *addr, uint64_t length, int fd, uint64_t fd_offset,
+		    struct bdev_memory **memory, struct errmsg *err);
+/*
+ * Any OS thread; may block: not on a lightweight thread. Takes back one bdev_memory_map(), once;
+ * NULL is ignored. No request with data there is under way, and the memory must be there still.
+ *
+ * A map belongs to the bdev, not to the desc: it may be unmapped before or after the desc is
+ * closed. Neither does it keep the bdev, which may be deleted or removed first: the device lets go
+ * of what is mapped then, as its last users' requests are done, and unmapping comes to freeing
+ * memory.
+ */
+void bdev_memory_unmap(struct bdev_memory *memory);
+
 /* ---- statistics ---- */
 
 struct bdev_io_stat {
@@ -298,6 +328,21 @@ struct bdev_ops {
 	 * NULL. 0 or a negative errno.
 	 */
 	int (*rescan)(void *bdev_ctx, uint64_t *num_blocks, struct errmsg *err);
+	/*
+	 * Both, or neither: then the device does no DMA. Any OS thread but those of lightweight
+	 * threads, may block; one call at a time for each bdev. Maps [addr, addr + length), whole
+	 * pages (DMA_PAGE_SIZE), for DMA until memory_unmap() of just that range, which cannot
+	 * fail; fd (borrowed) backs it from fd_offset on, or is -1. dma_map() and dma_unmap() do
+	 * it. 0 or a negative errno, with the reason in err.
+	 *
+	 * Requests have their data there, but not only: what lies elsewhere (buffers of the core's
+	 * or of a user that maps nothing) the module copies. A request that is done is one whose
+	 * memory the device does not touch any more: it may be unmapped at once. What is still
+	 * mapped at the end of the bdev is unmapped before destroy.
+	 */
+	int (*memory_map)(void *bdev_ctx, void *addr, uint64_t length, int fd, uint64_t fd_offset,
+			  struct errmsg *err);
+	void (*memory_unmap)(void *bdev_ctx, void *addr, uint64_t length);
 	json_t *(*describe)(void *bdev_ctx); /* driver_specific; may be NULL */
 	/* {method, params} that makes it again; may return NULL (part of another object). */
 	json_t *(*config)(void *bdev_ctx);

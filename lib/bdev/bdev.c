@@ -313,9 +313,12 @@ bdev_register(const struct bdev_info *info, const struct bdev_ops *ops, void *ct
 	TAILQ_INIT(&bdev->descs);
 	bdev_ended_init(&bdev->ended);
 	bdev_ended_init(&bdev->ended_later);
-	rc = io_device_register(bdev, bdev_thread_channel_create, bdev_thread_channel_destroy,
-				sizeof(struct bdev_thread_channel) + ops->channel_ctx_size,
-				bdev->info.name);
+	rc = bdev_memories_create(ops, ctx, &bdev->memories);
+	if (rc == 0)
+		rc = io_device_register(bdev, bdev_thread_channel_create,
+					bdev_thread_channel_destroy,
+					sizeof(struct bdev_thread_channel) + ops->channel_ctx_size,
+					bdev->info.name);
 	if (rc != 0) {
 		err_set(err, rc, "no memory for block device %s", bdev->info.name);
 		goto out;
@@ -325,6 +328,7 @@ bdev_register(const struct bdev_info *info, const struct bdev_ops *ops, void *ct
 	*result = bdev;
 	return 0;
 out:
+	bdev_memories_put(bdev->memories);
 	free(bdev);
 	return rc;
 }
@@ -373,6 +377,7 @@ end(void *arg)
 
 	completion_wait(bdev->quiet, WAIT_FOREVER);
 	completion_put(bdev->quiet);
+	bdev_memories_end(bdev->memories);
 	if (bdev->ops->destroy != NULL)
 		bdev->ops->destroy(bdev->ctx);
 	log_info("bdev %s: deleted", bdev->info.name);

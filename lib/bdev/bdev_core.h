@@ -15,6 +15,7 @@
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
 
 struct bdev_walk;
+struct bdev_memories;
 
 struct bdev_desc {
 	/* Set once. */
@@ -41,6 +42,7 @@ struct bdev {
 	struct bdev_info info;
 	const struct bdev_ops *ops;
 	void *ctx;
+	struct bdev_memories *memories; /* NULL: it does no DMA */
 	/* Written by the app thread, read by any: info.size for the data path. */
 	_Atomic uint64_t size;
 	/* Written by the app thread, read by any. Odd: histograms are on; one up at each change. */
@@ -164,6 +166,15 @@ struct thread *bdev_app_thread(void);
 /* Keeps the bdev from being freed. */
 void bdev_get(struct bdev *bdev);
 void bdev_put(struct bdev *bdev);
+
+/* ---- bdev_memory.c ---- */
+
+/* *memories is NULL for a module that maps none. Any OS thread. 0 or -ENOMEM. */
+int bdev_memories_create(const struct bdev_ops *ops, void *ctx, struct bdev_memories **memories);
+/* Any OS thread. Nothing is mapped any more; or NULL. */
+void bdev_memories_put(struct bdev_memories *memories);
+/* App thread, in a coroutine [waits]: unmaps what is left, and puts them. NULL is ignored. */
+void bdev_memories_end(struct bdev_memories *memories);
 
 /* ---- bdev_walk.c ---- */
 

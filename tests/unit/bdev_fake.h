@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * bdev_fake: a module whose disk is memory, that keeps a log of what it got, and fails and delays
- * as told.
+ * as told. It maps memory as a device with DMA if that is asked for.
  */
 #ifndef VHOSTD_BDEV_FAKE_H
 #define VHOSTD_BDEV_FAKE_H
+
+#include <errno.h>
 
 #include "bdev_rig.h"
 
@@ -13,11 +15,19 @@
 #define FAKE_SIZE      ((size_t)FAKE_BLOCK * FAKE_BLOCKS)
 #define FAKE_LOG       4096
 #define FAKE_ALL_TYPES ((1u << BDEV_IO_TYPES) - 1)
+#define FAKE_MAPS      64
 
 struct fake_entry {
 	uint8_t type, flags;
 	uint64_t offset, length;
 	uint32_t iovcnt;
+};
+
+struct fake_map {
+	void *addr;
+	uint64_t length; /* 0: free */
+	int fd;
+	uint64_t fd_offset;
 };
 
 static struct fake {
@@ -37,7 +47,63 @@ static struct fake {
 	unsigned int misaligned;
 	struct bdev_request *waiting[FAKE_LOG];
 	unsigned int first_waiting, last_waiting;
+	/* what is mapped; the core calls from any OS thread, one at a time */
+	struct fake_map maps[FAKE_MAPS];
+	unsigned int mapped;
+	unsigned int map_calls, unmap_calls;
+	unsigned int bad_unmaps;        /* of what was not mapped */
+	unsigned int left_mapped;       /* at the end of the bdev */
+	unsigned int map_fail_at;       /* the n-th map from now fails; 0: none */
+	_Atomic bool unmap_blocks;      /* as long as that is set */
+	_Atomic unsigned int unmapping; /* calls that have begun */
 } fake;
+
+static inline int
+fake_memory_map(void *bdev_ctx, void *addr, uint64_t length, int fd, uint64_t fd_offset,
+		struct errmsg *err)
+{
+	unsigned int i = 0;
+
+	(void)bdev_ctx;
+	fake.map_calls++;
+	if (fake.map_fail_at > 0 && --fake.map_fail_at == 0)
+		return err_set(err, -ENOMEM, "no more memory can be locked");
+	while (i < FAKE_MAPS && fake.maps[i].length != 0)
+		i++;
+	if (i == FAKE_MAPS)
+		abort();
+	fake.maps[i] = (struct fake_map){addr, length, fd, fd_offset};
+	fake.mapped++;
+	return 0;
+}
+
+static inline void
+fake_memory_unmap(void *bdev_ctx, void *addr, uint64_t length)
+{
+	unsigned int i = 0;
+
+	(void)bdev_ctx;
+	fake.unmapping++;
+	while (fake.unmap_blocks)
+		usleep(100);
+	fake.unmap_calls++;
+	while (i < FAKE_MAPS && (fake.maps[i].addr != addr || fake.maps[i].length != length))
+		i++;
+	if (i == FAKE_MAPS) {
+		fake.bad_unmaps++;
+		return;
+	}
+	fake.maps[i].length = 0;
+	fake.mapped--;
+}
+
+/* Before fake_register(): a device with DMA. */
+static inline void
+fake_use_dma(void)
+{
+	fake.ops.memory_map = fake_memory_map;
+	fake.ops.memory_unmap = fake_memory_unmap;
+}
 
 static inline void
 fake_copy(struct bdev_request *rq)
@@ -149,6 +215,7 @@ fake_destroy(void *bdev_ctx)
 	struct fake *disk = bdev_ctx;
 
 	disk->destroyed++;
+	disk->left_mapped += disk->mapped;
 	free(disk->memory);
 	disk->memory = NULL;
 }
