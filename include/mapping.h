@@ -5,7 +5,8 @@
  *
  * The other process can truncate its file at any time; who touches what is cut off then would get a
  * SIGBUS. Behind the mappings made here there are zeroed pages of ours instead, and a flag that
- * says so.
+ * says so. A device to which the pages were mapped before (dma.h) keeps the ones that were cut off:
+ * what it writes then is seen by nobody, which is all that such a peer may expect.
  */
 #ifndef VHOSTD_MAPPING_H
 #define VHOSTD_MAPPING_H

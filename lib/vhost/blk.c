@@ -43,7 +43,10 @@ struct vhost_blk {
 	uint64_t features;
 	size_t request_size;
 
-	/* app thread only; the controller's threads read it while removed is not set */
+	/*
+	 * app thread only; the controller's threads read it while removed is not set, and
+	 * vhost-events while it counts as a mapper
+	 */
 	struct bdev_desc *desc; /* NULL: the device is gone */
 	uint32_t refs;
 
@@ -52,6 +55,7 @@ struct vhost_blk {
 	_Atomic bool writeback;     /* the driver's choice (CONFIG_WCE) */
 	_Atomic bool write_through; /* each write must be durable when it completes */
 	_Atomic bool removed;       /* the device is gone: requests fail; those in flight end */
+	_Atomic uint32_t mappers;   /* who uses desc to map memory; it is not closed meanwhile */
 
 	/* vhost-events thread only */
 	uint64_t negotiated;
@@ -421,6 +425,36 @@ blk_channel_put(void *device, void *channel)
 	bdev_channel_put(channel);
 }
 
+/* ---- memory; vhost-events thread ---- */
+
+/*
+ * Who takes the device away sets `removed` first and looks for mappers afterwards, and here it is
+ * the other way round. Both are sequentially consistent, so that one of the two sides sees the
+ * other. What a device that is gone says is no error: nobody will need the map.
+ */
+static int
+blk_memory_map(void *device, void *addr, uint64_t length, int fd, uint64_t fd_offset, void **memory,
+	       struct errmsg *err)
+{
+	struct vhost_blk *blk = device;
+	struct bdev_memory *mapped = NULL;
+	int rc = 0;
+
+	atomic_fetch_add(&blk->mappers, 1);
+	if (!atomic_load(&blk->removed))
+		rc = bdev_memory_map(blk->desc, addr, length, fd, fd_offset, &mapped, err);
+	atomic_fetch_sub(&blk->mappers, 1);
+	*memory = mapped;
+	return atomic_load(&blk->removed) ? 0 : rc;
+}
+
+/* Any OS thread that may block; blk may be gone. */
+static void
+blk_memory_unmap(void *memory)
+{
+	bdev_memory_unmap(memory);
+}
+
 /* ---- configuration space and features; vhost-events thread ---- */
 
 static uint64_t
@@ -549,7 +583,8 @@ remove_bdev(void *arg)
 		struct vhost_controller *controller = vhost_controller_of_device(blk);
 
 		if (controller != NULL &&
-		    vhost_threads_call(controller, vhost_thread_put_channels, NULL) == 0)
+		    vhost_threads_call(controller, vhost_thread_put_channels, NULL) == 0 &&
+		    atomic_load(&blk->mappers) == 0)
 			blk_close(blk);
 		else if (coroutine_sleep(1000) != 0)
 			break;
@@ -631,6 +666,8 @@ static const struct vhost_device_ops blk_ops = {
 	.set_config = blk_set_config,
 	.request_size = blk_request_size,
 	.request_init = blk_request_init,
+	.memory_map = blk_memory_map,
+	.memory_unmap = blk_memory_unmap,
 	.channel_get = blk_channel_get,
 	.channel_put = blk_channel_put,
 	.handle = blk_handle,

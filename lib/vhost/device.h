@@ -37,6 +37,26 @@ struct vhost_device_ops {
 	size_t (*request_size)(void *device);
 	void (*request_init)(struct vhost_queue *queue, struct virtq_slot *slot);
 
+	/* ---- memory ---- */
+
+	/*
+	 * vhost-events thread. Shows a region of the front-end's memory to what is behind the device, before requests
+	 * use it. May block. Both or neither; neither: nothing needs to be shown. addr is where it
+	 * is mapped here, fd (borrowed) and fd_offset what it is a part of; any alignment. 0 and
+	 * what memory_unmap() needs (NULL: nothing), also when the device is gone; or a negative
+	 * errno, with the reason in err, and *memory is NULL.
+	 *
+	 * A front-end may truncate its file: then there are other pages at addr (mapping.h), and
+	 * the device has those of before. Neither is anybody else's, and the queues break.
+	 */
+	int (*memory_map)(void *device, void *addr, uint64_t length, int fd, uint64_t fd_offset,
+			  void **memory, struct errmsg *err);
+	/*
+	 * Any OS thread that may block: no request uses it any more. The device may have been
+	 * destroyed already.
+	 */
+	void (*memory_unmap)(void *memory);
+
 	/* ---- any of the controller's threads ---- */
 
 	/*

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "device.h"
+
 static int
 map_region(struct vhost_mem *memory, const struct vhost_mem_region *region, int fd)
 {
@@ -25,6 +27,7 @@ map_region(struct vhost_mem *memory, const struct vhost_mem_region *region, int 
 		return rc;
 	part->user_addr = region->user_addr;
 	part->size = region->size;
+	part->file_offset = region->mmap_offset;
 	memory->count++;
 	return 0;
 }
@@ -57,11 +60,40 @@ vhost_mem_create(const struct vhost_mem_region *regions, const int *fds, uint32_
 	return 0;
 }
 
+int
+vhost_mem_map_device(struct vhost_mem *memory, const struct vhost_device_ops *ops, void *device,
+		     const int *fds, uint32_t *failed, struct errmsg *err)
+{
+	int rc = 0;
+
+	if (ops->memory_map == NULL)
+		return 0;
+	memory->device_ops = ops;
+	for (uint32_t i = 0; i < memory->count && rc == 0; i++) {
+		struct vhost_mem_part *part = &memory->parts[i];
+
+		*failed = i;
+		rc = ops->memory_map(device, part->mapping.data, part->size, fds[i],
+				     part->file_offset, &part->device_memory, err);
+	}
+	return rc;
+}
+
+static void
+unmap_device(struct vhost_mem *memory)
+{
+	for (uint32_t i = 0; i < memory->count; i++) {
+		if (memory->parts[i].device_memory != NULL)
+			memory->device_ops->memory_unmap(memory->parts[i].device_memory);
+	}
+}
+
 void
 vhost_mem_destroy(struct vhost_mem *memory)
 {
 	if (memory == NULL)
 		return;
+	unmap_device(memory);
 	if (memory->map != NULL)
 		guest_mem_destroy(memory->map);
 	for (uint32_t i = 0; i < memory->count; i++)

@@ -4,7 +4,7 @@
  *
  * DPDK could map it too, but it unmaps when the front-end sends a new table, disconnects or its
  * socket is unregistered, whoever still uses the memory. A map of ours lives until its last user is
- * done.
+ * done. So does what devices with DMA have of it.
  */
 #ifndef VHOSTD_VHOST_MEMORY_H
 #define VHOSTD_VHOST_MEMORY_H
@@ -13,10 +13,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "errmsg.h"
 #include "guest_mem.h"
 #include "mapping.h"
 
 #define VHOST_MEM_MAX_REGIONS 8 /* of the vhost-user protocol */
+
+struct vhost_device_ops;
 
 /* A region as SET_MEM_TABLE describes it. */
 struct vhost_mem_region {
@@ -30,11 +33,14 @@ struct vhost_mem_region {
 struct vhost_mem_part {
 	uint64_t user_addr;
 	uint64_t size;
+	uint64_t file_offset;
 	struct mapping mapping;
+	void *device_memory; /* for memory_unmap(); NULL: nothing to take back */
 };
 
-/* Immutable but for `lost`. */
+/* Immutable but for `lost` once it is in use. */
 struct vhost_mem {
+	const struct vhost_device_ops *device_ops; /* NULL: no device knows of it */
 	struct guest_mem *map;
 	uint32_t count;
 	struct vhost_mem_part parts[VHOST_MEM_MAX_REGIONS];
@@ -49,7 +55,17 @@ struct vhost_mem {
  */
 int vhost_mem_create(const struct vhost_mem_region *regions, const int *fds, uint32_t count,
 		     struct vhost_mem **memory);
-/* Any OS thread; nobody may use it any more. NULL is ignored. */
+/*
+ * Shows all regions to the device, once, before anybody uses the memory; fds as in
+ * vhost_mem_create(). 0, or a negative errno with the reason in err: *failed is the region that the
+ * device does not take, and the memory can only be destroyed. vhost-events thread.
+ */
+int vhost_mem_map_device(struct vhost_mem *memory, const struct vhost_device_ops *ops, void *device,
+			 const int *fds, uint32_t *failed, struct errmsg *err);
+/*
+ * Any OS thread that may block; nobody may use it any more. Devices let go of it first. NULL is
+ * ignored.
+ */
 void vhost_mem_destroy(struct vhost_mem *memory);
 
 /*

@@ -477,6 +477,24 @@ vhost_session_set_features(struct vhost_session *session, uint64_t features)
 	return update_queues(session);
 }
 
+static int
+map_for_device(const struct vhost_session *session, struct vhost_mem *memory,
+	       const struct vhost_mem_region *regions, const int *fds)
+{
+	struct vhost_controller *controller = session->controller;
+	struct errmsg err = {""};
+	uint32_t failed = 0;
+	int rc;
+
+	rc = vhost_mem_map_device(memory, controller->ops, controller->device, fds, &failed, &err);
+	if (rc != 0)
+		log_err("vhost %s: memory region %u, %lu bytes at 0x%lx of the guest, is not taken "
+			"by the block device: %s",
+			controller->name, failed, regions[failed].size, regions[failed].gpa,
+			err.text);
+	return rc;
+}
+
 int
 vhost_session_set_mem_table(struct vhost_session *session, const struct vhost_mem_region *regions,
 			    const int *fds, uint32_t count)
@@ -487,7 +505,10 @@ vhost_session_set_mem_table(struct vhost_session *session, const struct vhost_me
 	rc = vhost_mem_create(regions, fds, count, &memory);
 	if (rc != 0)
 		return rc;
-	rc = stop_queues(session, UINT64_MAX);
+	/* While the old one is there still: for a short time a device has both. */
+	rc = map_for_device(session, memory, regions, fds);
+	if (rc == 0)
+		rc = stop_queues(session, UINT64_MAX);
 	if (rc != 0) {
 		vhost_mem_destroy(memory);
 		return rc;

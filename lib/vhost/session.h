@@ -103,7 +103,7 @@ void vhost_session_release(struct vhost_session *session);
 int vhost_session_set_features(struct vhost_session *session, uint64_t features);
 /*
  * The queues go on in the new memory; the first error of one that cannot is returned. fds stay the
- * caller's. A table that cannot be mapped changes nothing.
+ * caller's. A table that cannot be mapped, here or for the device, changes nothing.
  */
 int vhost_session_set_mem_table(struct vhost_session *session,
 				const struct vhost_mem_region *regions, const int *fds,

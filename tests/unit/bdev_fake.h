@@ -51,11 +51,12 @@ static struct fake {
 	struct fake_map maps[FAKE_MAPS];
 	unsigned int mapped;
 	unsigned int map_calls, unmap_calls;
-	unsigned int bad_unmaps;        /* of what was not mapped */
-	unsigned int left_mapped;       /* at the end of the bdev */
-	unsigned int map_fail_at;       /* the n-th map from now fails; 0: none */
-	_Atomic bool unmap_blocks;      /* as long as that is set */
-	_Atomic unsigned int unmapping; /* calls that have begun */
+	unsigned int bad_unmaps;  /* of what was not mapped */
+	unsigned int left_mapped; /* at the end of the bdev */
+	unsigned int map_fail_at; /* the n-th map from now fails; 0: none */
+	/* as long as that is set; and how many calls have begun */
+	_Atomic bool map_blocks, unmap_blocks;
+	_Atomic unsigned int mapping, unmapping;
 } fake;
 
 static inline int
@@ -65,6 +66,9 @@ fake_memory_map(void *bdev_ctx, void *addr, uint64_t length, int fd, uint64_t fd
 	unsigned int i = 0;
 
 	(void)bdev_ctx;
+	fake.mapping++;
+	while (fake.map_blocks)
+		usleep(100);
 	fake.map_calls++;
 	if (fake.map_fail_at > 0 && --fake.map_fail_at == 0)
 		return err_set(err, -ENOMEM, "no more memory can be locked");

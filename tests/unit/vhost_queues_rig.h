@@ -109,6 +109,15 @@ rig_group_teardown(void **state)
 
 /* ---- the device ---- */
 
+#define DEVICE_MAPS 1024 /* sessions may be freed slowly */
+
+struct device_map {
+	void *addr;
+	uint64_t length; /* 0: free */
+	int fd;
+	uint64_t fd_offset;
+};
+
 static struct {
 	atomic_bool hold;        /* requests stay with it */
 	atomic_bool gone;        /* it gives no channels any more */
@@ -119,11 +128,79 @@ static struct {
 	/* the queue's thread */
 	struct virtq_slot *held[QUEUES][CHAINS];
 	unsigned int held_count[QUEUES];
+
+	/* any thread, under device_lock: memory that it was shown */
+	struct device_map maps[DEVICE_MAPS];
+	atomic_uint mapped;
+	unsigned int map_calls;
+	unsigned int map_fail_at; /* the n-th region from now is not taken; 0: all are */
 } device;
+
+static pthread_mutex_t device_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static inline int
+device_memory_map(void *ctx, void *addr, uint64_t length, int fd, uint64_t fd_offset, void **handle,
+		  struct errmsg *err)
+{
+	unsigned int i = 0;
+
+	(void)ctx;
+	*handle = NULL;
+	if (device.gone)
+		return 0;
+	pthread_mutex_lock(&device_lock);
+	device.map_calls++;
+	if (device.map_fail_at > 0 && --device.map_fail_at == 0) {
+		pthread_mutex_unlock(&device_lock);
+		return err_set(err, -ENOMEM, "the limit is reached");
+	}
+	while (i < DEVICE_MAPS && device.maps[i].length != 0)
+		i++;
+	if (check(i < DEVICE_MAPS)) {
+		device.maps[i] = (struct device_map){addr, length, fd, fd_offset};
+		device.mapped++;
+		*handle = &device.maps[i];
+	}
+	pthread_mutex_unlock(&device_lock);
+	return 0;
+}
+
+/* Once for each that was mapped, and while the memory is there. */
+static inline void
+device_memory_unmap(void *handle)
+{
+	struct device_map *map = handle;
+	uint8_t page;
+
+	pthread_mutex_lock(&device_lock);
+	check(map->length != 0);
+	check(madvise(map->addr, map->length, MADV_NORMAL) == 0);
+	check(mincore(map->addr, 1, &page) == 0);
+	map->length = 0;
+	device.mapped--;
+	pthread_mutex_unlock(&device_lock);
+}
+
+static inline bool
+device_knows(const struct iovec *iov)
+{
+	bool found = false;
+
+	pthread_mutex_lock(&device_lock);
+	for (unsigned int i = 0; i < DEVICE_MAPS && !found; i++) {
+		uint64_t offset = (uintptr_t)iov->iov_base - (uintptr_t)device.maps[i].addr;
+
+		found = offset < device.maps[i].length &&
+			iov->iov_len <= device.maps[i].length - offset;
+	}
+	pthread_mutex_unlock(&device_lock);
+	return found;
+}
 
 static inline void
 device_finish(struct vhost_queue *queue, struct virtq_slot *slot)
 {
+	check(device.gone || (device_knows(&slot->iov[0]) && device_knows(&slot->iov[1])));
 	memcpy(slot->iov[1].iov_base, slot->iov[0].iov_base, sizeof(uint64_t));
 	vhost_queue_complete(queue, slot, sizeof(uint64_t));
 }
@@ -218,6 +295,8 @@ static const struct vhost_device_ops device_ops = {
 	.set_features = device_set_features,
 	.request_size = device_request_size,
 	.request_init = device_request_init,
+	.memory_map = device_memory_map,
+	.memory_unmap = device_memory_unmap,
 	.channel_get = device_channel_get,
 	.channel_put = device_channel_put,
 	.handle = device_handle,
@@ -528,6 +607,7 @@ rig_end(void)
 	session = NULL;
 	let_go();
 	wait_until(thread_call(vhost_main_thread(controller), no_sessions, NULL));
+	wait_until(device.mapped == 0); /* workers free sessions */
 	vhost_threads_end(controller);
 	check(device.channels == 0);
 }
