@@ -134,7 +134,7 @@ $(BENCH_BINS): $(BUILD)/bin/%: $(BUILD)/obj/bench/%.o $$(call links_of,bench/$$*
 $(UNIT_BINS): $(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $$(call links_of,tests/unit/$$*.c)
 	$(call link,$(call ldflags_of,tests/unit/$*.c) -lcmocka $(LIBS))
 $(INTEGRATION_BINS): $(BUILD)/integration/%: $(BUILD)/obj/tests/integration/%.o $$(call links_of,tests/integration/$$*.c)
-	$(call link,-lcmocka $(LIBS))
+	$(call link,$(call ldflags_of,tests/integration/$*.c) -lcmocka $(LIBS))
 $(GUEST_BINS): $(BUILD)/in-guest/%: $(BUILD)/obj/tests/guest/%.o $$(call links_of,tests/guest/$$*.c)
 	$(call link,$(LIBS))
 $(FUZZ_BINS): $(BUILD)/fuzz/test_%: $(BUILD)/obj/tests/fuzz/%.o $(BUILD)/obj/tests/fuzz/driver.o $$(call links_of,tests/fuzz/$$*.c)
