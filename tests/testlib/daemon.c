@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
@@ -51,10 +52,9 @@ program_path(char path[4096])
 	const char *given = getenv("VHOSTD_BIN");
 	ssize_t length;
 
-	if (given != NULL) {
-		snprintf(path, 4096, "%s", given);
+	/* Absolute: the daemon has a working folder of its own. */
+	if (given != NULL && realpath(given, path) != NULL)
 		return;
-	}
 	length = readlink("/proc/self/exe", path, 4000);
 	path[length > 0 ? length : 0] = '\0';
 	for (int i = 0; i < 2 && strrchr(path, '/') != NULL; i++)
@@ -71,8 +71,12 @@ exec_daemon(const struct daemon *daemon, const char *const *args)
 	int count = 7;
 	int log = open(daemon->log, O_WRONLY | O_CREAT | O_APPEND, 0644);
 	int null = open("/dev/null", O_RDONLY);
+	const struct rlimit no_limit = {RLIM_INFINITY, RLIM_INFINITY};
 
 	program_path(program);
+	/* For print_stacks(): the kernel writes "core" where the process is. */
+	if (chdir(daemon->folder) == 0)
+		setrlimit(RLIMIT_CORE, &no_limit);
 	daemon_path(daemon, "state.json", state);
 	for (; args != NULL && *args != NULL && count < MAX_ARGS - 1; args++)
 		argv[count++] = *args;
@@ -84,8 +88,8 @@ exec_daemon(const struct daemon *daemon, const char *const *args)
 	_exit(127);
 }
 
-static void
-print_log(const struct daemon *daemon)
+void
+daemon_print_log(const struct daemon *daemon)
 {
 	FILE *file = fopen(daemon->log, "r");
 	char line[1024];
@@ -94,6 +98,35 @@ print_log(const struct daemon *daemon)
 		fprintf(stderr, "# vhostd: %s", line);
 	if (file != NULL)
 		fclose(file);
+}
+
+/* Where every thread was, if the kernel wrote a core file and there is a debugger. */
+static void
+print_stacks(const struct daemon *daemon)
+{
+	char program[4096], command[3 * sizeof(program)], core[DAEMON_PATH];
+
+	daemon_path(daemon, "core", core);
+	if (access(core, R_OK) != 0)
+		return;
+	program_path(program);
+	snprintf(command, sizeof(command),
+		 "gdb -batch -nx -ex 'thread apply all bt' '%s' '%s' 2>&1 | sed 's/^/# gdb: /' >&2",
+		 program, core);
+	if (system(command) != 0)
+		fprintf(stderr, "# no stacks of vhostd: gdb does not run\n");
+}
+
+/* Nobody asked it to end like this. */
+static void
+report_end(const struct daemon *daemon, int status)
+{
+	if (WIFSIGNALED(status))
+		fprintf(stderr, "# vhostd: killed by SIG%s\n", sigabbrev_np(WTERMSIG(status)));
+	else
+		fprintf(stderr, "# vhostd: exit status %d\n", WEXITSTATUS(status));
+	daemon_print_log(daemon);
+	print_stacks(daemon);
 }
 
 /* The process's status once it has ended, or -1 after timeout_ms. */
@@ -115,7 +148,14 @@ wait_for_end(struct daemon *daemon, long timeout_ms)
 bool
 daemon_is_alive(struct daemon *daemon)
 {
-	return daemon->pid != 0 && wait_for_end(daemon, 0) == -1;
+	int status;
+
+	if (daemon->pid == 0)
+		return false;
+	status = wait_for_end(daemon, 0);
+	if (status != -1)
+		report_end(daemon, status);
+	return status == -1;
 }
 
 void
@@ -146,7 +186,8 @@ daemon_restart(struct daemon *daemon, const char *const *args)
 			return 0;
 		sleep_ms(5);
 	}
-	print_log(daemon);
+	if (daemon->pid != 0)
+		daemon_print_log(daemon);
 	daemon_kill(daemon);
 	return -ETIMEDOUT;
 }
@@ -177,9 +218,13 @@ daemon_stop(struct daemon *daemon)
 	status = wait_for_end(daemon, STOP_MS);
 	if (status == 0)
 		return 0;
-	fprintf(stderr, "# vhostd: status %#x\n", (unsigned int)status);
-	print_log(daemon);
-	daemon_kill(daemon);
+	if (status == -1) {
+		fprintf(stderr, "# vhostd: does not end\n");
+		daemon_print_log(daemon);
+		daemon_kill(daemon);
+	} else {
+		report_end(daemon, status);
+	}
 	return -EPROTO;
 }
 

@@ -39,7 +39,13 @@ void daemon_kill(struct daemon *daemon);
 /* Stops it if it runs, and removes the folder. */
 int daemon_end(struct daemon *daemon);
 
+/*
+ * The first time that it is not, unasked, stderr has how it ended, its log, and where its threads
+ * were if there is a core file.
+ */
 bool daemon_is_alive(struct daemon *daemon);
+/* Its log so far, on stderr. */
+void daemon_print_log(const struct daemon *daemon);
 /* How often text is in the log so far. */
 unsigned int daemon_log_count(const struct daemon *daemon, const char *text);
 
