@@ -40,6 +40,7 @@ class Result:
         self.name = name
         self.passed = 0
         self.failures = []
+        self.cut_short = False
         self.skips = []
         self.output = ""
         self.seconds = 0.0
@@ -50,11 +51,11 @@ def kill_group(group):
         os.killpg(group, signal.SIGKILL)
 
 
-def run_with_deadline(command, env, seconds, folder):
+def run_with_deadline(command, env, seconds, folder, cwd):
     """Returns the exit status, or None when the deadline passed. What it started and left is killed."""
     # Not one file: what is buffered would be written into the middle of the other's lines.
     with (open(folder / "stdout", "wb") as stdout, open(folder / "stderr", "wb") as stderr,
-          subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=stdout,
+          subprocess.Popen(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=stdout,
                            stderr=stderr, start_new_session=True) as process):
         running.add(process.pid)
         try:
@@ -85,6 +86,7 @@ def read_tap(result, output):
             result.failures.append(name)
     told = result.passed + len(result.failures) + len(result.skips)
     if told != planned:
+        result.cut_short = True
         result.failures.append(f"{told} results of {planned} tests")
 
 
@@ -112,6 +114,25 @@ def skip_reasons(output):
     return [line.split("skip:", 1)[1].strip() for line in output.splitlines() if "# skip:" in line]
 
 
+def end_of(status):
+    """What a program's exit status says."""
+    try:
+        return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    except ValueError:
+        return f"killed by signal {-status}"
+
+
+def stacks(program, core):
+    """Where every thread of a program was that died, if the kernel wrote so and there is a debugger."""
+    if not core.exists() or shutil.which("gdb") is None:
+        return ""
+    command = ["gdb", "-batch", "-nx", "-ex", "thread apply all bt", str(program), str(core)]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60).stdout
+    except subprocess.TimeoutExpired:
+        return ""
+
+
 def run_program(suite, build, program):
     result = Result(f"{suite}:{build.name} {program.name}")
     folder = Path(tempfile.mkdtemp(prefix="vt-"))
@@ -126,12 +147,16 @@ def run_program(suite, build, program):
                UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1:exitcode=99",
                TSAN_OPTIONS=f"exitcode=99:suppressions={ROOT}/tests/tsan.supp",
                LSAN_OPTIONS=f"suppressions={ROOT}/tests/lsan.supp:print_suppressions=0")
-    command = [str(program)]
+    # A core file is written where the program runs. (Those of fuzz look for their corpus in the tree.)
+    command, cwd = ["sh", "-c", 'ulimit -c unlimited 2>/dev/null; exec "$0"', str(program)], folder
+    if suite == "fuzz":
+        command, cwd = [str(program)], ROOT
     if program.suffix == ".py":
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rs",
                    f"--junitxml={junit}", f"--basetemp={tmp}/pytest", str(program)]
+        cwd = ROOT
     start = time.monotonic()
-    status = run_with_deadline(command, env, DEADLINE[suite], folder)
+    status = run_with_deadline(command, env, DEADLINE[suite], folder, cwd)
     result.seconds = time.monotonic() - start
     stdout = (folder / "stdout").read_text(errors="replace")
     result.output = stdout + (folder / "stderr").read_text(errors="replace")
@@ -145,8 +170,9 @@ def run_program(suite, build, program):
     if status is None:
         result.failures.append(f"no end within {DEADLINE[suite]} s")
     elif status != 0 and not (status == PYTEST_NO_TESTS and program.suffix == ".py"):
-        if not result.failures or status < 0:
-            result.failures.append(f"exit status {status}")
+        if not result.failures or result.cut_short or status < 0:
+            result.failures.append(end_of(status))
+            result.output += stacks(program, folder / "core")
     shutil.rmtree(folder, ignore_errors=True)
     return result
 
