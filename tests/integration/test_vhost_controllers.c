@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Controllers made and deleted while guests come, work and go; their sockets and their names. */
 /* links: client testlib */
-#include <pthread.h>
-#include <stdatomic.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -248,13 +246,12 @@ test_shape(void **state)
 
 struct worker {
 	struct guest guest;
-	atomic_bool stop;
-	pthread_t thread;
+	struct rig_thread *thread;
 };
 
 /* Reads until the connection, and with it the queue, is gone. */
-static void *
-work(void *arg)
+static void
+work(struct rig_thread *thread, void *arg)
 {
 	struct worker *worker = arg;
 	struct client_blk *blk = &worker->guest.blk[0];
@@ -263,7 +260,7 @@ work(void *arg)
 		.type = VIRTIO_BLK_T_IN, .segments = &segment, .segment_count = 1};
 	struct client_blk_completion completion;
 
-	while (!worker->stop) {
+	while (!thread->stop) {
 		while (blk->ring->outstanding < 32 && client_blk_prepare(blk, &request) == 0)
 			;
 		client_ring_publish(blk->ring);
@@ -272,25 +269,23 @@ work(void *arg)
 		while (client_blk_reap(blk, &completion) == 1)
 			;
 	}
-	return NULL;
 }
 
 /* Deleted under load; the front-end sees the end, the next controller of that name begins anew. */
 static void
 delete_under_load(const char *bdev)
 {
-	for (int i = 0; i < 10; i++) {
-		struct worker worker = {.stop = false};
+	static struct worker worker;
 
+	for (int i = 0; i < 10; i++) {
 		assert_int_equal(create("busy", bdev), 0);
 		guest_start(&worker.guest, "busy", NULL);
-		assert_int_equal(pthread_create(&worker.thread, NULL, work, &worker), 0);
+		worker.thread = rig_thread_start(work, &worker);
 		usleep(20000);
 		assert_int_equal(rig_delete_controller("busy"), 0);
 		assert_false(exists(rig_socket("busy")));
 		assert_int_equal(client_wait_closed(&worker.guest.device.client, RIG_WAIT_MS), 0);
-		worker.stop = true;
-		pthread_join(worker.thread, NULL);
+		rig_thread_stop(worker.thread);
 		guest_end(&worker.guest);
 	}
 }

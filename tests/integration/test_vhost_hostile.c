@@ -2,8 +2,6 @@
 /* Guests that break the rules of the ring: only their queue stops, and only until it is reset. */
 /* links: client testlib */
 #include <fcntl.h>
-#include <pthread.h>
-#include <stdatomic.h>
 
 #include "vhost_rig.h"
 
@@ -501,9 +499,8 @@ test_closed_eventfds(void **state)
 /* ---- memory that changes under our eyes ---- */
 
 struct scribbler {
+	struct guest guest;
 	struct place place;
-	atomic_bool stop;
-	pthread_t thread;
 };
 
 static uint32_t
@@ -514,15 +511,15 @@ next_random(uint32_t *seed)
 }
 
 /* Flips descriptors of the queue and of the table between good and bad. */
-static void *
-scribble(void *arg)
+static void
+scribble(struct rig_thread *thread, void *arg)
 {
 	static const uint32_t lengths[] = {16, 1, 0, 17, 512, UINT32_MAX, 0x10000};
 	struct scribbler *scribbler = arg;
 	const struct place *place = &scribbler->place;
 	uint32_t seed = 1;
 
-	while (!scribbler->stop) {
+	while (!thread->stop) {
 		uint32_t random = next_random(&seed);
 		struct vring_desc *desc =
 			random & 1 ? &place->ring->desc[random % 4] : &place->entries[random % 4];
@@ -549,23 +546,22 @@ scribble(void *arg)
 			good_chain(place);
 		}
 	}
-	return NULL;
 }
 
 static void
 test_changing_descriptors(void **state)
 {
 	struct client_options options = {.queue_size = 16, .indirect_max = 8};
-	struct guest guest;
+	static struct scribbler scribbler;
 
 	(void)state;
 	for (int round = 0; round < 30; round++) {
-		struct scribbler scribbler = {.stop = false};
+		struct rig_thread *thread;
 
-		guest_start(&guest, "disk", &options);
-		find_place(&guest, 0, &scribbler.place);
+		guest_start(&scribbler.guest, "disk", &options);
+		find_place(&scribbler.guest, 0, &scribbler.place);
 		good_chain(&scribbler.place);
-		assert_int_equal(pthread_create(&scribbler.thread, NULL, scribble, &scribbler), 0);
+		thread = rig_thread_start(scribble, &scribbler);
 		for (int i = 0; i < 3000; i++) {
 			client_ring_put_head(scribbler.place.ring, (uint16_t)(i % 4));
 			client_ring_publish(scribbler.place.ring);
@@ -573,10 +569,9 @@ test_changing_descriptors(void **state)
 			if (i % 16 == 15 && client_ring_wait_error(scribbler.place.ring, 0) == 0)
 				break;
 		}
-		scribbler.stop = true;
-		pthread_join(scribbler.thread, NULL);
+		rig_thread_stop(thread);
 		rig_check();
-		guest_end(&guest);
+		guest_end(&scribbler.guest);
 	}
 }
 

@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* A guest that behaves: data, configuration, queues started and stopped, changes under load. */
 /* links: client testlib */
-#include <pthread.h>
-#include <stdatomic.h>
-
 #include "vhost_rig.h"
 
 /* ---- requests ---- */
@@ -417,66 +414,61 @@ test_kicks(void **state)
 
 /* ---- changes under load ---- */
 
-struct load {
-	struct guest *guest;
-	atomic_bool stop;
+/* A guest, and a thread that works for it. */
+static struct load {
+	struct guest guest;
+	struct rig_thread *thread;
+	/* the thread's until it is stopped */
 	uint64_t requests;
-	pthread_t thread;
 	int failure;
-};
+} load;
 
-/*
- * Keeps requests outstanding until told to stop, and polls for the completions. 4 KiB writes whose
- * content tells them apart are read back in the end.
- */
-static void *
-load_run(void *arg)
+/* Keeps requests outstanding until told to stop. */
+static void
+load_run(struct rig_thread *thread, void *arg)
 {
-	struct load *load = arg;
-	struct client_blk *blk = &load->guest->blk[0];
+	struct client_blk *blk = &load.guest.blk[0];
 	struct client_ring *ring = blk->ring;
 	struct client_segment segment = {blk->bounce_gpa, 4096, true};
 	struct client_blk_request request = {
 		.type = VIRTIO_BLK_T_IN, .segments = &segment, .segment_count = 1};
 	struct client_blk_completion completion;
 
-	while (load->failure == 0 && (!load->stop || ring->outstanding > 0)) {
-		bool added = false;
+	(void)arg;
+	while (load.failure == 0) {
+		bool stop = thread->stop && load.requests > 0;
 
-		while (!load->stop && ring->outstanding < 16 && load->failure == 0) {
-			request.sector = load->requests % 1000;
-			load->failure = client_blk_prepare(blk, &request);
-			added = true;
+		while (!stop && ring->outstanding < 16 && load.failure == 0) {
+			request.sector = load.requests % 1000;
+			load.failure = client_blk_prepare(blk, &request);
 		}
-		if (added) {
-			client_ring_publish(ring);
-			client_ring_kick(ring);
-		}
-		load->failure = client_ring_wait(ring, RIG_WAIT_MS);
-		while (load->failure == 0 && client_blk_reap(blk, &completion) == 1) {
-			load->requests++;
+		if (load.failure != 0 || ring->outstanding == 0)
+			break;
+		client_ring_publish(ring);
+		client_ring_kick(ring);
+		load.failure = client_ring_wait(ring, RIG_WAIT_MS);
+		while (load.failure == 0 && client_blk_reap(blk, &completion) == 1) {
+			load.requests++;
 			if (completion.status != VIRTIO_BLK_S_OK || completion.used_len != 4097)
-				load->failure = -EIO;
+				load.failure = -EIO;
 		}
 	}
-	return NULL;
 }
 
 static void
-load_start(struct load *load, struct guest *guest)
+load_start(void)
 {
-	memset(load, 0, sizeof(*load));
-	load->guest = guest;
-	assert_int_equal(pthread_create(&load->thread, NULL, load_run, load), 0);
+	memset(&load, 0, sizeof(load));
+	guest_start(&load.guest, "disk", NULL);
+	load.thread = rig_thread_start(load_run, NULL);
 }
 
 static void
-load_stop(struct load *load)
+load_stop(void)
 {
-	load->stop = true;
-	pthread_join(load->thread, NULL);
-	assert_int_equal(load->failure, 0);
-	assert_true(load->requests > 0);
+	rig_thread_stop(load.thread);
+	assert_int_equal(load.failure, 0);
+	assert_true(load.requests > 0);
 }
 
 /* Memory hot-plug, without KICK or ADDR after it. */
@@ -486,51 +478,46 @@ test_memory_changes_under_load(void **state)
 	static const struct client_region_layout more = {
 		.gpa = 32ULL << 30, .user_addr = 0x7d0000000000, .size = 16 << 20, .file = 7};
 	struct client_memory memory;
-	struct guest guest;
-	struct load load;
+	struct client *c = &load.guest.device.client;
 
 	(void)state;
-	guest_start(&guest, "disk", NULL);
+	load_start();
 	/* The other thread goes on with the regions that both have. */
-	memory = guest.device.memory;
-	load_start(&load, &guest);
+	memory = load.guest.device.memory;
 	for (unsigned int i = 0; i < 50; i++) {
 		assert_int_equal(client_memory_add(&memory, &more), 0);
-		assert_int_equal(client_set_mem_table(&guest.device.client, &memory, true), 0);
+		assert_int_equal(client_set_mem_table(c, &memory, true), 0);
 		assert_int_equal(client_memory_remove(&memory), 0);
-		assert_int_equal(client_set_mem_table(&guest.device.client, &memory, true), 0);
+		assert_int_equal(client_set_mem_table(c, &memory, true), 0);
 		/* An identical one. */
-		assert_int_equal(client_set_mem_table(&guest.device.client, &memory, true), 0);
+		assert_int_equal(client_set_mem_table(c, &memory, true), 0);
 	}
-	load_stop(&load);
-	guest_round_trip(&guest, 0, 5, 4096, 1);
-	assert_int_equal(client_device_stop(&guest.device), 0);
-	check_base(&guest, 0, load.requests + 2);
-	guest_end(&guest);
+	load_stop();
+	guest_round_trip(&load.guest, 0, 5, 4096, 1);
+	assert_int_equal(client_device_stop(&load.guest.device), 0);
+	check_base(&load.guest, 0, load.requests + 2);
+	guest_end(&load.guest);
 }
 
 /* The call eventfd is replaced again and again; no completion is missed. */
 static void
 test_call_changes_under_load(void **state)
 {
-	struct guest guest;
-	struct load load;
+	struct client *c = &load.guest.device.client;
 
 	(void)state;
-	guest_start(&guest, "disk", NULL);
-	load_start(&load, &guest);
+	load_start();
 	for (unsigned int i = 0; i < 1000; i++) {
 		int other = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 
 		/* What QEMU does when it masks a vector, and unmasks it. */
-		assert_int_equal(client_set_vring_call(&guest.device.client, 0, other, true), 0);
-		assert_int_equal(client_set_vring_call(&guest.device.client, 0,
-						       guest.device.rings[0].call_fd, true),
-				 0);
+		assert_int_equal(client_set_vring_call(c, 0, other, true), 0);
+		assert_int_equal(
+			client_set_vring_call(c, 0, load.guest.device.rings[0].call_fd, true), 0);
 		close(other);
 	}
-	load_stop(&load);
-	guest_end(&guest);
+	load_stop();
+	guest_end(&load.guest);
 }
 
 /* A migration that begins says where the rings are again. (The log itself is not offered.) */
@@ -538,40 +525,35 @@ static void
 test_addresses_again_under_load(void **state)
 {
 	struct client_vring_addr addr;
-	struct guest guest;
-	struct load load;
+	struct client *c = &load.guest.device.client;
 
 	(void)state;
-	guest_start(&guest, "disk", NULL);
-	load_start(&load, &guest);
-	client_ring_addr(&guest.device.rings[0], 0, &addr);
+	load_start();
+	client_ring_addr(&load.guest.device.rings[0], 0, &addr);
 	for (unsigned int i = 0; i < 200; i++) {
-		assert_int_equal(client_set_vring_addr(&guest.device.client, &addr, true), 0);
-		assert_int_equal(
-			client_set_features(&guest.device.client, guest.device.features, true), 0);
+		assert_int_equal(client_set_vring_addr(c, &addr, true), 0);
+		assert_int_equal(client_set_features(c, load.guest.device.features, true), 0);
 	}
 	addr.used_addr = 0x1000;
-	assert_int_equal(client_set_vring_addr(&guest.device.client, &addr, true), -EREMOTEIO);
-	load_stop(&load);
-	guest_end(&guest);
+	assert_int_equal(client_set_vring_addr(c, &addr, true), -EREMOTEIO);
+	load_stop();
+	guest_end(&load.guest);
 }
 
 /* Disabled and enabled queues lose nothing. */
 static void
 test_enable_under_load(void **state)
 {
-	struct guest guest;
-	struct load load;
+	struct client *c = &load.guest.device.client;
 
 	(void)state;
-	guest_start(&guest, "disk", NULL);
-	load_start(&load, &guest);
+	load_start();
 	for (unsigned int i = 0; i < 200; i++) {
-		assert_int_equal(client_set_vring_enable(&guest.device.client, 0, false, true), 0);
-		assert_int_equal(client_set_vring_enable(&guest.device.client, 0, true, true), 0);
+		assert_int_equal(client_set_vring_enable(c, 0, false, true), 0);
+		assert_int_equal(client_set_vring_enable(c, 0, true, true), 0);
 	}
-	load_stop(&load);
-	guest_end(&guest);
+	load_stop();
+	guest_end(&load.guest);
 }
 
 /* A driver that polls, and one that has no call eventfd. */

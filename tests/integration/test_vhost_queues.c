@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* One guest's queues over two reactors, and threads that move between them while it works. */
 /* links: client testlib */
-#include <pthread.h>
 #include <sched.h>
-#include <stdatomic.h>
 #include <sys/socket.h>
 
 #include "vhost_rig.h"
@@ -89,25 +87,25 @@ pin(int64_t id, unsigned int cpu_mask)
 
 /* ---- a guest with a worker for each queue ---- */
 
-struct worker {
-	struct guest *guest;
+static struct guest guest_at_work;
+
+static struct worker {
 	unsigned int queue;
-	atomic_bool stop;
-	_Atomic unsigned int rounds;
+	unsigned int rounds;
 	int failure;
-	pthread_t thread;
-};
+	struct rig_thread *thread;
+} workers[QUEUES];
 
 /* Writes its own part of the disk and reads it back, again and again. */
-static void *
-work(void *arg)
+static void
+work(struct rig_thread *thread, void *arg)
 {
 	struct worker *worker = arg;
-	struct client_blk *blk = &worker->guest->blk[worker->queue];
+	struct client_blk *blk = &guest_at_work.blk[worker->queue];
 	uint64_t first = worker->queue * (RIG_SECTORS / CLIENT_MAX_QUEUES);
 	uint8_t out[16384], in[sizeof(out)];
 
-	while (!worker->stop && worker->failure == 0) {
+	do {
 		uint64_t sector = first + worker->rounds % 30 * (sizeof(out) / 512);
 
 		rig_fill(out, sizeof(out), worker->rounds * 64 + worker->queue);
@@ -116,28 +114,25 @@ work(void *arg)
 		    memcmp(in, out, sizeof(in)) != 0)
 			worker->failure = -EIO;
 		worker->rounds++;
-	}
-	return NULL;
+	} while (!thread->stop && worker->failure == 0);
 }
 
 static void
-workers_start(struct worker *workers, struct guest *guest)
+workers_start(void)
 {
 	for (unsigned int i = 0; i < QUEUES; i++) {
-		workers[i] = (struct worker){.guest = guest, .queue = i};
-		assert_int_equal(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
+		workers[i] = (struct worker){.queue = i};
+		workers[i].thread = rig_thread_start(work, &workers[i]);
 	}
 }
 
 static void
-workers_stop(struct worker *workers, bool may_fail)
+workers_stop(bool may_fail)
 {
 	for (unsigned int i = 0; i < QUEUES; i++) {
-		workers[i].stop = true;
-		pthread_join(workers[i].thread, NULL);
+		rig_thread_stop(workers[i].thread);
 		if (!may_fail)
 			assert_int_equal(workers[i].failure, 0);
-		assert_true(workers[i].rounds > 0);
 	}
 }
 
@@ -201,28 +196,27 @@ static void
 test_moves_under_load(void **state)
 {
 	struct client_options options = {.queues = QUEUES};
-	struct worker workers[QUEUES];
 	struct placed threads[3];
-	struct guest guest;
+	struct guest *guest = &guest_at_work;
 	unsigned int count;
 
 	(void)state;
-	guest_start(&guest, "disk", &options);
+	guest_start(guest, "disk", &options);
 	count = find_threads(threads, 3);
-	workers_start(workers, &guest);
+	workers_start();
 	for (unsigned int i = 0; i < 1000; i++) {
 		pin(threads[i % count].id, i / 3 % 2 && two_cpus ? 2 : 1);
 		if (i % 20 == 0)
-			assert_int_equal(client_set_mem_table(&guest.device.client,
-							      &guest.device.memory, true),
+			assert_int_equal(client_set_mem_table(&guest->device.client,
+							      &guest->device.memory, true),
 					 0);
 	}
-	workers_stop(workers, false);
-	assert_int_equal(client_device_stop(&guest.device), 0);
-	assert_int_equal(client_device_start(&guest.device), 0);
+	workers_stop(false);
+	assert_int_equal(client_device_stop(&guest->device), 0);
+	assert_int_equal(client_device_start(&guest->device), 0);
 	for (unsigned int i = 0; i < QUEUES; i++)
-		guest_round_trip(&guest, i, i * 8, 4096, i);
-	guest_end(&guest);
+		guest_round_trip(guest, i, i * 8, 4096, i);
+	guest_end(guest);
 }
 
 /* The front-end dies while threads move, and the next one is served at once. */
@@ -233,24 +227,23 @@ test_death_while_moving(void **state)
 
 	(void)state;
 	for (unsigned int round = 0; round < 10; round++) {
-		struct worker workers[QUEUES];
 		struct placed threads[3];
-		struct guest guest;
+		struct guest *guest = &guest_at_work;
 		unsigned int count;
 
-		guest_start(&guest, "disk", &options);
+		guest_start(guest, "disk", &options);
 		count = find_threads(threads, 3);
 		for (unsigned int i = 0; i < QUEUES; i++)
-			guest.blk[i].timeout_ms = 500;
-		workers_start(workers, &guest);
+			guest->blk[i].timeout_ms = 500;
+		workers_start();
 		for (unsigned int i = 0; i < 10 + round; i++)
 			pin(threads[i % count].id, i / 3 % 2 && two_cpus ? 2 : 1);
 		/* Workers still use the rings, and wait for a moment: only the connection ends. */
-		shutdown(guest.device.client.fd, SHUT_RDWR);
+		shutdown(guest->device.client.fd, SHUT_RDWR);
 		for (unsigned int i = 0; i < 10; i++)
 			pin(threads[i % count].id, i / 3 % 2 && two_cpus ? 2 : 1);
-		workers_stop(workers, true);
-		guest_end(&guest);
+		workers_stop(true);
+		guest_end(guest);
 	}
 }
 
@@ -272,16 +265,15 @@ static void
 test_statistics(void **state)
 {
 	struct client_options options = {.queues = QUEUES};
-	struct worker workers[QUEUES];
 	struct placed threads[3];
-	struct guest guest;
+	struct guest *guest = &guest_at_work;
 	unsigned int count;
 	json_int_t last = 0, expected = 0;
 
 	(void)state;
-	guest_start(&guest, "disk", &options);
+	guest_start(guest, "disk", &options);
 	count = find_threads(threads, 3);
-	workers_start(workers, &guest);
+	workers_start();
 	for (unsigned int i = 0; i < 200; i++) {
 		json_int_t now = requests_so_far();
 
@@ -289,25 +281,25 @@ test_statistics(void **state)
 		last = now;
 		pin(threads[i % count].id, i / 3 % 2 && two_cpus ? 2 : 1);
 		assert_int_equal(
-			client_set_mem_table(&guest.device.client, &guest.device.memory, true), 0);
+			client_set_mem_table(&guest->device.client, &guest->device.memory, true),
+			0);
 	}
-	workers_stop(workers, false);
+	workers_stop(false);
 	for (unsigned int i = 0; i < QUEUES; i++)
 		expected += 2 * workers[i].rounds;
 	assert_int_equal(requests_so_far(), expected);
-	assert_int_equal(client_device_stop(&guest.device), 0);
+	assert_int_equal(client_device_stop(&guest->device), 0);
 	assert_int_equal(requests_so_far(), expected);
-	guest_end(&guest);
+	guest_end(guest);
 	rig_wait_for_sessions("disk", 0);
 	assert_int_equal(requests_so_far(), expected);
 }
 
-static void *
-delete_disk(void *arg)
+static void
+delete_disk(struct rig_thread *thread, void *arg)
 {
-	(void)arg;
-	assert_int_equal(rig_delete_controller("short"), 0);
-	return NULL;
+	(void)thread;
+	*(int *)arg = rig_delete_controller("short");
 }
 
 /* Deleted while its queues start on both cores, and under load. */
@@ -318,17 +310,19 @@ test_delete_while_starting(void **state)
 
 	(void)state;
 	for (unsigned int round = 0; round < 20; round++) {
+		struct rig_thread *deleter;
+		static int deleted;
 		struct guest guest;
-		pthread_t deleter;
 
 		assert_int_equal(daemon_create_blk(&rig_daemon, "short", "disk", false), 0);
 		guest_start(&guest, "short", &options);
 		assert_int_equal(client_device_stop(&guest.device), 0);
-		assert_int_equal(pthread_create(&deleter, NULL, delete_disk, NULL), 0);
+		deleter = rig_thread_start(delete_disk, &deleted);
 		while (client_device_start(&guest.device) == 0 &&
 		       client_device_stop(&guest.device) == 0)
 			;
-		pthread_join(deleter, NULL);
+		rig_thread_stop(deleter);
+		assert_int_equal(deleted, 0);
 		guest_end(&guest);
 	}
 }

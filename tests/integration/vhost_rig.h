@@ -6,8 +6,11 @@
 #ifndef VHOSTD_VHOST_RIG_H
 #define VHOSTD_VHOST_RIG_H
 
+#include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -57,6 +60,85 @@ rig_socket(const char *name)
 
 	daemon_path(&rig_daemon, name, path);
 	return path;
+}
+
+/* ---- threads of tests ---- */
+
+/*
+ * Threads that work while the test goes on, on objects that are static: when an assertion fails,
+ * the test's frame is gone, and its threads are there until rig_teardown() stops them. Assertions
+ * are for the test's own thread.
+ */
+#define RIG_THREADS 4
+
+struct rig_thread {
+	atomic_bool stop; /* run() is to return */
+	void (*run)(struct rig_thread *thread, void *arg);
+	void *arg;
+	bool running;
+	pthread_t id;
+};
+
+static struct rig_thread rig_threads[RIG_THREADS];
+
+/*
+ * cmocka takes the signals of faults for those of the test, and on a thread that it does not know
+ * it ends the process without a word. Blocked, they end it as they would without cmocka.
+ */
+static inline void *
+rig_thread_main(void *arg)
+{
+	static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGSYS};
+	struct rig_thread *thread = arg;
+	sigset_t set;
+
+	sigemptyset(&set);
+	for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++)
+		sigaddset(&set, faults[i]);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	thread->run(thread, thread->arg);
+	return NULL;
+}
+
+static inline struct rig_thread *
+rig_thread_start(void (*run)(struct rig_thread *thread, void *arg), void *arg)
+{
+	struct rig_thread *thread = rig_threads;
+
+	while (thread < rig_threads + RIG_THREADS && thread->running)
+		thread++;
+	assert_true(thread < rig_threads + RIG_THREADS);
+	thread->stop = false;
+	thread->run = run;
+	thread->arg = arg;
+	assert_int_equal(pthread_create(&thread->id, NULL, rig_thread_main, thread), 0);
+	thread->running = true;
+	return thread;
+}
+
+/* Waits until it has returned. */
+static inline void
+rig_thread_stop(struct rig_thread *thread)
+{
+	thread->stop = true;
+	pthread_join(thread->id, NULL);
+	thread->running = false;
+}
+
+/* Those of a test that failed half-way. */
+static inline void
+rig_threads_end(void)
+{
+	bool any = false;
+
+	for (unsigned int i = 0; i < RIG_THREADS; i++) {
+		if (!rig_threads[i].running)
+			continue;
+		rig_thread_stop(&rig_threads[i]);
+		any = true;
+	}
+	if (any)
+		daemon_print_log(&rig_daemon);
 }
 
 /* ---- guests ---- */
@@ -258,6 +340,7 @@ static inline int
 rig_teardown(void **state)
 {
 	(void)state;
+	rig_threads_end();
 	rig_check();
 	rig_delete_disk("disk");
 	rig_check();
