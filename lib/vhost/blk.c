@@ -407,7 +407,7 @@ blk_handle(struct vhost_queue *queue, struct virtq_slot **slots, uint32_t count)
 }
 
 static int
-blk_channel_get(void *device, void **channel)
+blk_channel_get(void *device, const char *label, void **channel)
 {
 	struct vhost_blk *blk = device;
 
@@ -415,7 +415,10 @@ blk_channel_get(void *device, void **channel)
 	if (atomic_load(&blk->removed))
 		return 0;
 	*channel = bdev_channel_get(blk->desc);
-	return *channel != NULL ? 0 : -errno;
+	if (*channel == NULL)
+		return -errno;
+	bdev_channel_set_label(*channel, label);
+	return 0;
 }
 
 static void

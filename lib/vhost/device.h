@@ -62,8 +62,9 @@ struct vhost_device_ops {
 	/*
 	 * A way of this thread's to the device; each queue has one while it runs. 0 with *channel
 	 * NULL: the device is gone, and requests fail. Or a negative errno, and *channel is NULL.
+	 * label: what uses it ("queue 3"), for statistics; copied.
 	 */
-	int (*channel_get)(void *device, void **channel);
+	int (*channel_get)(void *device, const char *label, void **channel);
 	/* None of its requests is in flight. */
 	void (*channel_put)(void *device, void *channel);
 

@@ -2,6 +2,7 @@
 #include "queue.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -228,11 +229,13 @@ void
 vhost_queue_start(void *arg)
 {
 	struct vhost_queue *queue = arg;
+	char label[sizeof("queue 4294967295")];
 
+	snprintf(label, sizeof(label), "queue %u", queue->index);
 	queue->broken = false;
 	queue->call_pending = false;
 	vhost_queue_adopt_coalescing(queue);
-	queue->start_rc = queue->ops->channel_get(queue->device, &queue->channel);
+	queue->start_rc = queue->ops->channel_get(queue->device, label, &queue->channel);
 	if (queue->start_rc == 0)
 		queue->start_rc = start_poller(queue);
 	if (queue->start_rc != 0) {

@@ -30,7 +30,7 @@ get_channel(void *arg)
 	struct vhost_thread *thread = arg;
 	struct vhost_controller *controller = thread->controller;
 
-	return controller->ops->channel_get(controller->device, &thread->channel);
+	return controller->ops->channel_get(controller->device, "thread", &thread->channel);
 }
 
 void

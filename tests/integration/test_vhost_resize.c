@@ -98,24 +98,46 @@ test_rescan(void **state)
 		0);
 }
 
-/* Latencies of a guest's requests, as clients of the histogram see them. */
+/* How many requests the disk's channel of that name has counted; there is just one of them. */
+static json_int_t
+count_of(const json_t *answer, const char *label)
+{
+	const json_t *channel;
+	json_int_t count = -1;
+	size_t i;
+
+	json_array_foreach (json_object_get(answer, "channels"), i, channel) {
+		if (strcmp(json_string_value(json_object_get(channel, "label")), label) != 0)
+			continue;
+		assert_int_equal(count, -1);
+		assert_non_null(
+			strstr(json_string_value(json_object_get(channel, "user")), "disk"));
+		count = json_integer_value(json_object_get(channel, "count"));
+	}
+	return count;
+}
+
+/* Latencies of a guest's requests, as clients of the histogram see them: of each queue. */
 static void
 test_histogram(void **state)
 {
-	json_t *params = json_pack("{s:s, s:b}", "name", "disk", "enable", true), *answer, *channel;
+	json_t *params = json_pack("{s:s, s:b}", "name", "disk", "enable", true), *answer;
+	struct client_options options = {.queues = 3, .start_mask = 5};
 	struct guest guest;
 
 	(void)state;
-	guest_start(&guest, "disk", NULL);
+	guest_start(&guest, "disk", &options);
 	assert_int_equal(daemon_call(&rig_daemon, "bdev_enable_histogram", params), 0);
 	for (unsigned int i = 0; i < 20; i++)
-		guest_round_trip(&guest, 0, 8 * i, 4096, i);
+		guest_round_trip(&guest, i < 5 ? 2 : 0, 8 * i, 4096, i);
 	params = json_pack("{s:s, s:b}", "name", "disk", "per_channel", true);
 	answer = daemon_rpc(&rig_daemon, "bdev_get_histogram", params, NULL);
 	assert_int_equal(json_integer_value(json_object_get(answer, "count")), 40);
-	channel = json_array_get(json_object_get(answer, "channels"), 0);
-	assert_int_equal(json_integer_value(json_object_get(channel, "count")), 40);
-	assert_non_null(strstr(json_string_value(json_object_get(channel, "user")), "disk"));
+	assert_int_equal(count_of(answer, "queue 0"), 30);
+	assert_int_equal(count_of(answer, "queue 1"), -1);
+	assert_int_equal(count_of(answer, "queue 2"), 10);
+	/* What keeps the device for the thread, whatever queues it has. */
+	assert_int_equal(count_of(answer, "thread"), 0);
 	json_decref(answer);
 	guest_end(&guest);
 }

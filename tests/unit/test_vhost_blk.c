@@ -105,7 +105,8 @@ guest_start(void)
 	guest.queue.ops = controller.ops;
 	guest.queue.device = controller.device;
 	thread_set_current(rig_io[1]);
-	assert_int_equal(controller.ops->channel_get(controller.device, &guest.queue.channel), 0);
+	assert_int_equal(controller.ops->channel_get(controller.device, "", &guest.queue.channel),
+			 0);
 	thread_set_current(NULL);
 	LIST_INSERT_HEAD(&controller.threads.threads[1].queues, &guest.queue, link);
 	assert_int_equal(virtq_create(&opts, &guest.queue.setup.vq), 0);
@@ -195,8 +196,8 @@ create_device(bool read_only)
 		thread->thread = rig_io[i];
 		LIST_INIT(&thread->queues);
 		thread_set_current(rig_io[i]);
-		assert_int_equal(controller.ops->channel_get(controller.device, &thread->channel),
-				 0);
+		assert_int_equal(
+			controller.ops->channel_get(controller.device, "", &thread->channel), 0);
 	}
 	controller.threads.count = 2;
 	thread_set_current(NULL);
@@ -912,7 +913,7 @@ test_remove(void **state)
 	assert_int_equal(request(VIRTIO_BLK_T_FLUSH, 0, NULL, 0, false, NULL), VIRTIO_BLK_S_IOERR);
 	/* A queue that starts now has no channel, and that is no error. */
 	thread_set_current(rig_io[0]);
-	assert_int_equal(controller.ops->channel_get(controller.device, &channel), 0);
+	assert_int_equal(controller.ops->channel_get(controller.device, "", &channel), 0);
 	thread_set_current(NULL);
 	assert_null(channel);
 	guest_stop();

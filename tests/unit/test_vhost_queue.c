@@ -54,9 +54,10 @@ let_go(void)
 }
 
 static int
-channel_get(void *device, void **channel)
+channel_get(void *device, const char *label, void **channel)
 {
 	(void)device;
+	(void)label;
 	*channel = NULL;
 	return 0;
 }

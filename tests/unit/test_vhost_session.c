@@ -76,9 +76,10 @@ device_let_go(void *arg)
 }
 
 static int
-device_channel_get(void *ctx, void **channel)
+device_channel_get(void *ctx, const char *label, void **channel)
 {
 	(void)ctx;
+	(void)label;
 	*channel = NULL;
 	return 0;
 }

@@ -121,9 +121,10 @@ device_request_init(struct vhost_queue *queue, struct virtq_slot *slot)
 }
 
 static inline int
-device_channel_get(void *ctx, void **channel)
+device_channel_get(void *ctx, const char *label, void **channel)
 {
 	(void)ctx;
+	(void)label;
 	*channel = NULL;
 	return 0;
 }

@@ -238,9 +238,10 @@ device_let_go(struct vhost_thread *thread, void *arg)
 }
 
 static inline int
-device_channel_get(void *ctx, void **channel)
+device_channel_get(void *ctx, const char *label, void **channel)
 {
 	(void)ctx;
+	(void)label;
 	*channel = NULL;
 	if (device.gone)
 		return 0;
