@@ -31,7 +31,11 @@ enum log_level log_get_level(void);
 void log_set_print_level(enum log_level level);
 enum log_level log_get_print_level(void);
 
-/* Opens the journal (where stderr is not already the journal) or syslog as a second sink. */
+/*
+ * Opens the journal (where stderr is not already the journal) or syslog as a second sink; once, and
+ * ident outlives all logging. No sink makes a thread wait: lines that it cannot take at once are
+ * lost, and counted in the next one that it takes.
+ */
 void log_open_syslog(const char *ident);
 
 /*

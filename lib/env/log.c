@@ -14,20 +14,19 @@
 #include <strings.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <syslog.h>
 #include <time.h>
 #include <unistd.h>
-
-#define SD_JOURNAL_SUPPRESS_LOCATION
-#include <systemd/sd-journal.h>
 
 #include "utf8.h"
 
 #define TEXT_MAX       1024 /* of one line, before escaping */
 #define NOTE_MAX       64   /* of it, for what we add */
 #define ESCAPED_MAX    (TEXT_MAX * 4)
-#define LINE_MAX_BYTES (ESCAPED_MAX + 256)
-#define LOST_MAX       64  /* of it, for the lines that were lost */
+#define LINE_MAX_BYTES (ESCAPED_MAX + 512)
+#define LOST_MAX       64 /* of it, for the lines that were lost */
+#define LOST_NOTE      " (%u lines before it were lost)"
 #define SITE_LINES     100 /* that one place may write in a second */
 
 static const struct {
@@ -39,16 +38,15 @@ static const struct {
 	[LOG_LEVEL_DEBUG] = {"DEBUG", LOG_DEBUG},
 };
 
-enum second_sink {
-	SINK_CLOSED,
-	SINK_JOURNAL,
-	SINK_SYSLOG,
-};
+struct second_sink;
 
 static _Atomic int syslog_level = LOG_LEVEL_NOTICE;
 static _Atomic int print_level = LOG_LEVEL_NOTICE;
-static _Atomic int second_sink = SINK_CLOSED;
+/* NULL: closed. */
+static _Atomic(const struct second_sink *) second_sink;
 static const char *sink_ident; /* set once, before second_sink */
+static int sink_fd;            /* the same */
+static _Atomic unsigned int second_lost;
 /* Whether there is room is asked before it is used. Not held over anything that waits. */
 static pthread_mutex_t stderr_lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned int lines_lost; /* under stderr_lock */
@@ -137,7 +135,7 @@ log_flag_next(const struct log_flag *flag)
 	return flag == NULL ? flags : flag->next;
 }
 
-/* ---- sinks ---- */
+/* ---- stderr ---- */
 
 /*
  * systemd.exec(5): JOURNAL_STREAM is "device:inode" of the stream that the service manager
@@ -151,22 +149,6 @@ is_journal_stream(const struct stat *st)
 
 	return stream != NULL && sscanf(stream, "%ju:%ju", &device, &inode) == 2 &&
 	       device == st->st_dev && inode == st->st_ino;
-}
-
-void
-log_open_syslog(const char *ident)
-{
-	struct stat st;
-
-	if (fstat(STDERR_FILENO, &st) == 0 && is_journal_stream(&st))
-		return;
-	sink_ident = ident;
-	if (access("/run/systemd/journal/socket", F_OK) == 0) {
-		atomic_store_explicit(&second_sink, SINK_JOURNAL, memory_order_release);
-		return;
-	}
-	openlog(ident, LOG_PID | LOG_NDELAY, LOG_DAEMON);
-	atomic_store_explicit(&second_sink, SINK_SYSLOG, memory_order_release);
 }
 
 /*
@@ -233,8 +215,7 @@ put_or_lose(const struct stat *st, char line[LINE_MAX_BYTES], size_t length)
 	if (length > max - LOST_MAX)
 		length = max - LOST_MAX;
 	if (lines_lost > 0)
-		length += (size_t)snprintf(line + length, LOST_MAX,
-					   " (%u lines before it were lost)", lines_lost);
+		length += (size_t)snprintf(line + length, LOST_MAX, LOST_NOTE, lines_lost);
 	line[length++] = '\n';
 	if (put_line(st, line, length))
 		lines_lost = 0;
@@ -267,18 +248,95 @@ write_stderr(enum log_level level, const char *file, int line, const char *text)
 	put_or_lose(&st, out, length);
 }
 
-static void
-write_second(enum log_level level, const char *file, int line, const char *text)
-{
-	int sink = atomic_load_explicit(&second_sink, memory_order_acquire);
+/* ---- the second sink ---- */
 
-	if (sink == SINK_JOURNAL)
-		sd_journal_send("PRIORITY=%d", levels[level].priority, "SYSLOG_IDENTIFIER=%s",
-				sink_ident, "CODE_FILE=%s", file, "CODE_LINE=%d", line,
-				"MESSAGE=%s", text, NULL);
-	else if (sink == SINK_SYSLOG)
-		syslog(levels[level].priority, "%s", text);
+/* Text has no line feeds: see escape(). */
+struct second_line {
+	enum log_level level;
+	const char *file;
+	int line;
+	const char *text;
+	const char *note; /* of lines that were lost */
+};
+
+/* systemd's documentation, "Native Journal Protocol". */
+static size_t
+print_journal(const struct second_line *line, char out[LINE_MAX_BYTES])
+{
+	return (size_t)snprintf(out, LINE_MAX_BYTES,
+				"PRIORITY=%d\nSYSLOG_IDENTIFIER=%.64s\nCODE_FILE=%.64s\n"
+				"CODE_LINE=%d\nMESSAGE=%s%s\n",
+				levels[line->level].priority, sink_ident, line->file, line->line,
+				line->text, line->note);
 }
+
+/* RFC 3164, as syslog() has it. */
+static size_t
+print_syslog(const struct second_line *line, char out[LINE_MAX_BYTES])
+{
+	time_t now = time(NULL);
+	char when[32];
+	struct tm tm;
+
+	localtime_r(&now, &tm);
+	strftime(when, sizeof(when), "%b %e %T", &tm);
+	return (size_t)snprintf(out, LINE_MAX_BYTES, "<%d>%s %.64s[%d]: %s%s",
+				LOG_DAEMON | levels[line->level].priority, when, sink_ident,
+				(int)getpid(), line->text, line->note);
+}
+
+/*
+ * One datagram for each line. sd_journal_send() and syslog() wait while the service is busy or
+ * hangs, and whoever logs may have guests to serve.
+ */
+static const struct second_sink {
+	struct sockaddr_un address;
+	size_t (*print)(const struct second_line *line, char out[LINE_MAX_BYTES]);
+} journal = {{AF_UNIX, "/run/systemd/journal/socket"}, print_journal},
+  syslog_daemon = {{AF_UNIX, "/dev/log"}, print_syslog};
+
+void
+log_open_syslog(const char *ident)
+{
+	const struct second_sink *sink;
+	struct stat st;
+
+	if (fstat(STDERR_FILENO, &st) == 0 && is_journal_stream(&st))
+		return;
+	sink_ident = ident;
+	sink_fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (sink_fd < 0) {
+		log_warn("log: no second one: %s", strerror(errno));
+		return;
+	}
+	sink = access(journal.address.sun_path, F_OK) == 0 ? &journal : &syslog_daemon;
+	atomic_store_explicit(&second_sink, sink, memory_order_release);
+}
+
+/* A line that cannot be sent at once is lost, and the next one that is not says so. */
+static void
+write_second(enum log_level level, const char *file, int line_number, const char *text)
+{
+	const struct second_sink *sink = atomic_load_explicit(&second_sink, memory_order_acquire);
+	struct second_line line = {level, file, line_number, text, ""};
+	char out[LINE_MAX_BYTES], note[LOST_MAX];
+	unsigned int lost;
+	size_t length;
+
+	if (sink == NULL)
+		return;
+	lost = atomic_exchange_explicit(&second_lost, 0, memory_order_relaxed);
+	if (lost > 0) {
+		snprintf(note, sizeof(note), LOST_NOTE, lost);
+		line.note = note;
+	}
+	length = sink->print(&line, out);
+	if (sendto(sink_fd, out, length, MSG_DONTWAIT | MSG_NOSIGNAL,
+		   (const struct sockaddr *)&sink->address, sizeof(sink->address)) < 0)
+		atomic_fetch_add_explicit(&second_lost, lost + 1, memory_order_relaxed);
+}
+
+/* ---- lines ---- */
 
 /*
  * Counts a line of this place in the code. Returns whether it may be written; sets *missed to the
@@ -334,7 +392,7 @@ log_write(enum log_level level, struct log_site *site, const char *format, ...)
 {
 	bool to_stderr = level <= log_get_print_level();
 	bool to_second = level <= log_get_level() &&
-			 atomic_load_explicit(&second_sink, memory_order_relaxed) != SINK_CLOSED;
+			 atomic_load_explicit(&second_sink, memory_order_relaxed) != NULL;
 	va_list args;
 
 	if (!to_stderr && !to_second)
@@ -352,7 +410,7 @@ log_write_debug(const struct log_flag *flag, const char *file, int line, const c
 	struct log_site site = {.file = file, .line = line};
 	bool to_stderr = log_get_print_level() >= threshold;
 	bool to_second = log_get_level() >= threshold &&
-			 atomic_load_explicit(&second_sink, memory_order_relaxed) != SINK_CLOSED;
+			 atomic_load_explicit(&second_sink, memory_order_relaxed) != NULL;
 	va_list args;
 
 	if (!to_stderr && !to_second)

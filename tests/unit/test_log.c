@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* links: env */
-/* What reaches stderr, and in which form. */
+/* ldflags: -Wl,--wrap=sendto,--wrap=access */
+/* What reaches stderr and the second sink, and in which form. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -15,6 +16,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -395,6 +397,150 @@ test_lines_of_threads_do_not_mix(void **state)
 	assert_int_equal(count(captured, "\n"), 100);
 }
 
+/* ---- the second sink ---- */
+
+/* The service: whichever is there, it is this socket. */
+static int service_fd = -1;
+static struct sockaddr_un service;
+static const char *existing; /* the path that exists */
+static char used_path[sizeof(service.sun_path)];
+
+ssize_t __real_sendto(int fd, const void *data, size_t size, int flags,
+		      const struct sockaddr *address, socklen_t length);
+ssize_t __wrap_sendto(int fd, const void *data, size_t size, int flags,
+		      const struct sockaddr *address, socklen_t length);
+int __wrap_access(const char *path, int mode);
+
+ssize_t
+__wrap_sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *address,
+	      socklen_t length)
+{
+	memcpy(used_path, ((const struct sockaddr_un *)address)->sun_path, sizeof(used_path));
+	assert_int_equal(length, sizeof(service));
+	return __real_sendto(fd, data, size, flags, (const struct sockaddr *)&service,
+			     sizeof(service));
+}
+
+int
+__wrap_access(const char *path, int mode)
+{
+	(void)mode;
+	return strcmp(path, existing) == 0 ? 0 : -1;
+}
+
+static void
+service_open(const char *path)
+{
+	existing = path;
+	service = (struct sockaddr_un){.sun_family = AF_UNIX};
+	snprintf(service.sun_path, sizeof(service.sun_path), "%s/vhostd-log-%d",
+		 getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp", (int)getpid());
+	service_fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(service_fd, (struct sockaddr *)&service, sizeof(service)), 0);
+}
+
+static void
+service_close(void)
+{
+	close(service_fd);
+	unlink(service.sun_path);
+}
+
+/* The next datagram; "" when there is none. */
+static const char *
+service_read(void)
+{
+	ssize_t got = recv(service_fd, captured, sizeof(captured) - 1, 0);
+
+	captured[got > 0 ? got : 0] = '\0';
+	return captured;
+}
+
+static void
+test_journal_sink(void **state)
+{
+	char expected[128];
+	int line;
+
+	(void)state;
+	service_open("/run/systemd/journal/socket");
+	log_set_print_level(LOG_LEVEL_DISABLED);
+	log_open_syslog("vhostd");
+	log_set_level(LOG_LEVEL_WARNING);
+	line = __LINE__ + 1;
+	log_warn("queue %d:\nodd", 7);
+	log_notice("not for it");
+	assert_string_equal(used_path, "/run/systemd/journal/socket");
+	snprintf(expected, sizeof(expected),
+		 "PRIORITY=4\nSYSLOG_IDENTIFIER=vhostd\nCODE_FILE=test_log.c\nCODE_LINE=%d\n"
+		 "MESSAGE=queue 7:\\x0aodd\n",
+		 line);
+	assert_string_equal(service_read(), expected);
+	assert_string_equal(service_read(), "");
+	service_close();
+}
+
+static void
+test_syslog_sink(void **state)
+{
+	char month[4], expected[64];
+	int priority, day, hour, minute, second, end = 0;
+
+	(void)state;
+	service_open("/dev/log");
+	log_set_print_level(LOG_LEVEL_DISABLED);
+	log_open_syslog("vhostd");
+	log_err("disk gone");
+	assert_string_equal(used_path, "/dev/log");
+	assert_int_equal(sscanf(service_read(), "<%d>%3s %d %d:%d:%d %n", &priority, month, &day,
+				&hour, &minute, &second, &end),
+			 6);
+	assert_int_equal(priority, 3 << 3 | 3); /* daemon.err */
+	snprintf(expected, sizeof(expected), "vhostd[%d]: disk gone", (int)getpid());
+	assert_string_equal(captured + end, expected);
+	service_close();
+}
+
+/* A service that hangs, and one that is gone for a while: nobody waits, and later lines say so. */
+static void
+test_second_sink_that_hangs(void **state)
+{
+	char text[8192];
+	unsigned int read = 0;
+
+	(void)state;
+	service_open("/dev/log");
+	log_set_print_level(LOG_LEVEL_DISABLED);
+	log_open_syslog("vhostd");
+	/* As long as a line can be. */
+	memset(text, '\x01', sizeof(text) - 1);
+	text[sizeof(text) - 1] = '\0';
+	for (int i = 0; i < 50; i++) {
+		struct log_site site = {.file = "place.c"};
+
+		for (int j = 0; j < 90; j++)
+			log_write(LOG_LEVEL_WARNING, &site, "%s", text);
+	}
+	while (service_read()[0] != '\0') {
+		assert_null(strstr(captured, "were lost"));
+		assert_true(strlen(captured) < 4096 + 512);
+		read++;
+	}
+	assert_in_range(read, 1, 50 * 90 - 1);
+	log_notice("read again");
+	snprintf(text, sizeof(text), ": read again (%u lines before it were lost)", 50 * 90 - read);
+	assert_non_null(strstr(service_read(), text));
+	log_notice("and again");
+	assert_null(strstr(service_read(), "lost"));
+
+	service_close();
+	log_notice("nobody there");
+	service_open("/dev/log");
+	log_notice("somebody there");
+	assert_non_null(strstr(service_read(), ": somebody there (1 lines before it were lost)"));
+	service_close();
+}
+
 int
 main(void)
 {
@@ -412,6 +558,9 @@ main(void)
 		cmocka_unit_test_setup(test_flood_from_many_places, reset),
 		cmocka_unit_test_setup(test_nobody_reads, reset),
 		cmocka_unit_test_setup(test_lines_of_threads_do_not_mix, reset),
+		cmocka_unit_test_setup(test_journal_sink, reset),
+		cmocka_unit_test_setup(test_syslog_sink, reset),
+		cmocka_unit_test_setup(test_second_sink_that_hangs, reset),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
