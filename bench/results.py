@@ -139,7 +139,7 @@ class Summary:
 
     @staticmethod
     def _near(group):
-        return [s for s in group if is_near(s['round_trip_ns'])] or group
+        return [s for s in group if is_near(s.get('round_trip_ns'))] or group
 
     @staticmethod
     def _medians(group):
@@ -159,9 +159,12 @@ class Summary:
         return self.groups.get((case, server), {}).get(metric)
 
     def in_turns(self, one, other, figure):
-        """The median of figure(sample, other sample) of two (case, server) over their turns."""
+        """
+        The median of figure(sample, other sample) of two (case, server) over their turns; None
+        where there is none, or no figure in one of them.
+        """
         pairs = [(sample, self.turns[*other, turn]) for (*key, turn), sample in self.turns.items()
                  if tuple(key) == one and (*other, turn) in self.turns]
-        near = [pair for pair in pairs if is_near(pair[0]['round_trip_ns'])]
+        near = [pair for pair in pairs if is_near(pair[0].get('round_trip_ns'))]
         figures = [figure(*pair) for pair in near or pairs]
-        return statistics.median(figures) if figures else None
+        return statistics.median(figures) if figures and None not in figures else None

@@ -41,7 +41,8 @@ def compare_turns(title, above, below, metric='iops', servers=('vhostd', 'vhostd
     """The median of what each turn says."""
     def value(summary):
         return summary.in_turns((above, servers[0]), (below, servers[1]),
-                                lambda one, other: one[metric] / other[metric])
+                                lambda one, other: one[metric] / other[metric]
+                                if other[metric] else None)
     return Target(title, '×', value, cases=(above, below), **wanted)
 
 

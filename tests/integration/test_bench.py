@@ -13,8 +13,10 @@ BENCH = ROOT / "bench"
 sys.path.insert(0, str(BENCH))
 import path  # noqa: E402
 import report  # noqa: E402
+from processes import NotAvailable  # noqa: E402
 from results import Summary  # noqa: E402
-from targets import compare, of, verdict  # noqa: E402
+from targets import compare, compare_turns, of, verdict  # noqa: E402
+from turns import in_turns  # noqa: E402
 
 
 def path_bench(*options):
@@ -72,6 +74,59 @@ def test_verdicts_are_about_medians():
     assert verdict(of("a", "ms", "a", at_most=6.9), value) == "missed"
     assert verdict(of("a", "ms", "a", at_least=7.1), value) == "missed"
     assert verdict(of("a", "ms", "a"), value) == ""
+
+
+def test_medians_are_those_of_near_cpus():
+    samples = [{"case": "a", "server": "vhostd", "value": v, "round_trip_ns": ns}
+               for v, ns in ((1, 90), (3, 90), (50, 400), (60, 400), (70, 400))]
+    assert of("a", "ms", "a").value(Summary(samples)) == 2
+    assert of("a", "ms", "a").value(Summary(samples[2:])) == 60
+
+
+def test_ratios_are_those_within_turns():
+    def ratio(*pairs):
+        samples = [{"case": case, "server": "vhostd", "iops": iops, "turn": turn}
+                   for turn, pair in enumerate(pairs)
+                   for case, iops in zip("ab", pair) if iops is not None]
+        return compare_turns("a to b", "a", "b").value(Summary(samples))
+
+    # Medians of all would be 30 to 20.
+    assert ratio((10, 10), (30, 10), (40, 20), (None, 20), (100, 50)) == 2
+    assert ratio((10, None), (None, 10)) is None
+    assert ratio((10, 0), (10, 5)) is None
+
+
+class MovedBench:
+    """One that measures the given round trips, and then always the last of them."""
+
+    quick = False
+
+    def __init__(self, trips):
+        self.trips = trips
+        self.turn = self.moved = 0
+        self.added = []
+
+    def measure_round_trip(self):
+        return self.trips.pop(0) if len(self.trips) > 1 else self.trips[0]
+
+    def add(self, **sample):
+        self.added.append((sample["turn"], sample["case"]))
+
+
+def test_turns_alternate_and_are_done_again_when_cpus_are_moved():
+    runs = [lambda: [{"case": "a"}], lambda: [{"case": "b"}]]
+    # The second turn: near before, far after its first run.
+    bench = MovedBench([90, 91, 100, 90, 400, 90])
+    in_turns(bench, runs, 3)
+    assert bench.added == [(0, "a"), (0, "b"), (1, "a"), (1, "b"), (2, "b"), (2, "a")]
+    assert bench.moved == 1
+
+
+def test_turns_have_an_end():
+    bench = MovedBench([90, 400] * 6 + [90])
+    with pytest.raises(NotAvailable, match="each of 6 turns"):
+        in_turns(bench, [lambda: [{"case": "a"}]], 3)
+    assert bench.moved == 6 and not bench.added
 
 
 def test_the_document_gets_what_is_between_its_marks(folder):
