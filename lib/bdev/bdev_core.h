@@ -149,11 +149,17 @@ void bdev_thread_channel_flush(struct bdev_thread_channel *thread_channel);
 
 /* ---- bdev_pieces.c ---- */
 
-/*
- * How many bytes, in whole blocks, the module takes in one request that begins at offset. READ,
- * WRITE, WRITE_ZEROES and DISCARD.
- */
-uint64_t bdev_pieces_room(const struct bdev_channel *channel, uint8_t type, uint64_t offset);
+/* Bytes from offset to the next boundary. */
+static inline uint64_t
+bdev_boundary_room(const struct bdev_channel *channel, uint64_t offset)
+{
+	if (channel->boundary == 0)
+		return UINT64_MAX;
+	if (likely(channel->boundary_mask != 0))
+		return channel->boundary - (offset & channel->boundary_mask);
+	return channel->boundary - offset % channel->boundary;
+}
+
 /*
  * A READ or WRITE that the module cannot take as it is (misaligned, too many iovecs or bytes, over
  * a boundary), or a WRITE_ZEROES or DISCARD that is too long for it.

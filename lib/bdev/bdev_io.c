@@ -261,12 +261,20 @@ is_trivial(const struct bdev_channel *channel, const struct bdev_request *rq)
 	return rq->length == 0 && rq->type != BDEV_RESET;
 }
 
+/* The device cannot do it at once. */
+static bool
+is_long(const struct bdev_channel *channel, const struct bdev_request *rq)
+{
+	if (rq->length > channel->max_length[rq->type])
+		return true;
+	return rq->type != BDEV_DISCARD && rq->length > bdev_boundary_room(channel, rq->offset);
+}
+
 /* Out of line, so that what fits at once does without its registers. */
 static __attribute__((noinline)) void
 submit_unfit(struct bdev_channel *channel, struct bdev_request *rq, enum fit fit)
 {
-	if (fit == FITS_UNLESS_LONG &&
-	    rq->length <= bdev_pieces_room(channel, rq->type, rq->offset))
+	if (fit == FITS_UNLESS_LONG && !is_long(channel, rq))
 		channel->submit(channel->thread_channel->module_ctx, rq);
 	else
 		bdev_pieces_submit(rq);

@@ -46,23 +46,14 @@ has_data(const struct bdev_request *rq)
 
 /* ---- how long a piece may be ---- */
 
+/* In whole blocks, from offset on. */
 static uint64_t
-boundary_room(const struct bdev_channel *channel, uint64_t offset)
-{
-	if (channel->boundary == 0)
-		return UINT64_MAX;
-	if (channel->boundary_mask != 0)
-		return channel->boundary - (offset & channel->boundary_mask);
-	return channel->boundary - offset % channel->boundary;
-}
-
-uint64_t
-bdev_pieces_room(const struct bdev_channel *channel, uint8_t type, uint64_t offset)
+piece_room(const struct bdev_channel *channel, uint8_t type, uint64_t offset)
 {
 	uint64_t max = channel->max_length[type];
 
 	if (type != BDEV_DISCARD)
-		max = min_u64(max, boundary_room(channel, offset));
+		max = min_u64(max, bdev_boundary_room(channel, offset));
 	return max & ~(uint64_t)channel->block_mask;
 }
 
@@ -157,7 +148,7 @@ buffer_new(const struct pieces *pieces, const struct bdev_channel *channel)
 	size_t alignment = channel->alignment_mask + 1 < 64 ? 64 : channel->alignment_mask + 1;
 	uint64_t left = pieces->parent->length - pieces->done;
 	/* At a boundary there is the most room. */
-	uint64_t most = bdev_pieces_room(channel, pieces->piece.type, 0);
+	uint64_t most = piece_room(channel, pieces->piece.type, 0);
 
 	return aligned_alloc(alignment, min_u64(min_u64(left, most), BUFFER_MAX));
 }
@@ -188,7 +179,7 @@ prepare(struct pieces *pieces)
 
 	piece->offset = parent->offset + pieces->done;
 	piece->length = min_u64(parent->length - pieces->done,
-				bdev_pieces_room(channel, piece->type, piece->offset));
+				piece_room(channel, piece->type, piece->offset));
 	if (!has_data(piece)) {
 		pieces->done += piece->length;
 		return 0;
