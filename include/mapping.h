@@ -15,6 +15,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/*
+ * Whether pages of the file are there without the help of another process or of a network: 0 for
+ * memfd, tmpfs, hugetlbfs, ramfs and local file systems, else -EMEDIUMTYPE (FUSE, NFS, …; overlayfs
+ * too, which may have any of these below it), -EINVAL (not a regular file), or what fstatfs() said.
+ * With others a page fault, for instance of a reactor, may take as long as that process likes, and
+ * nothing interrupts it. Any OS thread; asks a server of such a file system, and so may take its
+ * time.
+ */
+int mapping_check_file_system(int fd);
+/* What to tell people of -EMEDIUMTYPE. */
+#define MAPPING_NOT_LOCAL                                                                          \
+	"it is on a file system whose pages another process or a network may hold back (FUSE, "    \
+	"NFS, overlay, ...); use a memfd, tmpfs, hugetlbfs or a local file system"
+
 struct mapping {
 	uint8_t *data; /* the first byte that was asked for */
 	void *base;    /* of the mapping, which is aligned to the file's pages; NULL: none */

@@ -2,6 +2,7 @@
 #include "mapping.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/magic.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -10,6 +11,10 @@
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
+
+/* Not in <linux/magic.h>: these come from outside of the kernel, or came later. */
+#define BCACHEFS_MAGIC 0xca451a4e
+#define ZFS_MAGIC      0x2fc12fc1
 
 /*
  * Mappings that a SIGBUS may come from: all front-ends' files. A static array of atomics,
@@ -112,6 +117,30 @@ guard_remove(const struct mapping *mapping)
 			return;
 		}
 	}
+}
+
+int
+mapping_check_file_system(int fd)
+{
+	static const unsigned long local[] = {
+		TMPFS_MAGIC,                                          /* memfd, too */
+		HUGETLBFS_MAGIC, RAMFS_MAGIC,       EXT4_SUPER_MAGIC, /* ext2 and ext3, too */
+		XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC, BCACHEFS_MAGIC, ZFS_MAGIC,
+	};
+	struct statfs fs;
+	struct statx st;
+
+	/* The type is known without asking anybody. */
+	if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &st) != 0 ||
+	    fstatfs(fd, &fs) != 0)
+		return -errno;
+	if (!S_ISREG(st.stx_mode))
+		return -EINVAL;
+	for (size_t i = 0; i < sizeof(local) / sizeof(local[0]); i++) {
+		if ((uint32_t)fs.f_type == local[i])
+			return 0;
+	}
+	return -EMEDIUMTYPE;
 }
 
 /* The page size of the file's mappings, or a negative errno. */

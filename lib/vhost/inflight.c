@@ -60,6 +60,10 @@ vhost_inflight_create(const struct vhost_inflight_layout *layout, uint32_t max_q
 	if (!numbers_are_valid(layout, max_queues) || layout->mmap_offset % OFFSET_ALIGN != 0 ||
 	    layout->mmap_size < region_size(layout, false) || layout->mmap_size > MAX_SIZE)
 		return -EINVAL;
+	/* Before anything else that could ask a server of the file system. */
+	rc = mapping_check_file_system(fd);
+	if (rc != 0)
+		return rc;
 	if (fstat(fd, &st) != 0)
 		return -errno;
 	region = calloc(1, sizeof(*region));

@@ -22,7 +22,10 @@ map_region(struct vhost_mem *memory, const struct vhost_mem_region *region, int 
 		    other->user_addr <= last)
 			return -EINVAL;
 	}
-	rc = mapping_create(&part->mapping, fd, region->mmap_offset, region->size, &memory->lost);
+	rc = mapping_check_file_system(fd);
+	if (rc == 0)
+		rc = mapping_create(&part->mapping, fd, region->mmap_offset, region->size,
+				    &memory->lost);
 	if (rc != 0)
 		return rc;
 	part->user_addr = region->user_addr;

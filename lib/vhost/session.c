@@ -12,6 +12,7 @@
 #include "controller.h"
 #include "coroutine.h"
 #include "log.h"
+#include "mapping.h"
 #include "notifier.h"
 
 #define VHOST_USER_F_PROTOCOL_FEATURES 30
@@ -465,6 +466,15 @@ update_queues(struct vhost_session *session)
 
 /* ---- vhost-events thread: messages ---- */
 
+/* strerror() says little of the one thing that people can put right. */
+static void
+explain(const struct vhost_session *session, const char *what, int rc)
+{
+	if (rc == -EMEDIUMTYPE)
+		log_warn("vhost %s: a file of %s is refused: %s", vhost_session_name(session), what,
+			 MAPPING_NOT_LOCAL);
+}
+
 int
 vhost_session_set_features(struct vhost_session *session, uint64_t features)
 {
@@ -503,6 +513,7 @@ vhost_session_set_mem_table(struct vhost_session *session, const struct vhost_me
 	int rc;
 
 	rc = vhost_mem_create(regions, fds, count, &memory);
+	explain(session, "guest memory", rc);
 	if (rc != 0)
 		return rc;
 	/* While the old one is there still: for a short time a device has both. */
@@ -540,6 +551,7 @@ vhost_session_set_inflight(struct vhost_session *session,
 	if (running_queues(session, UINT64_MAX) != 0)
 		return -EBUSY;
 	rc = vhost_inflight_create(layout, session->controller->queue_count, fd, &inflight);
+	explain(session, "an in-flight region", rc);
 	if (rc != 0)
 		return rc;
 	/*

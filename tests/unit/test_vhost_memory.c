@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* A front-end's memory table: what is mapped where, what is refused, and files that shrink. */
 /* links: vhost virtio env */
+/* ldflags: -Wl,--wrap=fstatfs */
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,15 +13,36 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "vhost/inflight.h"
 #include "vhost/memory.h"
 
 #define PAGE      4096ULL
 #define FILE_SIZE (64 * PAGE)
 #define GPA       0x80000000ULL
 #define USER      0x7f0000000000ULL
+
+static unsigned long pretended_type; /* 0: what it is */
+static int statfs_error;
+
+int __real_fstatfs(int fd, struct statfs *fs);
+int __wrap_fstatfs(int fd, struct statfs *fs);
+
+int
+__wrap_fstatfs(int fd, struct statfs *fs)
+{
+	int rc = __real_fstatfs(fd, fs);
+
+	if (pretended_type != 0)
+		fs->f_type = (__fsword_t)pretended_type;
+	if (statfs_error == 0)
+		return rc;
+	errno = statfs_error;
+	return -1;
+}
 
 static int
 make_file(uint64_t size)
@@ -140,16 +164,18 @@ test_file_too_small(void **state)
 static void
 test_not_a_file(void **state)
 {
-	int fds[2], event = eventfd(0, 0);
+	int fds[2], event = eventfd(0, 0), folder = open("/", O_RDONLY | O_CLOEXEC);
 
 	(void)state;
 	assert_int_equal(pipe(fds), 0);
 	assert_int_equal(try_one(make_region(PAGE, 0), fds[0]), -EINVAL);
 	assert_int_equal(try_one(make_region(PAGE, 0), event), -EINVAL);
+	assert_int_equal(try_one(make_region(PAGE, 0), folder), -EINVAL);
 	assert_int_equal(try_one(make_region(PAGE, 0), -1), -EBADF);
 	close(fds[0]);
 	close(fds[1]);
 	close(event);
+	close(folder);
 }
 
 static void
@@ -220,6 +246,58 @@ test_truncated(void **state)
 	close(other);
 }
 
+/* ---- file systems ---- */
+
+static int
+try_inflight(int fd)
+{
+	struct vhost_inflight_layout layout = {
+		.mmap_size = FILE_SIZE, .num_queues = 1, .queue_size = 16};
+	struct vhost_inflight *inflight = NULL;
+	int rc = vhost_inflight_create(&layout, 1, fd, &inflight);
+
+	if (rc == 0)
+		vhost_inflight_destroy(inflight);
+	return rc;
+}
+
+/* What another process can hold back is refused: a reactor would wait for it in a page fault. */
+static void
+test_file_systems(void **state)
+{
+	static const struct {
+		unsigned long type;
+		int rc;
+	} types[] = {
+		{0, 0},
+		{TMPFS_MAGIC, 0},
+		{HUGETLBFS_MAGIC, 0},
+		{EXT4_SUPER_MAGIC, 0},
+		{XFS_SUPER_MAGIC, 0},
+		{BTRFS_SUPER_MAGIC, 0},
+		{FUSE_SUPER_MAGIC, -EMEDIUMTYPE},
+		{NFS_SUPER_MAGIC, -EMEDIUMTYPE},
+		{CIFS_SUPER_MAGIC, -EMEDIUMTYPE},
+		{V9FS_MAGIC, -EMEDIUMTYPE},
+		{OVERLAYFS_SUPER_MAGIC, -EMEDIUMTYPE},
+		{0x12345678, -EMEDIUMTYPE},
+	};
+	int fd = make_file(FILE_SIZE);
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
+		pretended_type = types[i].type;
+		assert_int_equal(try_one(make_region(PAGE, 0), fd), types[i].rc);
+		assert_int_equal(try_inflight(fd), types[i].rc);
+	}
+	pretended_type = 0;
+	statfs_error = EIO;
+	assert_int_equal(try_one(make_region(PAGE, 0), fd), -EIO);
+	assert_int_equal(try_inflight(fd), -EIO);
+	statfs_error = 0;
+	close(fd);
+}
+
 /* The table of mappings does not fill up with what is gone. */
 static void
 test_many_times(void **state)
@@ -239,7 +317,7 @@ main(void)
 		cmocka_unit_test(test_mapping),        cmocka_unit_test(test_offset_inside_a_page),
 		cmocka_unit_test(test_file_too_small), cmocka_unit_test(test_not_a_file),
 		cmocka_unit_test(test_bad_tables),     cmocka_unit_test(test_truncated),
-		cmocka_unit_test(test_many_times),
+		cmocka_unit_test(test_many_times),     cmocka_unit_test(test_file_systems),
 	};
 
 	return cmocka_run_group_tests_name("vhost_memory", tests, NULL, NULL);
