@@ -80,6 +80,14 @@ int thread_call(struct thread *thread, int (*fn)(void *arg), void *arg);
 int thread_call_by_id(uint64_t id, int (*fn)(void *arg), void *arg);
 
 /*
+ * [waits] The same with a deadline: -ETIMEDOUT after timeout_us (then fn runs later, or is running,
+ * with nobody to hear of it), -ENOMEM (it never runs). fn gets a copy of the size bytes at arg;
+ * what these point to must live until it has run.
+ */
+int thread_call_within(struct thread *thread, uint64_t timeout_us, int (*fn)(void *arg),
+		       const void *arg, size_t size);
+
+/*
  * A lock between coroutines of one thread, first come first served. No OS thread ever blocks on it.
  */
 struct coroutine_mutex {

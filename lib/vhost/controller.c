@@ -303,6 +303,22 @@ stop_queues(struct vhost_controller *controller, uint64_t *budget_us)
 }
 
 static int
+has_sessions(void *arg)
+{
+	struct vhost_controller *controller = arg;
+
+	return !TAILQ_EMPTY(&controller->sessions);
+}
+
+/* [waits] for sessions whose release nobody waited for to its end: they need the threads. */
+static void
+wait_for_sessions(struct vhost_controller *controller)
+{
+	while (thread_call(vhost_main_thread(controller), has_sessions, controller) > 0)
+		coroutine_sleep(500);
+}
+
+static int
 delete_controller(struct vhost_controller *controller, uint64_t *budget_us, struct errmsg *err)
 {
 	int rc;
@@ -321,6 +337,7 @@ delete_controller(struct vhost_controller *controller, uint64_t *budget_us, stru
 			controller->name);
 	}
 	coroutine_blocking(unlisten_on_worker, &controller->endpoint);
+	wait_for_sessions(controller);
 	vhost_threads_end(controller);
 	TAILQ_REMOVE(&controllers, controller, link);
 	controller->ops->destroy(controller->device);

@@ -19,8 +19,10 @@
 
 /* Somebody who waits for queues to stop. Freed by the main thread. */
 struct vhost_drain {
+	struct vhost_session *session;
 	uint64_t mask; /* queues still running */
 	struct completion *completion;
+	struct thread_msg msg;
 	struct vhost_drain *next;
 };
 
@@ -134,10 +136,11 @@ vhost_session_start_waiting(struct vhost_session *session)
 static int
 attach_on_thread(void *arg)
 {
-	struct vhost_session *session = arg;
+	struct vhost_session *session = *(struct vhost_session **)arg;
 
 	if (session->controller->closing)
 		return -ESHUTDOWN;
+	session->attached = true;
 	vhost_controller_attach(session->controller, session);
 	return 0;
 }
@@ -145,7 +148,7 @@ attach_on_thread(void *arg)
 static int
 start_on_thread(void *arg)
 {
-	struct vhost_queue *queue = arg;
+	struct vhost_queue *queue = *(struct vhost_queue **)arg;
 	struct vhost_session *session = queue->session;
 
 	if (session->controller->closing)
@@ -158,29 +161,22 @@ start_on_thread(void *arg)
 	return 0;
 }
 
-struct stop_call {
-	struct vhost_session *session;
-	struct vhost_drain *drain;
-};
-
-static int
+static void
 stop_on_thread(void *arg)
 {
-	struct stop_call *call = arg;
-	struct vhost_session *session = call->session;
-	struct vhost_drain *drain = call->drain;
+	struct vhost_drain *drain = arg;
+	struct vhost_session *session = drain->session;
 	uint64_t mask = drain->mask & session->busy;
 
 	drain->mask = mask;
 	if (mask == 0) {
 		completion_signal(drain->completion, 0);
 		free(drain);
-		return 0;
+		return;
 	}
 	drain->next = session->drains;
 	session->drains = drain;
 	send_stop(session, mask);
-	return 0;
 }
 
 /* ---- the queue's thread ---- */
@@ -189,13 +185,14 @@ stop_on_thread(void *arg)
 static int
 start_result(void *arg)
 {
-	return ((struct vhost_queue *)arg)->start_rc;
+	return (*(struct vhost_queue **)arg)->start_rc;
 }
 
 struct fds_call {
 	struct vhost_queue *queue;
 	int call_fd;
 	int err_fd;
+	int old; /* not used any more, or -1 */
 };
 
 static int
@@ -204,6 +201,7 @@ set_fds_on_thread(void *arg)
 	struct fds_call *call = arg;
 
 	vhost_queue_set_fds(call->queue, call->call_fd, call->err_fd);
+	replace_fd(&call->old, -1);
 	return 0;
 }
 
@@ -347,18 +345,17 @@ wait_until_drained(struct vhost_session *session, uint64_t mask)
 {
 	struct vhost_drain *drain = calloc(1, sizeof(*drain));
 	struct completion *completion = completion_create();
-	struct stop_call call = {.session = session, .drain = drain};
 	int rc;
 
 	if (drain == NULL || completion == NULL) {
 		free(drain);
-		if (completion != NULL)
-			completion_drop(completion);
+		completion_drop(completion);
 		return -ENOMEM;
 	}
+	drain->session = session;
 	drain->mask = mask;
 	drain->completion = completion;
-	thread_call(vhost_main_thread(session->controller), stop_on_thread, &call);
+	thread_send(vhost_main_thread(session->controller), &drain->msg, stop_on_thread, drain);
 	rc = completion_wait(completion, VHOST_DRAIN_US);
 	completion_put(completion);
 	return rc;
@@ -393,7 +390,10 @@ stop_queues(struct vhost_session *session, uint64_t mask)
 	return 0;
 }
 
-/* 0 when it runs or waits for another session's requests; it can be stopped in any case. */
+/*
+ * 0 when it runs or waits for another session's requests; it can be stopped in any case. After
+ * -ETIMEDOUT it may yet start.
+ */
 static int
 send_to_thread(struct vhost_session *session, struct vhost_queue *queue)
 {
@@ -401,8 +401,12 @@ send_to_thread(struct vhost_session *session, struct vhost_queue *queue)
 
 	queue->home = choose_thread(session);
 	queue->start_rc = 0;
-	rc = thread_call(vhost_main_thread(session->controller), start_on_thread, queue);
-	return rc == 0 ? thread_call(queue->home->thread, start_result, queue) : rc;
+	rc = thread_call_within(vhost_main_thread(session->controller), VHOST_DRAIN_US,
+				start_on_thread, &queue, sizeof(queue));
+	if (rc != 0)
+		return rc;
+	return thread_call_within(queue->home->thread, VHOST_DRAIN_US, start_result, &queue,
+				  sizeof(queue));
 }
 
 static int
@@ -424,7 +428,7 @@ start_queue(struct vhost_session *session, uint32_t index)
 	vring->running = true;
 	if (rc == 0)
 		vring->base_holds = false;
-	else
+	else if (rc != -ETIMEDOUT)
 		stop_queues(session, 1ULL << index);
 	return rc;
 }
@@ -449,16 +453,16 @@ update_queue(struct vhost_session *session, uint32_t index)
 	return run ? start_queue(session, index) : stop_queues(session, 1ULL << index);
 }
 
-/* Every queue; the first error counts. */
+/* Every queue; the first error counts. Threads that do not answer are not asked again. */
 static int
 update_queues(struct vhost_session *session)
 {
 	int first = 0;
 
-	for (uint32_t i = 0; i < session->controller->queue_count; i++) {
+	for (uint32_t i = 0; i < session->controller->queue_count && first != -ETIMEDOUT; i++) {
 		int rc = update_queue(session, i);
 
-		if (first == 0)
+		if (first == 0 || rc == -ETIMEDOUT)
 			first = rc;
 	}
 	return first;
@@ -640,20 +644,23 @@ static int
 swap_fd(struct vhost_session *session, uint32_t index, int *where, int fd)
 {
 	struct vhost_vring *vring = &session->vrings[index];
-	int old = *where;
+	struct fds_call call = {.queue = &session->queues[index], .old = *where};
+	int rc;
 
-	*where = fd;
-	if (vring->running) {
-		struct fds_call call = {
-			.queue = &session->queues[index],
-			.call_fd = vring->call_fd,
-			.err_fd = vring->err_fd,
-		};
-
-		thread_call(call.queue->home->thread, set_fds_on_thread, &call);
+	if (!vring->running) {
+		replace_fd(where, fd);
+		return 0;
 	}
-	replace_fd(&old, -1);
-	return 0;
+	*where = fd;
+	call.call_fd = vring->call_fd;
+	call.err_fd = vring->err_fd;
+	rc = thread_call_within(call.queue->home->thread, VHOST_DRAIN_US, set_fds_on_thread, &call,
+				sizeof(call));
+	if (rc == -ENOMEM) {
+		*where = call.old;
+		replace_fd(&fd, -1);
+	}
+	return rc;
 }
 
 int
@@ -761,38 +768,6 @@ vhost_session_answered(struct vhost_session *session)
 
 /* ---- beginning and end ---- */
 
-int
-vhost_session_create(struct vhost_controller *controller, int vid,
-		     struct vhost_session **session_out)
-{
-	static atomic_uint next_id;
-	struct vhost_session *session =
-		aligned_alloc(_Alignof(struct vhost_session), sizeof(*session));
-	int rc;
-
-	if (session == NULL)
-		return -ENOMEM;
-	memset(session, 0, sizeof(*session));
-	session->controller = controller;
-	session->vid = vid;
-	session->id = atomic_fetch_add(&next_id, 1);
-	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++) {
-		init_vring(&session->vrings[i]);
-		session->queues[i].session = session;
-		session->queues[i].ops = controller->ops;
-		session->queues[i].device = controller->device;
-		session->queues[i].index = i;
-	}
-	rc = thread_call(vhost_main_thread(controller), attach_on_thread, session);
-	if (rc != 0) {
-		free(session);
-		return rc;
-	}
-	controller->ops->set_features(controller->device, 0);
-	*session_out = session;
-	return 0;
-}
-
 /* On a worker: unmapping much memory takes time. */
 static void
 free_session(struct work *work)
@@ -819,10 +794,9 @@ free_session(struct work *work)
  * not seen any of them complete, and gives each its one used entry. Its queues start when the last
  * request here is done: a late write of ours would overtake newer ones of the driver.
  */
-static int
-abandon_on_thread(void *arg)
+static void
+abandon_queues(struct vhost_session *session)
 {
-	struct vhost_session *session = arg;
 	uint64_t mask;
 
 	forget_waiting(session, UINT64_MAX);
@@ -832,29 +806,54 @@ abandon_on_thread(void *arg)
 
 		thread_send(queue->home->thread, &queue->abandon_msg, vhost_queue_abandon, queue);
 	}
-	return 0;
 }
 
-static int
+static void
+finish_release(void *arg)
+{
+	struct vhost_session *session = arg;
+	struct completion *done = session->released_done;
+
+	session->released = session->busy != 0;
+	if (!session->attached)
+		vhost_session_free(session);
+	else if (!session->released)
+		vhost_controller_detach(session->controller, session);
+	completion_signal(done, 0);
+}
+
+/* In two steps: only when every queue's thread has done with its messages may the session go. */
+static void
 release_on_thread(void *arg)
 {
 	struct vhost_session *session = arg;
 
-	session->released = session->busy != 0;
-	if (!session->released)
-		vhost_controller_detach(session->controller, session);
-	return 0;
+	abandon_queues(session);
+	vhost_threads_sync(&session->controller->threads, session->threads, &session->sync,
+			   finish_release, session);
 }
 
-/* In two steps: only when every queue's thread has done with its messages may the session go. */
+static void
+send_release(struct vhost_session *session)
+{
+	session->threads = session->controller->threads.usable;
+	thread_send(vhost_main_thread(session->controller), &session->release_msg,
+		    release_on_thread, session);
+}
+
+/* From here on the session is the main thread's. */
 void
 vhost_session_release(struct vhost_session *session)
 {
 	struct vhost_controller *controller = session->controller;
+	struct completion *done = session->released_done;
 
-	thread_call(vhost_main_thread(controller), abandon_on_thread, session);
-	vhost_threads_sync(controller);
-	thread_call(vhost_main_thread(controller), release_on_thread, session);
+	send_release(session);
+	if (completion_wait(done, VHOST_DRAIN_US) != 0)
+		log_err("vhost %s: a thread does not answer within %llu s; what the connection had "
+			"stays until it does",
+			controller->name, VHOST_DRAIN_US / 1000000);
+	completion_put(done);
 }
 
 void
@@ -862,4 +861,57 @@ vhost_session_free(struct vhost_session *session)
 {
 	if (work_submit(&session->free_work, free_session) != 0)
 		free_session(&session->free_work);
+}
+
+/* On an error the session is gone, or goes when the main thread answers. */
+static int
+attach(struct vhost_session *session)
+{
+	struct completion *done = session->released_done;
+	int rc = thread_call_within(vhost_main_thread(session->controller), VHOST_DRAIN_US,
+				    attach_on_thread, &session, sizeof(session));
+
+	if (rc == -ETIMEDOUT) {
+		send_release(session);
+		completion_put(done);
+	} else if (rc != 0) {
+		completion_drop(done);
+		free(session);
+	}
+	return rc;
+}
+
+int
+vhost_session_create(struct vhost_controller *controller, int vid,
+		     struct vhost_session **session_out)
+{
+	static atomic_uint next_id;
+	struct vhost_session *session =
+		aligned_alloc(_Alignof(struct vhost_session), sizeof(*session));
+	int rc;
+
+	if (session == NULL)
+		return -ENOMEM;
+	memset(session, 0, sizeof(*session));
+	session->released_done = completion_create();
+	if (session->released_done == NULL) {
+		free(session);
+		return -ENOMEM;
+	}
+	session->controller = controller;
+	session->vid = vid;
+	session->id = atomic_fetch_add(&next_id, 1);
+	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++) {
+		init_vring(&session->vrings[i]);
+		session->queues[i].session = session;
+		session->queues[i].ops = controller->ops;
+		session->queues[i].device = controller->device;
+		session->queues[i].index = i;
+	}
+	rc = attach(session);
+	if (rc != 0)
+		return rc;
+	controller->ops->set_features(controller->device, 0);
+	*session_out = session;
+	return 0;
 }

@@ -18,6 +18,7 @@
 #include "memory.h"
 #include "queue.h"
 #include "thread.h"
+#include "threads.h"
 #include "vhost.h"
 #include "work.h"
 
@@ -70,6 +71,9 @@ struct vhost_session {
 	uint64_t told;        /* a bit per queue whose base the answer under way tells */
 	bool no_more_threads; /* there was none to be had for its last queue */
 
+	uint32_t threads;                 /* of the controller, when the session was released */
+	struct completion *released_done; /* one share is the main thread's */
+
 	/* queue.h says what is whose */
 	struct vhost_queue queues[VHOST_MAX_QUEUES];
 
@@ -78,17 +82,23 @@ struct vhost_session {
 	uint64_t waiting;  /* of these: not started yet, for requests of the session before */
 	uint64_t stopping; /* of these: told to stop */
 	struct vhost_drain *drains; /* who waits for queues to stop */
+	bool attached;
 	bool released;
+	struct vhost_sync sync;
 	TAILQ_ENTRY(vhost_session) link;
 	struct work free_work;
+
+	/* to the main thread */
+	struct thread_msg release_msg;
 };
 
 _Static_assert(VHOST_MAX_QUEUES <= 64, "masks of queues are 64 bits wide");
 
 /*
  * ---- vhost-events thread ----
- * Each returns 0 or a negative errno. -ETIMEDOUT: requests do not end; the connection is to be
- * closed and the session released, which waits for them without holding up anybody.
+ * Each returns 0 or a negative errno. -ETIMEDOUT: requests do not end, or a thread does not
+ * answer; the connection is to be closed and the session released, which waits for them without
+ * holding up anybody.
  * index is below the controller's queue_count. fds become the session's, whatever is returned.
  */
 
@@ -96,7 +106,8 @@ int vhost_session_create(struct vhost_controller *controller, int vid,
 			 struct vhost_session **session);
 /*
  * Also on another OS thread after the socket is unregistered. The rings are not touched any more
- * when it returns; the session frees itself when its requests are done.
+ * when it returns, unless a thread of the controller hangs for longer than VHOST_DRAIN_US. The
+ * session frees itself when its requests are done.
  */
 void vhost_session_release(struct vhost_session *session);
 

@@ -24,12 +24,15 @@ vhost_thread_is_main(const struct vhost_thread *thread)
 	return thread == &thread->controller->threads.threads[0];
 }
 
+/* It may have one by now: from a call that nobody waited for to its end. */
 static int
 get_channel(void *arg)
 {
-	struct vhost_thread *thread = arg;
+	struct vhost_thread *thread = *(struct vhost_thread **)arg;
 	struct vhost_controller *controller = thread->controller;
 
+	if (thread->channel != NULL)
+		return 0;
 	return controller->ops->channel_get(controller->device, "thread", &thread->channel);
 }
 
@@ -93,7 +96,7 @@ vhost_threads_start(struct vhost_controller *controller, uint32_t max, struct er
 	if (rc != 0)
 		return err_set(err, rc, "vhost controller %s: no thread: %s", controller->name,
 			       strerror(-rc));
-	rc = thread_call(main->thread, get_channel, main);
+	rc = thread_call(main->thread, get_channel, &main);
 	if (rc != 0) {
 		thread_call(main->thread, exit_on_thread, main);
 		err_set(err, rc, "vhost controller %s: the block device gives no channel: %s",
@@ -125,18 +128,19 @@ free_cores(struct vhost_controller *controller)
 static int
 widen_cpumask(void *arg)
 {
-	return thread_set_cpumask(arg);
+	return thread_set_cpumask(*(const struct cpumask **)arg);
 }
 
 static int
 create_apart(struct vhost_controller *controller, const struct vhost_thread *thread)
 {
+	const struct cpumask *allowed = vhost_controller_cpumask(controller);
 	struct cpumask cores = free_cores(controller);
 	int rc = create(controller, &cores);
 
 	if (rc == 0)
-		rc = thread_call(thread->thread, widen_cpumask,
-				 (void *)vhost_controller_cpumask(controller));
+		rc = thread_call_within(thread->thread, VHOST_DRAIN_US, widen_cpumask, &allowed,
+					sizeof(allowed));
 	return rc;
 }
 
@@ -150,7 +154,8 @@ vhost_threads_add(struct vhost_controller *controller)
 	if (threads->usable == atomic_load(&threads->count))
 		rc = create_apart(controller, thread);
 	if (rc == 0)
-		rc = thread_call(thread->thread, get_channel, thread);
+		rc = thread_call_within(thread->thread, VHOST_DRAIN_US, get_channel, &thread,
+					sizeof(thread));
 	if (rc != 0) {
 		log_warn("vhost %s: no thread beside the first %u: %s; they serve all queues",
 			 controller->name, threads->usable, strerror(-rc));
@@ -174,22 +179,26 @@ vhost_threads_let_go(struct vhost_controller *controller)
 	controller->threads.holders--;
 }
 
-static int
-do_nothing(void *arg)
+/* From one thread to the next, and back to the main thread. */
+static void
+sync_step(void *arg)
 {
-	(void)arg;
-	return 0;
+	struct vhost_sync *sync = arg;
+
+	sync->at++;
+	if (sync->at < sync->count)
+		thread_send(sync->threads->threads[sync->at].thread, &sync->msg, sync_step, sync);
+	else
+		thread_send(sync->threads->threads[0].thread, &sync->msg, sync->done, sync->ctx);
 }
 
-/*
- * A thread runs its messages in the order in which they were sent; those that the main thread had
- * sent before it answered us come before ours.
- */
+/* A thread runs its messages in the order in which they were sent. */
 void
-vhost_threads_sync(struct vhost_controller *controller)
+vhost_threads_sync(struct vhost_threads *threads, uint32_t count, struct vhost_sync *sync,
+		   thread_fn done, void *ctx)
 {
-	for (uint32_t i = 1; i < controller->threads.usable; i++)
-		thread_call(controller->threads.threads[i].thread, do_nothing, NULL);
+	*sync = (struct vhost_sync){.threads = threads, .count = count, .done = done, .ctx = ctx};
+	sync_step(sync);
 }
 
 struct thread_visit {

@@ -66,11 +66,20 @@ bool vhost_thread_is_main(const struct vhost_thread *thread);
  * log, when it cannot be had.
  */
 struct vhost_thread *vhost_threads_add(struct vhost_controller *controller);
+struct vhost_sync {
+	struct vhost_threads *threads;
+	uint32_t at, count;
+	thread_fn done;
+	void *ctx;
+	struct thread_msg msg;
+};
+
 /*
- * vhost-events thread; any OS thread after the socket is unregistered. What the main thread has
- * sent to the others so far has been done on return.
+ * Main thread. done(ctx) runs here when the first count threads have done what the main thread has
+ * sent them so far.
  */
-void vhost_threads_sync(struct vhost_controller *controller);
+void vhost_threads_sync(struct vhost_threads *threads, uint32_t count, struct vhost_sync *sync,
+			thread_fn done, void *ctx);
 
 /*
  * App thread, in a coroutine [waits]. Runs fn on each thread, the main thread first, one after the

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "env.h"
@@ -520,6 +521,73 @@ test_call_from_an_os_thread(void **state)
 	assert_int_equal(call.runs, 100);
 }
 
+struct note {
+	unsigned int *sum;
+	unsigned int number;
+};
+
+static int
+add_number(void *arg)
+{
+	const struct note *note = arg;
+
+	*note->sum += note->number;
+	return (int)*note->sum;
+}
+
+/* Nobody polls the thread: the caller gives up, and the call is made later with what it was given. */
+static void
+test_call_that_nobody_waits_for(void **state)
+{
+	unsigned int sum = 0;
+	struct note note = {.sum = &sum, .number = 5};
+
+	(void)state;
+	assert_int_equal(thread_call_within(thread, 1000, add_number, &note, sizeof(note)),
+			 -ETIMEDOUT);
+	memset(&note, 0xff, sizeof(note));
+	assert_int_equal(sum, 0);
+	poll_all();
+	assert_int_equal(sum, 5);
+}
+
+static void
+call_within_run(void *arg)
+{
+	unsigned int sum = 7;
+	struct note note = {.sum = &sum, .number = 1};
+
+	*(int *)arg = thread_call_within(thread, WAIT_FOREVER, add_number, &note, sizeof(note));
+}
+
+static void
+test_call_in_time(void **state)
+{
+	int rc = PENDING;
+
+	(void)state;
+	start(call_within_run, &rc);
+	poll_all();
+	assert_int_equal(rc, 8);
+}
+
+static void
+test_call_in_time_without_memory(void **state)
+{
+	unsigned int sum = 0;
+	struct note note = {.sum = &sum, .number = 5};
+
+	(void)state;
+	for (unsigned int good = 0; good < 2; good++) {
+		fault_after(good);
+		assert_int_equal(thread_call_within(thread, 1000, add_number, &note, sizeof(note)),
+				 -ENOMEM);
+		assert_true(fault_end());
+	}
+	poll_all();
+	assert_int_equal(sum, 0);
+}
+
 int
 main(void)
 {
@@ -542,6 +610,9 @@ main(void)
 		coroutine_test(test_call_by_id),
 		coroutine_test(test_cancel_a_call),
 		coroutine_test(test_call_from_an_os_thread),
+		coroutine_test(test_call_that_nobody_waits_for),
+		coroutine_test(test_call_in_time),
+		coroutine_test(test_call_in_time_without_memory),
 	};
 
 	alarm(120); /* seconds: the end of every wait in here that does not end otherwise */

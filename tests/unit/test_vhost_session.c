@@ -4,6 +4,7 @@
  * controller's, and the device keeps requests for as long as the test wants.
  */
 /* links: vhost virtio bdev event testlib thread env */
+/* ldflags: -Wl,--wrap=completion_wait */
 #include <errno.h>
 #include <linux/virtio_ring.h>
 #include <poll.h>
@@ -22,8 +23,11 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include <dirent.h>
+
 #include "env.h"
 #include "vhost/controller.h"
+#include "vhost/notifier.h"
 #include "vhost/session.h"
 
 #define PROTOCOL_FEATURES (1ULL << 30)
@@ -140,12 +144,46 @@ main_thread(void)
 	return vhost_main_thread(controller);
 }
 
+/* The controller's thread hangs, and those who wait for it lose their patience soon. */
+static atomic_bool hang_wanted, hangs;
+
+int __real_completion_wait(struct completion *completion, uint64_t timeout_us);
+int __wrap_completion_wait(struct completion *completion, uint64_t timeout_us);
+
+int
+__wrap_completion_wait(struct completion *completion, uint64_t timeout_us)
+{
+	assert_int_equal(timeout_us, VHOST_DRAIN_US);
+	return __real_completion_wait(completion, hangs ? 20000 : timeout_us);
+}
+
+static void
+hang(void)
+{
+	hang_wanted = true;
+	while (!hangs)
+		sched_yield();
+}
+
+static void
+go_on(void)
+{
+	hang_wanted = false;
+	while (hangs)
+		sched_yield();
+}
+
 static void *
 poll_thread(void *arg)
 {
 	struct thread *thread = arg;
 
 	while (!poller_stops || !thread_is_exited(thread)) {
+		while (hang_wanted) {
+			hangs = true;
+			sched_yield();
+		}
+		hangs = false;
 		thread_poll(thread, env_ticks());
 		sched_yield();
 	}
@@ -778,6 +816,146 @@ test_closing(void **state)
 	assert_int_equal(send_kick(), -ESHUTDOWN);
 }
 
+/* ---- a thread that does not answer ---- */
+
+static unsigned int
+count_fds(void)
+{
+	DIR *folder = opendir("/proc/self/fd");
+	unsigned int count = 0;
+
+	assert_non_null(folder);
+	while (readdir(folder) != NULL)
+		count++;
+	closedir(folder);
+	return count;
+}
+
+/* A thread makes what it calls with at its first call. */
+static int
+first_notification(void *arg)
+{
+	int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+
+	(void)arg;
+	vhost_notify(fd);
+	return close(fd);
+}
+
+static int
+no_sessions(void *arg)
+{
+	(void)arg;
+	return TAILQ_EMPTY(&controller->sessions);
+}
+
+/* Until the session is gone, and a worker has closed what it had. */
+static void
+wait_until_gone(unsigned int fds)
+{
+	uint64_t end = now_ms() + DEADLINE_MS;
+
+	while (!thread_call(main_thread(), no_sessions, NULL) || count_fds() != fds) {
+		assert_true(now_ms() < end);
+		usleep(1000);
+	}
+}
+
+static int
+hanging_call(void)
+{
+	return vhost_session_set_vring_call(session, 0, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+}
+
+static int
+hanging_base(void)
+{
+	uint32_t base;
+
+	return vhost_session_get_vring_base(session, 0, &base);
+}
+
+static int
+hanging_reset(void)
+{
+	return vhost_session_reset(session);
+}
+
+static int
+hanging_start(void)
+{
+	return vhost_session_set_vring_enable(session, 1, true);
+}
+
+/* A second queue that has all it needs but for the last message. */
+static void
+prepare_start(void)
+{
+	struct vhost_ring_addr addr = {.desc = USER + 65536 + DESC,
+				       .avail = USER + 65536 + AVAIL,
+				       .used = USER + 65536 + USED};
+
+	assert_int_equal(vhost_session_set_vring_num(session, 1, RING_SIZE), 0);
+	assert_int_equal(vhost_session_set_vring_addr(session, 1, &addr), 0);
+	assert_int_equal(
+		vhost_session_set_vring_kick(session, 1, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
+		0);
+}
+
+/*
+ * Each message that asks the controller's threads gives up, and so does the end of the session: the
+ * vhost-events thread has others to serve. What was asked happens later, and nothing is lost.
+ */
+static void
+test_thread_hangs(void **state)
+{
+	static const send_fn messages[] = {hanging_call, hanging_base, hanging_reset, hanging_start,
+					   send_addr,    send_kick,    send_mem_table};
+	unsigned int fds;
+
+	(void)state;
+	vhost_session_release(session);
+	thread_call(main_thread(), first_notification, NULL);
+	fds = count_fds();
+	for (size_t i = 0; i < sizeof(messages) / sizeof(messages[0]); i++) {
+		assert_int_equal(vhost_session_create(controller, (int)i, &session), 0);
+		avail_index = 0;
+		memset(memory, 0, MEMORY_SIZE);
+		start();
+		prepare_start();
+		send_call();
+		close(call_fd);
+		do_one();
+		hang();
+		assert_int_equal(messages[i](), -ETIMEDOUT);
+		vhost_session_release(session);
+		session = NULL;
+		go_on();
+		wait_until_gone(fds);
+	}
+}
+
+static void
+test_thread_hangs_at_the_beginning(void **state)
+{
+	struct vhost_session *another = NULL;
+	unsigned int fds;
+
+	(void)state;
+	vhost_session_release(session);
+	session = NULL;
+	fds = count_fds();
+	for (int closing = 0; closing < 2; closing++) {
+		hang();
+		controller->closing = closing;
+		assert_int_equal(vhost_session_create(controller, 0, &another), -ETIMEDOUT);
+		assert_null(another);
+		go_on();
+		wait_until_gone(fds);
+	}
+	assert_int_equal(vhost_session_create(controller, 0, &another), -ESHUTDOWN);
+}
+
 int
 main(void)
 {
@@ -800,6 +978,8 @@ main(void)
 		TEST(test_waiting_queue_stops),
 		TEST(test_release_anywhere),
 		TEST(test_closing),
+		TEST(test_thread_hangs),
+		TEST(test_thread_hangs_at_the_beginning),
 	};
 
 	return cmocka_run_group_tests_name("vhost_session", tests, NULL, NULL);
