@@ -27,16 +27,32 @@ enum nvme_qpair_state {
 	NVME_QPAIR_FAILED, /* requests end with fail_rc */
 };
 
+/*
+ * Who does what with a command that has timed out. It may end at any time meanwhile; its identifier
+ * is used again only when this is NONE.
+ */
+enum nvme_abort_state {
+	NVME_ABORT_NONE,
+	NVME_ABORT_WANTED, /* nvme_ctrlr_timed_out(), on the qpair's thread */
+	NVME_ABORT_ACTIVE, /* the app thread took it, from WANTED */
+	/*
+	 * Its thread: the command has ended, in WANTED or ACTIVE (atomic_exchange()). The app thread
+	 * makes it NONE when it needs the identifier no more, without a word: the slot is found
+	 * when the qpair's thread next looks for time-outs, or for a free slot.
+	 */
+	NVME_ABORT_ENDED,
+};
+
 /* A command identifier: its number is the index. */
 struct nvme_slot {
-	struct nvme_request *request; /* NULL: free */
+	struct nvme_request *request; /* NULL: free, if abort is NONE */
 	void *page;                   /* of DMA memory: PRP list, SGL, or a small bounce buffer */
 	uint64_t page_iova;
 	/* data.c */
 	void *bounce;
 	uint32_t bounce_length;
-	bool aborting; /* the app thread aborts it: not used again until it says that it is done */
 	bool timed_out;
+	_Atomic uint8_t abort; /* enum nvme_abort_state; nvme_qpair_create() makes it NONE */
 };
 
 struct nvme_qpair {
@@ -50,7 +66,6 @@ struct nvme_qpair {
 	bool used;
 
 	/* its thread; nobody's while it is put */
-	struct thread *thread;
 	enum nvme_qpair_state state;
 	int fail_rc;
 	struct nvme_queue queue;
@@ -62,18 +77,32 @@ struct nvme_qpair {
 
 /* ---- app thread, in a coroutine [waits] ---- */
 
-/* Makes rings and slots if they are not there, and the queues on the device. Not while it is LIVE. */
+/*
+ * Makes rings and slots if they are not there, resets them, and makes the queues on the device
+ * (nvme_ctrlr_create_queues()). Its thread, if it has one, has it STOPPED or FAILED, and touches
+ * neither queue nor slots then.
+ */
 int nvme_qpair_create(struct nvme_qpair *qpair, struct errmsg *err);
 /* Frees the memory. The device is off, or has no such queues. No thread has it. */
 void nvme_qpair_free(struct nvme_qpair *qpair);
-/* nvme_ctrlr_abort() is done with it (message to its thread). */
-void nvme_qpair_abort_done(struct nvme_qpair *qpair, uint16_t cid);
+/*
+ * The io_device is the controller (its address), a channel's context a struct nvme_channel. create
+ * takes a queue pair (nvme_ctrlr_take_qpair()), destroy gives it back. App thread; 0 or a negative
+ * errno.
+ */
+struct nvme_channel {
+	struct nvme_qpair *qpair;
+};
+int nvme_qpair_register(struct nvme_ctrlr *ctrlr);
 
 /* ---- its thread ---- */
 
+/* Until started, parked or failed no request ends: the device may still use their memory. */
 void nvme_qpair_stop(struct nvme_qpair *qpair);
+/* STOPPED, and the device is off, for longer: requests may time out again, sent ones too. */
+void nvme_qpair_park(struct nvme_qpair *qpair);
 /*
- * Created: sends what was sent before the stop (each once more than before; those with no retries
+ * Nothing when it is LIVE. Created: sends what was sent before the stop (each once more than before; those with no retries
  * left end with -ETIMEDOUT if they had timed out, else -EIO), then what waits.
  */
 void nvme_qpair_start(struct nvme_qpair *qpair);

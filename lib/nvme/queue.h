@@ -41,9 +41,12 @@ struct nvme_queue {
 	uint64_t doorbells; /* stores to registers */
 };
 
-/* [waits] or blocks, as dma_alloc(). Both rings, page-aligned and contiguous for the device. */
+/*
+ * [waits] or blocks, as dma_alloc(). Both rings, contiguous for the device, at multiples of
+ * alignment (CC.MPS: 4096 … 65536).
+ */
 int nvme_queue_alloc(struct nvme_queue *queue, struct nvme_transport *transport, uint16_t id,
-		     uint32_t entries, struct errmsg *err);
+		     uint32_t entries, uint32_t alignment, struct errmsg *err);
 void nvme_queue_free(struct nvme_queue *queue);
 /*
  * Before it is made on the device, for the first time or after a reset: empty, phase 1.
