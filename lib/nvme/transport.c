@@ -37,10 +37,80 @@ transport_watch_stop(struct transport_watch *watch)
 	poller_unregister(&watch->poller);
 }
 
+struct blocking_call {
+	int (*fn)(void *arg);
+	void *arg;
+	bool has_run;
+	int rc;
+};
+
+static int
+run_call(void *arg)
+{
+	struct blocking_call *call = arg;
+
+	call->rc = call->fn(call->arg);
+	call->has_run = true;
+	return 0;
+}
+
 int
 transport_blocking(int (*fn)(void *arg), void *arg)
 {
-	return coroutine_current() != NULL ? coroutine_blocking(fn, arg) : fn(arg);
+	struct blocking_call call = {.fn = fn, .arg = arg};
+
+	if (coroutine_current() != NULL)
+		coroutine_blocking(run_call, &call);
+	if (!call.has_run)
+		run_call(&call);
+	return call.rc;
+}
+
+struct allocation {
+	struct nvme_transport *transport;
+	void *memory;
+	size_t size;
+	uint64_t *iova;
+	struct errmsg *err;
+};
+
+static int
+allocate(void *arg)
+{
+	struct allocation *allocation = arg;
+
+	allocation->memory = dma_alloc(allocation->transport->dma, allocation->size,
+				       allocation->iova, allocation->err);
+	return 0;
+}
+
+void *
+transport_dma_alloc(struct nvme_transport *transport, size_t size, uint64_t *iova,
+		    struct errmsg *err)
+{
+	struct allocation allocation = {
+		.transport = transport, .size = size, .iova = iova, .err = err};
+
+	transport_blocking(allocate, &allocation);
+	return allocation.memory;
+}
+
+static int
+release(void *arg)
+{
+	struct allocation *allocation = arg;
+
+	dma_free(allocation->transport->dma, allocation->memory, allocation->size);
+	return 0;
+}
+
+void
+transport_dma_free(struct nvme_transport *transport, void *memory, size_t size)
+{
+	struct allocation allocation = {.transport = transport, .memory = memory, .size = size};
+
+	if (memory != NULL)
+		transport_blocking(release, &allocation);
 }
 
 int

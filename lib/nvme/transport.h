@@ -23,8 +23,17 @@ struct transport_watch {
 int transport_watch_start(struct transport_watch *watch);
 void transport_watch_stop(struct transport_watch *watch);
 
-/* [waits] Runs fn(arg), which may block: on the work pool in a coroutine, here elsewhere. */
+/*
+ * [waits] Runs fn(arg), which may block, always and once: on the work pool in a coroutine; here
+ * elsewhere, where there is no pool, and in a coroutine that is cancelled. What it returned.
+ */
 int transport_blocking(int (*fn)(void *arg), void *arg);
+
+/* [waits] dma_alloc() and dma_free() in the transport's space. */
+void *transport_dma_alloc(struct nvme_transport *transport, size_t size, uint64_t *iova,
+			  struct errmsg *err);
+/* memory NULL: nothing happens. */
+void transport_dma_free(struct nvme_transport *transport, void *memory, size_t size);
 
 /* The interrupts' eventfds. */
 struct transport_eventfds {

@@ -154,8 +154,7 @@ transport_close(struct nvme_transport *transport)
 	struct pcie_transport *self = of(transport);
 
 	transport_watch_stop(&self->watch);
-	if (transport_blocking(release, self->device) == -EAGAIN)
-		release(self->device);
+	transport_blocking(release, self->device);
 	transport_eventfds_close(&self->interrupts);
 	free(self);
 }

@@ -532,8 +532,7 @@ transport_close(struct nvme_transport *transport)
 	struct vfio_user_transport *self = of(transport);
 
 	transport_watch_stop(&self->watch);
-	if (transport_blocking(release, self) == -EAGAIN)
-		release(self);
+	transport_blocking(release, self);
 	transport_eventfds_close(&self->interrupts);
 	free(self);
 }
