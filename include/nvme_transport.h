@@ -59,6 +59,12 @@ struct nvme_transport_ops {
 	 */
 	int (*set_interrupts)(struct nvme_transport *transport, uint32_t count, int *fds);
 	/*
+	 * Whether the device may read and write memory; open() lets it. For one that does not stop
+	 * in another way. 0 or a negative errno; a vfio_user server that is not to use memory any
+	 * more is gone.
+	 */
+	int (*set_bus_master)(struct nvme_transport *transport, bool on);
+	/*
 	 * Function-level reset; the registers are as after power-on, and interrupts stay set.
 	 * -EOPNOTSUPP: it has none.
 	 */

@@ -42,6 +42,7 @@ struct nvme_admin {
 	uint32_t sent; /* without the event requests */
 	struct poller *poller;
 	bool poller_is_fast;
+	uint32_t idle_polls;
 
 	uint32_t event_requests;          /* as many as are wanted */
 	uint32_t events[NVME_MAX_EVENTS]; /* dword 0 of those that came */
@@ -79,7 +80,9 @@ int nvme_admin_call_named(struct nvme_ctrlr *ctrlr, struct nvme_admin_call *call
 /* Sends Abort for that command. NULL: no slot is free. When it has ENDED the keeper is woken. */
 struct nvme_admin_slot *nvme_admin_send_abort(struct nvme_ctrlr *ctrlr, uint16_t queue,
 					      uint16_t cid);
-void nvme_admin_release(struct nvme_ctrlr *ctrlr, struct nvme_admin_slot *slot);
+void nvme_admin_release(struct nvme_admin_slot *slot);
+/* Whether a command that nobody waits for any more has no end. */
+bool nvme_admin_is_overdue(const struct nvme_ctrlr *ctrlr);
 /* Keeps as many event requests outstanding as are wanted. */
 void nvme_admin_request_events(struct nvme_ctrlr *ctrlr);
 

@@ -21,6 +21,10 @@
 #define NVME_PAGE_SIZE  4096u /* CC.MPS is 0 where the device can do it, else as small as it can */
 #define NVME_MAX_QUEUES 128u  /* I/O queue pairs that we would use */
 #define NVME_MAX_ABORTS 4u    /* at a time */
+/* Bytes of one command: what a page of SGL descriptors of 4 KiB each describes. */
+#define NVME_MAX_TRANSFER (1u << 20)
+/* How long the commands of a start may take together: so many admin timeouts. */
+#define NVME_START_TIMEOUTS 2
 
 /* What the keeper is woken for: bits of nvme_ctrlr.work. */
 enum nvme_work {
@@ -44,10 +48,17 @@ struct nvme_abort {
 	uint64_t deadline;               /* ticks */
 };
 
+/* A namespace, also one that cannot be used. */
+struct nvme_known_ns {
+	struct nvme_ns ns;
+	bool usable;
+};
+
 struct nvme_ctrlr {
 	/* set once by attach */
 	char name[NVME_NAME_MAX + 1];
 	char *traddr;
+	const struct nvme_transport_ops *ops;
 	struct nvme_transport *transport;
 	struct dma_space *dma;
 	struct thread *app;
@@ -62,7 +73,7 @@ struct nvme_ctrlr {
 	struct nvme_qpair *qpairs; /* [i] has the id i + 1 */
 	uint32_t qpair_count;
 
-	/* app thread, by the keeper; changes only while all queue pairs are stopped */
+	/* the keeper; changes only while all queue pairs are stopped */
 	uint32_t sgl_rules;         /* SGLS of the identify data: 0 none */
 	uint32_t *shadows, *events; /* DBBUF; NULL: none */
 
@@ -70,15 +81,19 @@ struct nvme_ctrlr {
 	_Atomic uint64_t io_timeout_ticks; /* 0: none */
 	_Atomic uint32_t retries;
 
+	_Atomic uint8_t action; /* enum nvme_timeout_action */
+
 	/* any thread */
-	_Atomic uint32_t work; /* NVME_WORK_ */
+	_Atomic uint64_t timeouts; /* so far */
+	_Atomic uint32_t work;     /* NVME_WORK_ */
 	atomic_bool wake_sent;
 	struct thread_msg wake_msg;
 
 	/* under lock, for a moment: who has which queue pair is decided on each one's thread */
 	pthread_mutex_t lock;
 	uint32_t qpairs_used;
-	bool closing; /* no new ones */
+	uint32_t qpairs_granted; /* by the device; at most qpair_count */
+	bool closing;            /* no new ones */
 
 	/* app thread */
 	TAILQ_ENTRY(nvme_ctrlr) link;
@@ -86,26 +101,34 @@ struct nvme_ctrlr {
 	struct nvme_tuning tuning;
 	struct nvme_admin admin;
 	TAILQ_HEAD(, nvme_order) orders;
-	struct nvme_order *attaching, *detaching;
-	struct completion *wake; /* what the keeper waits for */
-	bool stopping;           /* nobody uses it any more: what the keeper does ends, at once */
+	struct nvme_order *attaching;    /* NULL: it is attached */
+	struct nvme_order *detaching;    /* NULL: it shall stay */
+	struct completion *wake;         /* what the keeper waits for */
+	struct completion *unregistered; /* the last channel has gone */
 
 	/* the keeper */
 	struct coroutine *keeper;
-	uint64_t cap;
-	struct nvme_id_ctrl *id; /* as the device said at the last start */
-	bool enabled;            /* CC.EN */
+	uint64_t cap;            /* 0: not read yet */
+	struct nvme_id_ctrl *id; /* two: as it said at the last start, and for the next one */
+	bool registered;         /* as an io_device */
+	bool parting;            /* it is being taken down */
+	bool has_failed;         /* and that has been said */
+	bool has_identity;       /* id[0] is there */
+	bool running;            /* it is enabled, or was not seen to be off: it may use memory */
+	bool cut_off;            /* it may not, whatever it does: its bus mastering is off */
 	uint64_t start_deadline; /* ticks: of the commands of a start; 0: it has started */
-	uint64_t retry_at;       /* ticks: FAILED tries again */
+	uint64_t retry_at;       /* ticks: FAILED tries again; LIVE: queue pairs that failed do */
 	uint64_t look_at;        /* ticks: the next look at CSTS */
-	uint64_t keep_alive_ticks, keep_alive_at;
-	void *dbbuf; /* two pages */
+	uint64_t health_at;      /* ticks: while there are warnings; 0: there are none */
+	uint64_t keep_alive_us;  /* 0: none */
+	uint64_t keep_alive_at;  /* ticks */
+	void *dbbuf;             /* two pages */
 	uint64_t dbbuf_iova;
 	struct nvme_abort aborts[NVME_MAX_ABORTS];
-	uint64_t aborts_wait_since; /* ticks: more time out than can be aborted at once; 0: no */
+	uint64_t aborts_wait_until; /* ticks: more time out than can be aborted; 0: no */
 
 	/* namespace.c */
-	struct nvme_ns *namespaces; /* ascending */
+	struct nvme_known_ns *namespaces; /* ascending */
 	uint32_t namespace_count;
 
 	/* event.c: what has been told, and what is to be told */
@@ -152,12 +175,17 @@ int nvme_ctrlr_create_queues(struct nvme_qpair *qpair, struct errmsg *err);
 
 /* Any thread: leaves work for the keeper. */
 void nvme_ctrlr_work(struct nvme_ctrlr *ctrlr, uint32_t work);
-/* [waits] In the keeper: at most us; until it is woken. -ECANCELED: ctrlr->stopping. */
-int nvme_ctrlr_pause(struct nvme_ctrlr *ctrlr, uint64_t us);
+/* It is to go, and nobody uses it: what the keeper waits for ends at once, with -ECANCELED. */
+bool nvme_ctrlr_is_cancelled(struct nvme_ctrlr *ctrlr);
 uint64_t nvme_ctrlr_admin_timeout_us(const struct nvme_ctrlr *ctrlr);
 void nvme_ctrlr_set_state(struct nvme_ctrlr *ctrlr, enum nvme_state state);
 
-/* event.c: tells the owner, soon, in a coroutine of its own. */
+/* Pure but for the time: the ticks in so many µs, and how many µs are left; 0: it is over. */
+uint64_t nvme_deadline(uint64_t us);
+uint64_t nvme_us_until(uint64_t deadline);
+
+/* event.c: tells the owner, soon, in a coroutine of its own; once more, what could not be told. */
 void nvme_ctrlr_tell(struct nvme_ctrlr *ctrlr, enum nvme_event event);
+void nvme_ctrlr_tell_pending(struct nvme_ctrlr *ctrlr);
 
 #endif

@@ -10,6 +10,9 @@
 
 #define NVME_PCI_CLASS 0x010802 /* mass storage, non-volatile memory, NVM Express */
 
+/* All that there are; NULL ends them. */
+extern const struct nvme_transport_ops *const nvme_transports[];
+
 /* Tells the driver when its device is gone. App thread. */
 struct transport_watch {
 	struct nvme_transport *transport;

@@ -612,6 +612,15 @@ transport_set_interrupts(struct nvme_transport *transport, uint32_t count, int *
 }
 
 static int
+transport_set_bus_master(struct nvme_transport *transport, bool on)
+{
+	/* Its word is all that we would have: it gets no memory when the connection ends. */
+	if (!on)
+		lose(of(transport), "it does not stop");
+	return atomic_load(&transport->gone) ? -ENODEV : 0;
+}
+
+static int
 reset_device(void *arg)
 {
 	struct vfio_user_call call = {.command = VFIO_USER_DEVICE_RESET};
@@ -636,5 +645,6 @@ const struct nvme_transport_ops nvme_transport_vfio_user = {
 	.read = transport_read,
 	.write = transport_write,
 	.set_interrupts = transport_set_interrupts,
+	.set_bus_master = transport_set_bus_master,
 	.reset = transport_reset,
 };

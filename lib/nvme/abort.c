@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Commands of queue pairs that have timed out: each is aborted (NVMe 1.4 §5.1), a few at a time. When
+ * that does not end it the controller is reset.
+ */
+#include "env.h"
+#include "log.h"
+#include "start.h"
+
+#define NOT_ABORTED_US 1000000 /* for the end of a command that Abort did not find */
+#define NOT_ABORTED    1u      /* dword 0 of Abort's completion */
+
+static _Atomic uint8_t *
+state_of(const struct nvme_abort *abort)
+{
+	return &abort->qpair->slots[abort->cid].abort;
+}
+
+static void
+finish(struct nvme_abort *abort)
+{
+	if (abort->command != NULL)
+		nvme_admin_release(abort->command);
+	*abort = (struct nvme_abort){0};
+}
+
+static void
+check_command(struct nvme_abort *abort)
+{
+	struct nvme_admin_slot *command = abort->command;
+	uint64_t soon = nvme_deadline(NOT_ABORTED_US);
+
+	if (command == NULL || command->state != NVME_ADMIN_ENDED)
+		return;
+	if ((command->rc != 0 || command->cqe.status >> 1 != 0 ||
+	     (command->cqe.dw0 & NOT_ABORTED) != 0) &&
+	    soon < abort->deadline)
+		abort->deadline = soon;
+	nvme_admin_release(command);
+	abort->command = NULL;
+}
+
+/* Whether it goes on. */
+static bool
+check(struct nvme_ctrlr *ctrlr, struct nvme_abort *abort)
+{
+	if (atomic_load(state_of(abort)) == NVME_ABORT_ENDED) {
+		atomic_store(state_of(abort), NVME_ABORT_NONE);
+		finish(abort);
+		return false;
+	}
+	check_command(abort);
+	if (nvme_us_until(abort->deadline) == 0) {
+		ctrlr_log(warn, ctrlr, "queue %u: command %u could not be aborted",
+			  abort->qpair->id, abort->cid);
+		nvme_ctrlr_work(ctrlr, NVME_WORK_RESET);
+		finish(abort);
+		return false;
+	}
+	return true;
+}
+
+/* Takes what is wanted. false: it ended by itself. */
+static bool
+take(struct nvme_qpair *qpair, uint16_t cid)
+{
+	_Atomic uint8_t *state = &qpair->slots[cid].abort;
+	uint8_t wanted = NVME_ABORT_WANTED;
+
+	if (atomic_compare_exchange_strong(state, &wanted, NVME_ABORT_ACTIVE))
+		return true;
+	atomic_store(state, NVME_ABORT_NONE);
+	return false;
+}
+
+/* false: no more can be aborted now. */
+static bool
+begin(struct nvme_ctrlr *ctrlr, struct nvme_qpair *qpair, uint16_t cid)
+{
+	uint32_t max = ctrlr->id->acl + 1u;
+	struct nvme_abort *abort = NULL;
+
+	for (uint32_t i = 0; i < NVME_MAX_ABORTS && i < max && abort == NULL; i++) {
+		if (ctrlr->aborts[i].qpair == NULL)
+			abort = &ctrlr->aborts[i];
+	}
+	if (abort == NULL)
+		return false;
+	abort->command = nvme_admin_send_abort(ctrlr, qpair->id, cid);
+	if (abort->command == NULL)
+		return false;
+	if (!take(qpair, cid)) {
+		finish(abort);
+		return true;
+	}
+	abort->qpair = qpair;
+	abort->cid = cid;
+	abort->deadline = nvme_deadline(nvme_ctrlr_admin_timeout_us(ctrlr));
+	return true;
+}
+
+/* false: there are more than can be aborted now. */
+static bool
+begin_all(struct nvme_ctrlr *ctrlr)
+{
+	for (uint32_t i = 0; i < ctrlr->qpair_count; i++) {
+		struct nvme_qpair *qpair = &ctrlr->qpairs[i];
+
+		for (uint32_t cid = 0; qpair->created && cid < qpair->queue.entries - 1; cid++) {
+			uint8_t state = atomic_load(&qpair->slots[cid].abort);
+
+			if (state == NVME_ABORT_WANTED && !begin(ctrlr, qpair, (uint16_t)cid))
+				return false;
+		}
+	}
+	return true;
+}
+
+bool
+nvme_aborts_serve(struct nvme_ctrlr *ctrlr)
+{
+	bool active = false;
+
+	for (uint32_t i = 0; i < NVME_MAX_ABORTS; i++) {
+		if (ctrlr->aborts[i].qpair != NULL)
+			active |= check(ctrlr, &ctrlr->aborts[i]);
+	}
+	if (begin_all(ctrlr)) {
+		ctrlr->aborts_wait_until = 0;
+	} else if (ctrlr->aborts_wait_until == 0) {
+		ctrlr->aborts_wait_until = nvme_deadline(nvme_ctrlr_admin_timeout_us(ctrlr));
+	} else if (nvme_us_until(ctrlr->aborts_wait_until) == 0) {
+		ctrlr_log(warn, ctrlr, "more commands time out than can be aborted");
+		nvme_ctrlr_work(ctrlr, NVME_WORK_RESET);
+	}
+	for (uint32_t i = 0; i < NVME_MAX_ABORTS; i++)
+		active |= ctrlr->aborts[i].qpair != NULL;
+	return active || ctrlr->aborts_wait_until != 0;
+}
+
+void
+nvme_aborts_forget(struct nvme_ctrlr *ctrlr)
+{
+	for (uint32_t i = 0; i < NVME_MAX_ABORTS; i++)
+		finish(&ctrlr->aborts[i]);
+	ctrlr->aborts_wait_until = 0;
+}
+
+void
+nvme_ctrlr_timed_out(struct nvme_qpair *qpair, uint16_t cid)
+{
+	struct nvme_ctrlr *ctrlr = qpair->ctrlr;
+
+	if (cid == UINT16_MAX) {
+		ctrlr_log(warn, ctrlr, "queue %u: a completion makes no sense: it is reset",
+			  qpair->id);
+		nvme_ctrlr_work(ctrlr, NVME_WORK_RESET);
+		return;
+	}
+	ctrlr_log(warn, ctrlr, "queue %u: command %u has timed out", qpair->id, cid);
+	atomic_fetch_add(&ctrlr->timeouts, 1);
+	switch (atomic_load(&ctrlr->action)) {
+	case NVME_TIMEOUT_NONE:
+		return;
+	case NVME_TIMEOUT_ABORT:
+		atomic_store(&qpair->slots[cid].abort, NVME_ABORT_WANTED);
+		nvme_ctrlr_work(ctrlr, NVME_WORK_ABORT);
+		return;
+	case NVME_TIMEOUT_RESET:
+		nvme_ctrlr_work(ctrlr, NVME_WORK_RESET);
+		return;
+	}
+}
