@@ -22,7 +22,7 @@ struct nvme_transport;
 #define NVME_REGISTERS_SIZE 0x1000u /* below the doorbells (NVMe over PCIe Transport 1.0, 3.1) */
 #define NVME_GONE_US        100000u
 
-/* The device is gone, see nvme_transport.gone. */
+/* The device is gone or wanted back, see struct nvme_transport. */
 typedef void (*nvme_gone_fn)(void *ctx);
 
 struct nvme_transport_ops {
@@ -82,11 +82,10 @@ struct nvme_transport {
 	uint32_t vectors;        /* MSI-X vectors that there are */
 	uint64_t alignment;      /* bytes: the page size that DMA memory has at least */
 
-	/*
-	 * any thread: set once the device has disappeared, is wanted back by the kernel, or broke
-	 * the transport's rules
-	 */
+	/* any thread: set once the device has disappeared, or broke the transport's rules */
 	_Atomic bool gone;
+	/* any thread: the kernel, or the server, waits for it to be closed; it still works */
+	_Atomic bool wanted_back;
 };
 
 extern const struct nvme_transport_ops nvme_transport_pcie;

@@ -26,6 +26,9 @@
 /* How long the commands of a start may take together: so many admin timeouts. */
 #define NVME_START_TIMEOUTS 2
 
+/* How often a controller that has failed is tried again. Tests make it shorter. */
+extern unsigned int nvme_retry_ms;
+
 /* What the keeper is woken for: bits of nvme_ctrlr.work. */
 enum nvme_work {
 	NVME_WORK_GONE = 1 << 0,   /* the transport says so */

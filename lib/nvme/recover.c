@@ -15,12 +15,13 @@
 
 #define ATTEMPTS        3
 #define PAUSE_US        100000  /* between attempts */
-#define RETRY_US        5000000 /* of a controller that has failed */
 #define QPAIR_RETRY_US  1000000 /* of a queue pair that could not be made */
 #define NO_MEMORY_US    10000
 #define CQ_INTERRUPTS   2u /* CDW11 of Create CQ (NVMe 1.4 §5.3); 1: contiguous */
 #define CONTIGUOUS      1u
 #define FAILED_REQUESTS (-EIO)
+
+unsigned int nvme_retry_ms = 5000;
 
 /* ---- queue pairs, on their threads ---- */
 
@@ -216,10 +217,10 @@ fail(struct nvme_ctrlr *ctrlr, const struct errmsg *reason)
 	if (ctrlr->has_failed)
 		ctrlr_log(info, ctrlr, "it is still failed: %s", reason->text);
 	else
-		ctrlr_log(err, ctrlr, "it has failed, and is tried again every %u s: %s",
-			  RETRY_US / 1000000, reason->text);
+		ctrlr_log(err, ctrlr, "it has failed, and is tried again every %u ms: %s",
+			  nvme_retry_ms, reason->text);
 	ctrlr->has_failed = true;
-	ctrlr->retry_at = nvme_deadline(RETRY_US);
+	ctrlr->retry_at = nvme_deadline(nvme_retry_ms * 1000ull);
 	nvme_ctrlr_set_state(ctrlr, NVME_FAILED);
 	nvme_qpairs_settle(ctrlr);
 }

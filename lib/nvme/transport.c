@@ -14,9 +14,11 @@ watch_poll(void *arg)
 {
 	struct transport_watch *watch = arg;
 
-	if (!atomic_load(&watch->transport->gone))
-		watch->look(watch->transport);
-	if (!atomic_load(&watch->transport->gone))
+	struct nvme_transport *transport = watch->transport;
+
+	if (!atomic_load(&transport->gone))
+		watch->look(transport);
+	if (!atomic_load(&transport->gone) && !atomic_load(&transport->wanted_back))
 		return POLLER_IDLE;
 	/* Once. */
 	poller_unregister(&watch->poller);

@@ -16,7 +16,7 @@ extern const struct nvme_transport_ops *const nvme_transports[];
 /* Tells the driver when its device is gone. App thread. */
 struct transport_watch {
 	struct nvme_transport *transport;
-	/* looks for what nobody else notices; sets transport->gone. Must not block. */
+	/* looks for what nobody else notices; sets gone or wanted_back. Must not block. */
 	void (*look)(struct nvme_transport *transport);
 	nvme_gone_fn gone;
 	void *ctx;

@@ -137,7 +137,7 @@ look(struct nvme_transport *transport)
 	struct pcie_transport *self = of(transport);
 
 	if (vfio_is_wanted_back(self->device))
-		lose(transport, "the kernel wants it back");
+		atomic_store(&transport->wanted_back, true);
 	else
 		read_32(self, NVME_REGISTER_VS);
 }

@@ -504,7 +504,7 @@ look(struct nvme_transport *transport)
 	eventfd_t count;
 
 	if (self->wanted_back >= 0 && eventfd_read(self->wanted_back, &count) == 0)
-		lose(self, "the server wants it back");
+		atomic_store(&transport->wanted_back, true);
 	else if (atomic_load(&self->doorbells_lost))
 		lose(self, "it cut its doorbells off");
 	else if (vfio_user_is_gone(self->connection))

@@ -23,6 +23,7 @@
 #include "by_hand.h"
 #include "coroutine.h"
 #include "env.h"
+#include "log.h"
 #include "nvme.h"
 #include "nvme_device.h"
 #include "work.h"
@@ -203,6 +204,7 @@ rig_setup(void **state)
 	(void)state;
 	memset(&rig, 0, sizeof(rig));
 	rig.fds = rig_count_fds();
+	log_set_print_level(LOG_LEVEL_ERROR);
 	thread_lib_init(NULL);
 	assert_int_equal(work_pool_start(NULL), 0);
 	rig.app = thread_create("app", NULL);

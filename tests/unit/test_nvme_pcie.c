@@ -226,7 +226,12 @@ test_wanted_back(void **state)
 	assert_int_equal(try_open(), 0);
 	assert_int_equal(eventfd_write(rig.request, 1), 0);
 	let_it_look();
-	expect_gone("the kernel wants it back");
+	assert_int_equal(goners, 1);
+	assert_true(transport->wanted_back);
+	/* So that it can be switched off in order. */
+	assert_false(transport->gone);
+	let_it_look();
+	assert_int_equal(goners, 1);
 }
 
 int

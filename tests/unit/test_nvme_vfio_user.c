@@ -730,7 +730,12 @@ test_wanted_back(void **state)
 	open_transport();
 	assert_int_equal(eventfd_write(rig.request, 1), 0);
 	let_it_look();
-	expect_gone();
+	assert_int_equal(goners, 1);
+	assert_true(transport->wanted_back);
+	/* So that it can be switched off in order. */
+	assert_false(transport->gone);
+	let_it_look();
+	assert_int_equal(goners, 1);
 }
 
 /* A device that was taken away while its server lives. */
