@@ -228,7 +228,10 @@ void nvme_qpair_submit(struct nvme_qpair *qpair, struct nvme_request *request);
 void nvme_qpair_flush(struct nvme_qpair *qpair);
 /*
  * The same for a fused pair (NVMe 1.4 §6.2: Compare and Write), where nvme_ctrlr_info.fuses has it:
- * one behind the other in the queue, sent again as a pair. Both end, each through its own done.
+ * one behind the other in the queue, sent again as a pair when the device says that it failed. Both
+ * end, the first one first, each through its own done. A pair that is under way when the controller
+ * is reset ends with -EIO or -ETIMEDOUT: it may have been carried out, and would find other blocks
+ * than it is to compare.
  */
 void nvme_qpair_submit_fused(struct nvme_qpair *qpair, struct nvme_request *first,
 			     struct nvme_request *second);

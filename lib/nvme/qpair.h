@@ -21,10 +21,13 @@
 #include "nvme.h"
 #include "queue.h"
 
+#define NVME_MAX_BUFFERS 16u /* of a queue pair, for data that must be copied */
+
 enum nvme_qpair_state {
 	NVME_QPAIR_STOPPED, /* requests wait */
+	NVME_QPAIR_PARKED,  /* they wait until they time out */
 	NVME_QPAIR_LIVE,
-	NVME_QPAIR_FAILED, /* requests end with fail_rc */
+	NVME_QPAIR_FAILED, /* they end with fail_rc */
 };
 
 /*
@@ -38,41 +41,85 @@ enum nvme_abort_state {
 	/*
 	 * Its thread: the command has ended, in WANTED or ACTIVE (atomic_exchange()). The app thread
 	 * makes it NONE when it needs the identifier no more, without a word: the slot is found
-	 * when the qpair's thread next looks for time-outs, or for a free slot.
+	 * when the qpair's thread next looks for time-outs.
 	 */
 	NVME_ABORT_ENDED,
 };
 
+/* nvme_slot.flags: what makes a completion other than most. */
+#define NVME_SLOT_COPIED    1u /* the data is in the slot's page, or in a buffer */
+#define NVME_SLOT_TIMED_OUT 2u
+#define NVME_SLOT_FUSED     4u
+#define NVME_SLOT_HELD      8u /* without a request: its abort is not over */
+
+/* nvme_request.state */
+#define NVME_REQUEST_TIMED_OUT 1u
+#define NVME_REQUEST_ENDED     2u /* of a fused pair, whose other half has not */
+
+#define NVME_NO_BUFFER 0xff
+
 /* A command identifier: its number is the index. */
 struct nvme_slot {
 	struct nvme_request *request; /* NULL: free, if abort is NONE */
-	void *page;                   /* of DMA memory: PRP list, SGL, or a small bounce buffer */
-	uint64_t page_iova;
-	/* data.c */
-	void *bounce;
-	uint32_t bounce_length;
-	bool timed_out;
+	uint64_t order;               /* of sending */
+	uint8_t flags;
+	uint8_t buffer;        /* COPIED: which one, or NVME_NO_BUFFER: the slot's page */
 	_Atomic uint8_t abort; /* enum nvme_abort_state; nvme_qpair_create() makes it NONE */
 };
 
+/* Linked by their next. */
+struct nvme_request_list {
+	struct nvme_request *first;
+	struct nvme_request *last; /* meaningful when first is not NULL */
+};
+
 struct nvme_qpair {
+	/* its thread, for each request; nobody's while it is put */
+	enum nvme_qpair_state state;
+	uint32_t free_count;
+	uint16_t *free_cids; /* those that can be used now */
+	struct nvme_slot *slots;
+	uint32_t slot_count;
+	uint32_t dma_hint;
+	struct nvme_request_list waiting; /* in order; those of a pair one behind the other */
+	struct thread *thread;
+	uint64_t commands; /* sent so far */
+	struct nvme_queue queue;
+
+	/* set by create */
+	struct dma_space *dma;
+	uint32_t page_size;
+	uint32_t sgl_rules;
+
+	/* its thread, else */
+	bool attention;   /* those that wait are to be looked at, though no command has ended */
+	int interrupt_fd; /* that the poller sleeps on, or -1 */
+	int fail_rc;
+	uint32_t held;           /* slots that are free but for their abort */
+	uint64_t broken;         /* the creation that is not to be trusted; 0: none */
+	uint64_t copied, waited; /* see nvme_qpair_stats */
+	struct poller *poller, *timeout_poller;
+	struct io_channel *channel;
+	uint32_t free_buffer_count;
+	uint8_t free_buffers[NVME_MAX_BUFFERS];
+
+	/* set once, by the first create: DMA memory, a page of each slot and then the buffers */
+	uint8_t *memory;
+	uint64_t memory_iova;
+	size_t memory_size;
+	uint8_t *buffers;
+	uint32_t buffer_size, buffer_count;
+
 	/* set once, with the controller */
 	struct nvme_ctrlr *ctrlr;
 	uint16_t id; /* from 1 */
 
-	/* app thread: whether its memory is there, and the device knows it */
-	bool created;
+	/* app thread */
+	bool created;       /* its memory is there, and the device knows it */
+	uint64_t creations; /* so far; also read by its thread where that starts */
+
 	/* under the controller's lock: whether a thread has it */
 	bool used;
-
-	/* its thread; nobody's while it is put */
-	enum nvme_qpair_state state;
-	int fail_rc;
-	struct nvme_queue queue;
-	struct nvme_slot *slots;
-	/* … the rest is qpair.c's and data.c's */
-	void *memory; /* the slots' pages, and bounce buffers */
-	size_t memory_size;
 };
 
 /* ---- app thread, in a coroutine [waits] ---- */
@@ -99,14 +146,66 @@ int nvme_qpair_register(struct nvme_ctrlr *ctrlr);
 
 /* Until started, parked or failed no request ends: the device may still use their memory. */
 void nvme_qpair_stop(struct nvme_qpair *qpair);
-/* STOPPED, and the device is off, for longer: requests may time out again, sent ones too. */
+/*
+ * The device is off, for longer: what was sent waits, as if by start(), and what waits ends with
+ * -ETIMEDOUT when its time is over.
+ */
 void nvme_qpair_park(struct nvme_qpair *qpair);
 /*
- * Nothing when it is LIVE. Created: sends what was sent before the stop (each once more than before; those with no retries
- * left end with -ETIMEDOUT if they had timed out, else -EIO), then what waits.
+ * Created. Nothing when it is LIVE, or broken (see nvme_ctrlr_timed_out()) since it was created.
+ * Sends what was sent before the stop, in order (each once more than before; those with no retries
+ * left end with -ETIMEDOUT if they had timed out, else -EIO; so do fused pairs, of which one command
+ * may have been carried out), then what waits.
  */
 void nvme_qpair_start(struct nvme_qpair *qpair);
 /* The device is off or gone, and will not be back soon: ends all requests, and all to come, with rc. */
 void nvme_qpair_fail(struct nvme_qpair *qpair, int rc);
+
+/* ---- between qpair*.c, its thread ---- */
+
+/* Pollers, and the first one's sleep ops. */
+int nvme_qpair_poll(void *arg);
+bool nvme_qpair_arm(void *arg);
+int nvme_qpair_look_for_timeouts(void *arg);
+/* LIVE: sends what waits, as far as there is room. FAILED: ends it. */
+void nvme_qpair_send_waiting(struct nvme_qpair *qpair);
+
+static inline void
+nvme_request_list_append(struct nvme_request_list *list, struct nvme_request *request)
+{
+	request->next = NULL;
+	if (list->first == NULL)
+		list->first = request;
+	else
+		list->last->next = request;
+	list->last = request;
+}
+
+static inline struct nvme_request *
+nvme_request_list_pop(struct nvme_request_list *list)
+{
+	struct nvme_request *request = list->first;
+
+	if (request != NULL)
+		list->first = request->next;
+	return request;
+}
+
+/* list and then rest, in list. */
+static inline void
+nvme_request_list_join(struct nvme_request_list *list, const struct nvme_request_list *rest)
+{
+	if (list->first == NULL)
+		*list = *rest;
+	else if (rest->first != NULL) {
+		list->last->next = rest->first;
+		list->last = rest->last;
+	}
+}
+
+/* ---- status.c ---- */
+
+/* Pure. To send the same command again makes no sense. */
+bool nvme_status_is_final(uint16_t status);
 
 #endif

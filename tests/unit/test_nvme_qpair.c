@@ -1,0 +1,1182 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* links: nvme thread testlib env */
+/* ldflags: -Wl,--wrap=log_write */
+/*
+ * Queue pairs: requests that are sent, wait, are tried again, time out, are stopped and started with
+ * the controller; and a device that answers what nobody asked.
+ */
+#include "nvme_rig.h"
+
+#include <poll.h>
+#include <sys/mman.h>
+
+#include "log_capture.h"
+
+#define QUEUE_SIZE 8 /* entries: one less can be in flight */
+#define SLOTS      (QUEUE_SIZE - 1)
+#define OPS        64
+#define MAX_DATA   32768u
+#define LOST       0x2281u /* Unrecovered Read Error, bits that do not matter set */
+#define RETRY      (NVME_SCT_MEDIA << NVME_SCT_SHIFT | NVME_SC_READ_ERROR)
+
+struct op {
+	struct nvme_request request;
+	struct iovec iov;
+	int rc;
+	uint32_t done; /* calls */
+	uint32_t order;
+	struct op *next; /* submitted when this one is done */
+};
+
+static struct nvme_qpair *qpair;
+static struct op ops[OPS];
+static uint32_t done_count;
+static uint8_t *memory; /* that the device can use: a page for each op */
+
+static void
+on_done(struct nvme_request *request, int rc)
+{
+	struct op *op = (struct op *)request;
+
+	op->rc = rc;
+	op->done++;
+	op->order = done_count++;
+	if (op->next != NULL)
+		nvme_qpair_submit(qpair, &op->next->request);
+}
+
+static struct op *
+prepare(uint32_t i, uint8_t opcode)
+{
+	struct op *op = &ops[i];
+
+	*op = (struct op){.iov = {memory + i * RIG_PAGE, RIG_PAGE}, .rc = 1};
+	nvme_command_range(&op->request.command, opcode, 1, i, 8, 0);
+	op->request.iov = &op->iov;
+	op->request.iovcnt = 1;
+	op->request.length = RIG_PAGE;
+	op->request.done = on_done;
+	return op;
+}
+
+static struct op *
+submit(uint32_t i)
+{
+	struct op *op = prepare(i, nvme_cmd_read);
+
+	nvme_qpair_submit(qpair, &op->request);
+	return op;
+}
+
+/* What runs in the queue pair's thread. */
+#define ON_THREAD(...)                                                                             \
+	do {                                                                                       \
+		thread_set_current(rig.thread);                                                    \
+		__VA_ARGS__;                                                                       \
+		thread_set_current(NULL);                                                          \
+	} while (0)
+
+static void
+run(void)
+{
+	poll_until_idle(&rig.thread, 1);
+}
+
+/* Time passes, and is looked at. */
+static void
+pass(uint64_t us)
+{
+	ticks_advance_us(us);
+	run();
+}
+
+/* The device takes the next command, which is that of op i. */
+static uint16_t
+take(uint32_t i)
+{
+	struct nvme_sqe sqe = rig_take(qpair);
+
+	assert_int_equal(sqe.cdw10, i);
+	return sqe.cid;
+}
+
+static void
+expect_done(uint32_t i, int rc)
+{
+	assert_int_equal(ops[i].done, 1);
+	assert_int_equal(ops[i].rc, rc);
+}
+
+static void
+expect_waiting(uint32_t i)
+{
+	assert_int_equal(ops[i].done, 0);
+}
+
+static int
+setup(void **state)
+{
+	struct errmsg err;
+
+	(void)state;
+	log_capture_reset();
+	rig_setup_ctrlr(QUEUE_SIZE, MAX_DATA);
+	memset(ops, 0, sizeof(ops));
+	done_count = 0;
+	memory = mmap(NULL, OPS * RIG_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		      0);
+	assert_true(memory != MAP_FAILED);
+	assert_int_equal(dma_map(rig_memory.space, memory, OPS * RIG_PAGE, -1, 0, &err), 0);
+	thread_lib_init(NULL);
+	rig.thread = thread_create("queue", NULL);
+	assert_non_null(rig.thread);
+	ON_THREAD(assert_int_equal(nvme_qpair_register(&rig.ctrlr), 0);
+		  qpair = nvme_qpair_get(&rig.ctrlr));
+	assert_ptr_equal(qpair, &rig.qpairs[0]);
+	assert_int_equal(rig.wants, 1);
+	return 0;
+}
+
+static void
+create_and_start(void)
+{
+	rig_create(qpair);
+	ON_THREAD(nvme_qpair_start(qpair));
+}
+
+static int
+setup_live(void **state)
+{
+	setup(state);
+	create_and_start();
+	return 0;
+}
+
+static int
+teardown(void **state)
+{
+	(void)state;
+	ON_THREAD(nvme_qpair_fail(qpair, -ECANCELED); nvme_qpair_put(qpair);
+		  io_device_unregister(&rig.ctrlr, NULL));
+	thread_finish(rig.thread);
+	thread_lib_fini();
+	dma_unmap(rig_memory.space, memory, OPS * RIG_PAGE);
+	munmap(memory, OPS * RIG_PAGE);
+	if (rig.interrupt >= 0)
+		close(rig.interrupt);
+	rig_teardown_ctrlr();
+	return 0;
+}
+
+/* ---- sending and completing ---- */
+
+static void
+test_one(void **state)
+{
+	uint64_t length = RIG_PAGE;
+	uint32_t hint = 0;
+	struct nvme_qpair_stats stats;
+	struct nvme_sqe sqe;
+
+	(void)state;
+	ON_THREAD(prepare(5, nvme_cmd_write); ops[5].request.command.cdw12 = 0x40000007;
+		  ops[5].request.command.cdw13 = 13; ops[5].request.command.cdw15 = 15;
+		  nvme_qpair_submit(qpair, &ops[5].request));
+	assert_int_equal(rig_told(qpair), 0);
+	ON_THREAD(nvme_qpair_flush(qpair));
+	assert_int_equal(rig_told(qpair), 1);
+	sqe = rig_take(qpair);
+	assert_int_equal(sqe.opcode, nvme_cmd_write);
+	assert_int_equal(sqe.flags, 0);
+	assert_int_equal(sqe.nsid, 1);
+	assert_int_equal(sqe.cdw2 | sqe.cdw3 | sqe.mptr | sqe.cdw11 | sqe.cdw14, 0);
+	assert_int_equal(sqe.cdw10, 5);
+	assert_int_equal(sqe.cdw12, 0x40000007);
+	assert_int_equal(sqe.cdw13, 13);
+	assert_int_equal(sqe.cdw15, 15);
+	assert_int_equal(sqe.prp1,
+			 dma_translate(rig_memory.space, ops[5].iov.iov_base, &length, &hint));
+	assert_int_equal(sqe.prp2, 0);
+	run();
+	expect_waiting(5);
+	rig_complete(qpair, sqe.cid, 0);
+	run();
+	expect_done(5, 0);
+	assert_int_equal(ops[5].request.status, 0);
+	assert_int_equal(rig_memory.doorbells[3], 1);
+	nvme_qpair_get_stats(qpair, &stats);
+	assert_int_equal(stats.commands, 1);
+	assert_int_equal(stats.doorbells, 2);
+	assert_int_equal(stats.copied | stats.waited, 0);
+}
+
+static void
+test_no_data(void **state)
+{
+	struct nvme_sqe sqe;
+
+	(void)state;
+	ON_THREAD(prepare(0, nvme_cmd_flush); ops[0].request.length = 0; ops[0].request.iov = NULL;
+		  ops[0].request.iovcnt = 0; nvme_qpair_submit(qpair, &ops[0].request));
+	/* The poller rings, too. */
+	run();
+	sqe = rig_take(qpair);
+	assert_int_equal(sqe.prp1 | sqe.prp2, 0);
+	rig_complete(qpair, sqe.cid, 0);
+	run();
+	expect_done(0, 0);
+}
+
+/* Out of order, round and round, each identifier in flight once. */
+static void
+test_many(void **state)
+{
+	uint16_t cids[SLOTS], count = 0;
+	uint32_t sent = 0, random = 12345;
+
+	(void)state;
+	for (uint32_t round = 0; round < 3000; round++) {
+		random = random * 1664525 + 1013904223;
+		if (count < SLOTS && random >> 31 != 0) {
+			ON_THREAD(submit(sent % OPS); nvme_qpair_flush(qpair));
+			cids[count] = take(sent++ % OPS);
+			for (uint16_t i = 0; i < count; i++)
+				assert_int_not_equal(cids[i], cids[count]);
+			count++;
+		} else if (count > 0) {
+			uint16_t i = (uint16_t)((random >> 16) % count);
+
+			rig_complete(qpair, cids[i], 0);
+			cids[i] = cids[--count];
+			run();
+			assert_int_equal(done_count, sent - count);
+		}
+	}
+	while (count > 0)
+		rig_complete(qpair, cids[--count], 0);
+	run();
+	assert_int_equal(done_count, sent);
+}
+
+static void
+test_full(void **state)
+{
+	struct nvme_qpair_stats stats;
+
+	(void)state;
+	ON_THREAD(for (uint32_t i = 0; i < 20; i++) submit(i));
+	/* The device hears of them at once, since it is full. */
+	assert_int_equal(rig_told(qpair), SLOTS);
+	nvme_qpair_get_stats(qpair, &stats);
+	assert_int_equal(stats.waited, 20 - SLOTS);
+	assert_int_equal(stats.doorbells, 1);
+	for (uint32_t i = 0; i < 20; i++) {
+		rig_complete(qpair, take(i), 0);
+		run();
+		expect_done(i, 0);
+		assert_int_equal(ops[i].order, i);
+	}
+}
+
+/* done() may submit: what waits goes first. */
+static void
+test_submit_in_done(void **state)
+{
+	(void)state;
+	ON_THREAD(for (uint32_t i = 0; i < SLOTS + 1; i++) submit(i));
+	for (uint32_t i = 0; i < SLOTS + 1; i++)
+		ops[i].next = prepare(20 + i, nvme_cmd_read);
+	for (uint32_t i = 0; i < SLOTS + 1; i++) {
+		rig_complete(qpair, take(i), 0);
+		run();
+	}
+	for (uint32_t i = 0; i < SLOTS + 1; i++) {
+		rig_complete(qpair, take(20 + i), 0);
+		run();
+		expect_done(20 + i, 0);
+	}
+}
+
+/* The completions of one poll are bounded. */
+static void
+test_batch(void **state)
+{
+	(void)state;
+	for (uint32_t i = 0; i < OPS; i++)
+		ops[i].next = NULL;
+	ON_THREAD(submit(0));
+	ops[0].next = &ops[0];
+	poll_once(rig.thread);
+	/* A device that completes each at once, as fast as it is asked. */
+	for (uint32_t i = 0; i < 1000; i++) {
+		poll_once(rig.thread);
+		rig_complete(qpair, rig_take(qpair).cid, 0);
+		poll_once(rig.thread);
+	}
+	ops[0].next = NULL;
+	rig_complete(qpair, rig_take(qpair).cid, 0);
+	run();
+	assert_int_equal(ops[0].done, 1001);
+	ops[0].done = 1;
+}
+
+static void
+test_copies(void **state)
+{
+	static uint8_t buffer[3 * MAX_DATA + 1];
+	struct nvme_sqe sqe;
+
+	(void)state;
+	/* Not aligned: through DMA memory. 32 of these buffers would be allowed. */
+	assert_int_equal(qpair->buffer_count, NVME_MAX_BUFFERS);
+	ON_THREAD(prepare(0, nvme_cmd_read); prepare(1, nvme_cmd_write));
+	ops[0].iov = (struct iovec){buffer + 1, MAX_DATA};
+	ops[1].iov = (struct iovec){buffer + 1 + MAX_DATA, MAX_DATA};
+	ops[0].request.length = MAX_DATA;
+	ops[1].request.length = MAX_DATA;
+	memset(buffer, 0x11, sizeof(buffer));
+	ON_THREAD(nvme_qpair_submit(qpair, &ops[0].request);
+		  nvme_qpair_submit(qpair, &ops[1].request));
+	run();
+	sqe = rig_take(qpair);
+	memset(rig_at(sqe.prp1, RIG_PAGE), 0x22, RIG_PAGE);
+	rig_complete(qpair, sqe.cid, 0);
+	sqe = rig_take(qpair);
+	assert_int_equal(*(uint8_t *)rig_at(sqe.prp1, MAX_DATA), 0x11);
+	rig_complete(qpair, sqe.cid, 0);
+	run();
+	expect_done(0, 0);
+	expect_done(1, 0);
+	assert_int_equal(buffer[0], 0x11);
+	assert_int_equal(buffer[1], 0x22);
+	assert_int_equal(buffer[RIG_PAGE], 0x22);
+	assert_int_equal(qpair->free_buffer_count, qpair->buffer_count);
+}
+
+/* No buffer: the next ones wait, in order, also those that need none. */
+static void
+test_wait_for_buffer(void **state)
+{
+	static uint8_t buffer[MAX_DATA];
+
+	(void)state;
+	qpair->free_buffer_count = 1;
+	ON_THREAD(for (uint32_t i = 0; i < 3; i++) prepare(i, nvme_cmd_write));
+	for (uint32_t i = 0; i < 2; i++) {
+		ops[i].iov = (struct iovec){buffer, MAX_DATA};
+		ops[i].request.length = MAX_DATA;
+	}
+	ON_THREAD(for (uint32_t i = 0; i < 3; i++) nvme_qpair_submit(qpair, &ops[i].request));
+	run();
+	assert_int_equal(rig_told(qpair), 1);
+	rig_complete(qpair, take(0), 0);
+	run();
+	rig_complete(qpair, take(1), 0);
+	rig_complete(qpair, take(2), 0);
+	run();
+	for (uint32_t i = 0; i < 3; i++)
+		expect_done(i, 0);
+	qpair->free_buffer_count = qpair->buffer_count;
+}
+
+/* What cannot be sent ends, and not inside of submit(). */
+static void
+test_impossible(void **state)
+{
+	(void)state;
+	ON_THREAD(prepare(0, nvme_cmd_read); ops[0].iov.iov_len = 512;
+		  nvme_qpair_submit(qpair, &ops[0].request); submit(1));
+	expect_waiting(0);
+	assert_false(nvme_qpair_arm(qpair));
+	run();
+	expect_done(0, -EINVAL);
+	rig_complete(qpair, take(1), 0);
+	run();
+	expect_done(1, 0);
+}
+
+/* ---- errors ---- */
+
+static void
+test_retries(void **state)
+{
+	(void)state;
+	ON_THREAD(submit(0); submit(1));
+	run();
+	/* The device has it for the third time, and that is the last. */
+	take(0);
+	rig_complete(qpair, take(1), 0);
+	for (uint32_t i = 0; i < 2; i++) {
+		rig_complete(qpair, ops[0].request.cid, LOST);
+		run();
+		expect_waiting(0);
+		take(0);
+	}
+	rig_complete(qpair, ops[0].request.cid, 0);
+	run();
+	expect_done(0, 0);
+	assert_int_equal(ops[0].request.status, 0);
+	expect_done(1, 0);
+	assert_int_equal(log_capture_count(), 0);
+
+	ON_THREAD(submit(2));
+	for (uint32_t i = 0; i < 3; i++) {
+		run();
+		rig_complete(qpair, take(2), LOST);
+	}
+	run();
+	expect_done(2, -ENODATA);
+	assert_int_equal(ops[2].request.status, RETRY);
+	assert_int_equal(log_capture_count(), 1);
+	assert_non_null(strstr(log_capture_last(), "Unrecovered Read Error"));
+}
+
+static void
+test_final(void **state)
+{
+	static const struct {
+		uint16_t status;
+		int rc;
+	} cases[] = {
+		{NVME_DNR | RETRY, -ENODATA},
+		{NVME_SC_LBA_RANGE, -EINVAL},
+		{NVME_SC_CAP_EXCEEDED, -ENOSPC},
+		{NVME_SC_NS_WRITE_PROTECTED, -EROFS},
+		{NVME_SC_INVALID_OPCODE, -EOPNOTSUPP},
+		{0x285, -ENODATA},
+		{NVME_DNR | 0x7c5, -EIO},
+		{NVME_DNR | 0x282, -EILSEQ},
+		{NVME_DNR | NVME_SC_ABORT_REQ, -ECANCELED},
+	};
+
+	(void)state;
+	for (uint32_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		ON_THREAD(submit(i));
+		run();
+		rig_complete(qpair, take(i), cases[i].status);
+		run();
+		expect_done(i, cases[i].rc);
+		assert_int_equal(ops[i].request.status, cases[i].status);
+	}
+	assert_string_equal(nvme_status_name(0x285), "Compare Failure");
+	assert_string_equal(nvme_status_name(0x7c5 | NVME_DNR), "status 0x7c5");
+	assert_string_equal(nvme_status_name(0), "Successful Completion");
+	assert_int_equal(nvme_status_errno(0), 0);
+}
+
+/* It is sent again with a slot of its own though the queue was full. */
+static void
+test_retry_when_full(void **state)
+{
+	uint16_t cids[SLOTS];
+
+	(void)state;
+	ON_THREAD(for (uint32_t i = 0; i < SLOTS + 3; i++) submit(i));
+	for (uint32_t i = 0; i < SLOTS; i++)
+		cids[i] = take(i);
+	rig_complete(qpair, cids[3], LOST);
+	run();
+	assert_int_equal(take(3), cids[3]);
+	rig_complete(qpair, cids[3], 0);
+	run();
+	expect_done(3, 0);
+	take(SLOTS);
+	for (uint32_t i = 0; i < SLOTS; i++)
+		rig_complete(qpair, cids[i], 0);
+	run();
+	rig_complete(qpair, take(SLOTS + 1), 0);
+	rig_complete(qpair, take(SLOTS + 2), 0);
+	run();
+	assert_int_equal(done_count, SLOTS + 3);
+}
+
+static void
+expect_distrust(void)
+{
+	run();
+	assert_int_equal(qpair->state, NVME_QPAIR_STOPPED);
+	assert_int_equal(rig.timeout_count, 1);
+	assert_int_equal(rig.timeouts[0].qpair, 1);
+	assert_int_equal(rig.timeouts[0].cid, UINT16_MAX);
+	/* It stays so, until it is made again. */
+	rig_complete(qpair, ops[0].request.cid, 0);
+	ON_THREAD(nvme_qpair_start(qpair));
+	run();
+	expect_waiting(0);
+	assert_int_equal(rig.timeout_count, 1);
+	create_and_start();
+	rig_complete(qpair, take(0), 0);
+	run();
+	expect_done(0, 0);
+}
+
+static void
+submit_and_take(uint32_t i)
+{
+	ON_THREAD(submit(i));
+	run();
+	take(i);
+}
+
+static void
+test_unknown_cid(void **state)
+{
+	(void)state;
+	submit_and_take(0);
+	rig_complete(qpair, ops[0].request.cid ^ 1, 0);
+	expect_distrust();
+}
+
+static void
+test_large_cid(void **state)
+{
+	(void)state;
+	submit_and_take(0);
+	rig_complete(qpair, SLOTS, 0);
+	expect_distrust();
+}
+
+static void
+test_largest_cid(void **state)
+{
+	(void)state;
+	submit_and_take(0);
+	rig_complete(qpair, 0xffff, 0);
+	expect_distrust();
+}
+
+static void
+test_twice(void **state)
+{
+	uint16_t cid;
+
+	(void)state;
+	submit_and_take(1);
+	cid = ops[1].request.cid;
+	submit_and_take(0);
+	rig_complete(qpair, cid, 0);
+	rig_complete(qpair, cid, 0);
+	expect_distrust();
+	expect_done(1, 0);
+}
+
+static void
+test_wrong_head(void **state)
+{
+	(void)state;
+	submit_and_take(0);
+	rig_complete_as(qpair,
+			(struct nvme_cqe){.cid = ops[0].request.cid, .sqid = 1, .sqhd = QUEUE_SIZE},
+			0);
+	expect_distrust();
+}
+
+/* ---- time-outs ---- */
+
+static void
+test_timeout_and_abort(void **state)
+{
+	uint16_t cid;
+
+	(void)state;
+	ON_THREAD(submit(0));
+	run();
+	cid = take(0);
+	pass(RIG_TIMEOUT_US);
+	assert_int_equal(rig.timeout_count, 0);
+	pass(RIG_LOOK_US);
+	assert_int_equal(rig.timeout_count, 1);
+	assert_int_equal(rig.timeouts[0].cid, cid);
+	/* Once. */
+	pass(RIG_TIMEOUT_US);
+	assert_int_equal(rig.timeout_count, 1);
+	expect_waiting(0);
+	/* The control path aborts it: it ends, and is tried again, by another identifier. */
+	atomic_store(&qpair->slots[cid].abort, NVME_ABORT_ACTIVE);
+	rig_complete(qpair, cid, NVME_SC_ABORT_REQ);
+	run();
+	assert_int_equal(atomic_load(&qpair->slots[cid].abort), NVME_ABORT_ENDED);
+	expect_waiting(0);
+	assert_int_not_equal(take(0), cid);
+	/* All but that one. */
+	ON_THREAD(for (uint32_t i = 1; i < SLOTS + 1; i++) submit(i));
+	for (uint32_t i = 1; i < SLOTS - 1; i++)
+		assert_int_not_equal(take(i), cid);
+	pass(RIG_LOOK_US);
+	assert_int_equal(rig_told(qpair), 0);
+	atomic_store(&qpair->slots[cid].abort, NVME_ABORT_NONE);
+	pass(RIG_LOOK_US);
+	assert_int_equal(take(SLOTS - 1), cid);
+	/* It was sent again a while ago, the last one now. */
+	pass(RIG_TIMEOUT_US);
+	assert_int_equal(rig.timeout_count, SLOTS);
+	for (uint16_t i = 0; i < SLOTS; i++) {
+		if (i != cid)
+			rig_complete(qpair, i, NVME_DNR | NVME_SC_ABORT_REQ);
+	}
+	run();
+	expect_done(0, -ETIMEDOUT);
+	rig_complete(qpair, cid, 0);
+	rig_complete(qpair, take(SLOTS), 0);
+	run();
+	expect_done(SLOTS, 0);
+}
+
+/* It ends by itself, whoever wanted to abort it or not. */
+static void
+test_late(void **state)
+{
+	(void)state;
+	submit_and_take(0);
+	submit_and_take(1);
+	pass(RIG_TIMEOUT_US + RIG_LOOK_US);
+	assert_int_equal(rig.timeout_count, 2);
+	atomic_store(&qpair->slots[ops[0].request.cid].abort, NVME_ABORT_WANTED);
+	rig_complete(qpair, ops[0].request.cid, 0);
+	rig_complete(qpair, ops[1].request.cid, 0);
+	run();
+	expect_done(0, 0);
+	expect_done(1, 0);
+	assert_int_equal(qpair->free_count, SLOTS - 1);
+	assert_int_equal(qpair->held, 1);
+	assert_int_equal(atomic_load(&qpair->slots[ops[1].request.cid].abort), NVME_ABORT_NONE);
+}
+
+/* What was completed while the thread slept is not late. */
+static void
+test_late_thread(void **state)
+{
+	(void)state;
+	submit_and_take(0);
+	rig_complete(qpair, ops[0].request.cid, 0);
+	ticks_advance_us(10 * RIG_TIMEOUT_US);
+	run();
+	expect_done(0, 0);
+	assert_int_equal(rig.timeout_count, 0);
+}
+
+static void
+test_no_timeout(void **state)
+{
+	(void)state;
+	atomic_store(&rig.ctrlr.io_timeout_ticks, 0);
+	submit_and_take(0);
+	pass(1000ull * RIG_TIMEOUT_US);
+	assert_int_equal(rig.timeout_count, 0);
+	rig_complete(qpair, ops[0].request.cid, 0);
+	run();
+	expect_done(0, 0);
+}
+
+/* ---- stop and start ---- */
+
+static void
+test_waits_for_creation(void **state)
+{
+	(void)state;
+	ON_THREAD(for (uint32_t i = 0; i < 10; i++) submit(i); nvme_qpair_flush(qpair));
+	pass(100ull * RIG_TIMEOUT_US);
+	assert_int_equal(rig.timeout_count, 0);
+	assert_int_equal(done_count, 0);
+	create_and_start();
+	for (uint32_t i = 0; i < 10; i++) {
+		rig_complete(qpair, take(i), 0);
+		run();
+	}
+	assert_int_equal(done_count, 10);
+}
+
+static void
+test_reset(void **state)
+{
+	uint16_t cids[SLOTS];
+
+	(void)state;
+	/* Some are done, so that identifiers are not in order. */
+	ON_THREAD(for (uint32_t i = 0; i < SLOTS; i++) submit(i));
+	run();
+	for (uint32_t i = 0; i < SLOTS; i++)
+		cids[i] = take(i);
+	for (uint32_t i = 0; i < 5; i++)
+		rig_complete(qpair, cids[(i * 3) % SLOTS], 0);
+	run();
+	ON_THREAD(for (uint32_t i = 10; i < 30; i++) submit(i); nvme_qpair_stop(qpair));
+	/* What the device says now is not heard, and it is told nothing. */
+	rig_complete(qpair, cids[1], 0);
+	rig_memory.doorbells[2] = 0;
+	ON_THREAD(submit(30); nvme_qpair_flush(qpair));
+	pass(10ull * RIG_TIMEOUT_US);
+	assert_int_equal(done_count, 5);
+	assert_int_equal(rig_memory.doorbells[2], 0);
+	assert_int_equal(rig.timeout_count, 0);
+	create_and_start();
+	/* 0, 3, 6, 2 and 5 are done. */
+	rig_complete(qpair, take(1), 0);
+	rig_complete(qpair, take(4), 0);
+	run();
+	for (uint32_t i = 10; i <= 30; i++) {
+		rig_complete(qpair, take(i), 0);
+		run();
+		expect_done(i, 0);
+	}
+	assert_int_equal(done_count, SLOTS + 21);
+	assert_int_equal(ops[10].request.retries, 1);
+	assert_int_equal(ops[30].request.retries, 0);
+}
+
+/* Not for ever. */
+static void
+test_resets_use_up_retries(void **state)
+{
+	(void)state;
+	submit_and_take(0);
+	submit_and_take(1);
+	for (uint32_t i = 0; i < 2; i++) {
+		ON_THREAD(nvme_qpair_stop(qpair));
+		create_and_start();
+		take(0);
+		take(1);
+		expect_waiting(0);
+	}
+	submit_and_take(2);
+	qpair->slots[ops[1].request.cid].flags |= NVME_SLOT_TIMED_OUT;
+	ON_THREAD(nvme_qpair_stop(qpair));
+	run();
+	expect_waiting(0);
+	create_and_start();
+	expect_done(0, -EIO);
+	expect_done(1, -ETIMEDOUT);
+	expect_waiting(2);
+	rig_complete(qpair, take(2), 0);
+	run();
+	expect_done(2, 0);
+}
+
+/* Copies go to the device again, and buffers are not lost. */
+static void
+test_reset_with_copies(void **state)
+{
+	static uint8_t buffer[MAX_DATA];
+	struct nvme_sqe sqe;
+
+	(void)state;
+	ON_THREAD(prepare(0, nvme_cmd_write); ops[0].iov = (struct iovec){buffer, MAX_DATA};
+		  ops[0].request.length = MAX_DATA; nvme_qpair_submit(qpair, &ops[0].request));
+	run();
+	take(0);
+	ON_THREAD(nvme_qpair_stop(qpair));
+	memset(buffer, 0x77, sizeof(buffer));
+	create_and_start();
+	sqe = rig_take(qpair);
+	assert_int_equal(*(uint8_t *)rig_at(sqe.prp1, 1), 0x77);
+	rig_complete(qpair, sqe.cid, 0);
+	run();
+	expect_done(0, 0);
+	assert_int_equal(qpair->free_buffer_count, qpair->buffer_count);
+}
+
+static void
+test_fail(void **state)
+{
+	(void)state;
+	ON_THREAD(for (uint32_t i = 0; i < SLOTS + 5; i++) submit(i); nvme_qpair_stop(qpair));
+	ops[0].next = prepare(20, nvme_cmd_read);
+	ON_THREAD(nvme_qpair_fail(qpair, -ENODEV));
+	for (uint32_t i = 0; i < SLOTS + 5; i++) {
+		expect_done(i, -ENODEV);
+		assert_int_equal(ops[i].order, i);
+	}
+	/* Also what comes later, but not inside of submit(). */
+	expect_waiting(20);
+	assert_false(nvme_qpair_arm(qpair));
+	run();
+	expect_done(20, -ENODEV);
+	assert_true(nvme_qpair_arm(qpair));
+	ON_THREAD(nvme_qpair_fail(qpair, -EIO); submit(21));
+	expect_waiting(21);
+	run();
+	expect_done(21, -EIO);
+	/* And it may come back. */
+	create_and_start();
+	submit_and_take(22);
+	rig_complete(qpair, ops[22].request.cid, 0);
+	run();
+	expect_done(22, 0);
+}
+
+/* A controller that is off for longer: time goes on. */
+static void
+test_park(void **state)
+{
+	(void)state;
+	ON_THREAD(for (uint32_t i = 0; i < SLOTS + 2; i++) submit(i));
+	pass(RIG_TIMEOUT_US / 2);
+	ON_THREAD(nvme_qpair_stop(qpair); nvme_qpair_park(qpair));
+	pass(RIG_TIMEOUT_US / 2 + RIG_LOOK_US);
+	/* Those that had not been sent are older. */
+	assert_int_equal(done_count, 2);
+	expect_done(SLOTS, -ETIMEDOUT);
+	expect_done(SLOTS + 1, -ETIMEDOUT);
+	ON_THREAD(submit(30));
+	pass(RIG_TIMEOUT_US / 2);
+	assert_int_equal(done_count, 2 + SLOTS);
+	for (uint32_t i = 0; i < SLOTS; i++)
+		expect_done(i, -ETIMEDOUT);
+	ON_THREAD(nvme_qpair_park(qpair));
+	create_and_start();
+	rig_complete(qpair, take(30), 0);
+	run();
+	expect_done(30, 0);
+	assert_int_equal(rig.timeout_count, 0);
+}
+
+static void
+test_creation_fails(void **state)
+{
+	struct errmsg err;
+
+	(void)state;
+	rig.create_rc = -EIO;
+	assert_int_equal(nvme_qpair_create(qpair, &err), -EIO);
+	assert_false(qpair->created);
+	rig.create_rc = 0;
+	rig_memory.transport.doorbells_size = 8;
+	assert_int_equal(nvme_qpair_create(qpair, &err), -ENODEV);
+	rig_memory.transport.doorbells_size = sizeof(rig_memory.doorbells);
+	create_and_start();
+	submit_and_take(0);
+	rig_complete(qpair, ops[0].request.cid, 0);
+	run();
+	expect_done(0, 0);
+}
+
+/* ---- fused pairs ---- */
+
+static void
+submit_pair(uint32_t i)
+{
+	prepare(i, nvme_cmd_compare)->request.command.fuse = NVME_SQE_FUSED_FIRST;
+	prepare(i + 1, nvme_cmd_write)->request.command.fuse = NVME_SQE_FUSED_SECOND;
+	nvme_qpair_submit_fused(qpair, &ops[i].request, &ops[i + 1].request);
+}
+
+static void
+take_pair(uint32_t i, uint16_t cids[2])
+{
+	struct nvme_sqe first = rig_take(qpair), second = rig_take(qpair);
+
+	assert_int_equal(first.flags, NVME_SQE_FUSED_FIRST);
+	assert_int_equal(second.flags, NVME_SQE_FUSED_SECOND);
+	assert_int_equal(first.cdw10, i);
+	assert_int_equal(second.cdw10, i + 1);
+	cids[0] = first.cid;
+	cids[1] = second.cid;
+}
+
+static void
+test_fused(void **state)
+{
+	uint16_t cids[2];
+
+	(void)state;
+	ON_THREAD(submit_pair(0));
+	run();
+	take_pair(0, cids);
+	rig_complete(qpair, cids[1], 0);
+	run();
+	expect_waiting(0);
+	expect_waiting(1);
+	rig_complete(qpair, cids[0], 0);
+	run();
+	expect_done(0, 0);
+	expect_done(1, 0);
+	assert_true(ops[0].order < ops[1].order);
+	/* Blocks that differ. */
+	ON_THREAD(submit_pair(2));
+	run();
+	take_pair(2, cids);
+	rig_complete(qpair, cids[0], 0x285);
+	rig_complete(qpair, cids[1], NVME_SC_FUSED_FAIL);
+	run();
+	expect_done(2, -ENODATA);
+	expect_done(3, -ECANCELED);
+	assert_int_equal(log_capture_count(), 0);
+	/* Both are sent again, because of either. */
+	ON_THREAD(submit_pair(4));
+	for (uint32_t i = 0; i < 3; i++) {
+		run();
+		take_pair(4, cids);
+		rig_complete(qpair, cids[0], i == 0 ? NVME_SC_INTERNAL : 0);
+		rig_complete(qpair, cids[1], i == 0 ? NVME_SC_FUSED_FAIL : i == 1 ? LOST : 0);
+	}
+	run();
+	expect_done(4, 0);
+	expect_done(5, 0);
+}
+
+/* Both or none, and nothing between them. */
+static void
+test_fused_when_full(void **state)
+{
+	uint16_t cids[2], taken[SLOTS];
+
+	(void)state;
+	ON_THREAD(for (uint32_t i = 0; i < SLOTS - 1; i++) submit(i); submit_pair(20); submit(30);
+		  submit_pair(22));
+	for (uint32_t i = 0; i < SLOTS - 1; i++)
+		taken[i] = take(i);
+	assert_int_equal(rig_told(qpair), 0);
+	rig_complete(qpair, taken[0], 0);
+	run();
+	take_pair(20, cids);
+	assert_int_equal(rig_told(qpair), 0);
+	rig_complete(qpair, cids[0], LOST);
+	rig_complete(qpair, cids[1], NVME_SC_FUSED_FAIL);
+	run();
+	take_pair(20, cids);
+	rig_complete(qpair, cids[0], 0);
+	rig_complete(qpair, cids[1], 0);
+	for (uint32_t i = 1; i < SLOTS - 1; i++)
+		rig_complete(qpair, taken[i], 0);
+	run();
+	rig_complete(qpair, take(30), 0);
+	take_pair(22, cids);
+	rig_complete(qpair, cids[0], 0);
+	rig_complete(qpair, cids[1], 0);
+	run();
+	assert_int_equal(done_count, SLOTS - 1 + 5);
+}
+
+/* A pair of which half may have been carried out is not sent again. */
+static void
+test_fused_reset(void **state)
+{
+	uint16_t cids[2];
+
+	(void)state;
+	ON_THREAD(submit_pair(0); submit_pair(2));
+	run();
+	take_pair(0, cids);
+	rig_complete(qpair, cids[0], 0);
+	run();
+	ON_THREAD(nvme_qpair_stop(qpair); submit_pair(4));
+	run();
+	assert_int_equal(done_count, 0);
+	create_and_start();
+	expect_done(0, 0);
+	expect_done(1, -EIO);
+	expect_done(2, -EIO);
+	expect_done(3, -EIO);
+	take_pair(4, cids);
+	rig_complete(qpair, cids[1], 0);
+	run();
+	ON_THREAD(nvme_qpair_fail(qpair, -ENODEV));
+	expect_done(4, -ENODEV);
+	expect_done(5, -ENODEV);
+}
+
+/* ---- threads that come and go ---- */
+
+static void
+test_handover(void **state)
+{
+	struct thread *other = thread_create("other", NULL);
+	struct nvme_qpair *second, *third;
+	uint16_t cid;
+
+	(void)state;
+	assert_non_null(other);
+	submit_and_take(0);
+	cid = ops[0].request.cid;
+	pass(RIG_TIMEOUT_US + RIG_LOOK_US);
+	atomic_store(&qpair->slots[cid].abort, NVME_ABORT_ACTIVE);
+	rig_complete(qpair, cid, 0);
+	run();
+	expect_done(0, 0);
+	thread_set_current(other);
+	second = nvme_qpair_get(&rig.ctrlr);
+	assert_ptr_equal(second, &rig.qpairs[1]);
+	assert_ptr_equal(nvme_qpair_get(&rig.ctrlr), second);
+	nvme_qpair_put(second);
+	nvme_qpair_put(second);
+	thread_set_current(NULL);
+	poll_until_idle(&other, 1);
+	ON_THREAD(nvme_qpair_put(qpair));
+	run();
+	/* The first one is free again, and goes on where it was: the device knows it. */
+	thread_set_current(other);
+	qpair = nvme_qpair_get(&rig.ctrlr);
+	assert_ptr_equal(qpair, &rig.qpairs[0]);
+	assert_int_equal(rig.wants, 3);
+	submit(1);
+	nvme_qpair_start(qpair);
+	thread_set_current(NULL);
+	poll_until_idle(&other, 1);
+	rig_complete(qpair, take(1), 0);
+	poll_until_idle(&other, 1);
+	expect_done(1, 0);
+	/* The slot that is being aborted is still not free. */
+	assert_int_equal(qpair->held, 1);
+	assert_int_equal(qpair->free_count, SLOTS - 1);
+	atomic_store(&qpair->slots[cid].abort, NVME_ABORT_NONE);
+	ticks_advance_us(RIG_LOOK_US);
+	poll_until_idle(&other, 1);
+	assert_int_equal(qpair->free_count, SLOTS);
+	/* There are two of them. */
+	ON_THREAD(second = nvme_qpair_get(&rig.ctrlr));
+	assert_non_null(second);
+	third = qpair;
+	thread_set_current(other);
+	nvme_qpair_put(third);
+	thread_set_current(NULL);
+	thread_finish(other);
+	qpair = second;
+}
+
+static void
+test_no_more(void **state)
+{
+	struct thread *others[RIG_QPAIRS];
+	struct nvme_qpair *last = NULL;
+
+	(void)state;
+	for (uint32_t i = 0; i < RIG_QPAIRS; i++) {
+		others[i] = thread_create("other", NULL);
+		thread_set_current(others[i]);
+		errno = 0;
+		if (i < RIG_QPAIRS - 1)
+			last = nvme_qpair_get(&rig.ctrlr);
+		else
+			assert_null(nvme_qpair_get(&rig.ctrlr));
+	}
+	assert_int_equal(errno, ENOSPC);
+	thread_set_current(others[0]);
+	nvme_qpair_put(last);
+	thread_set_current(NULL);
+	for (uint32_t i = 0; i < RIG_QPAIRS; i++)
+		thread_finish(others[i]);
+}
+
+/* ---- sleeping ---- */
+
+static bool
+arms(void)
+{
+	bool armed = thread_arm(rig.thread);
+
+	if (armed)
+		thread_disarm(rig.thread);
+	return armed;
+}
+
+static void
+test_sleep_without_interrupts(void **state)
+{
+	(void)state;
+	assert_true(arms());
+	ON_THREAD(submit(0));
+	assert_false(arms());
+	run();
+	/* Nobody would wake it. */
+	assert_false(arms());
+	rig_complete(qpair, take(0), 0);
+	run();
+	assert_true(arms());
+	ON_THREAD(submit(1); nvme_qpair_stop(qpair));
+	assert_true(arms());
+	create_and_start();
+	rig_complete(qpair, take(1), 0);
+	run();
+	expect_done(1, 0);
+}
+
+static bool
+is_awake(void)
+{
+	struct pollfd fd = {.fd = thread_wait_fd(rig.thread), .events = POLLIN};
+
+	return poll(&fd, 1, 0) == 1;
+}
+
+static void
+test_sleep_with_interrupts(void **state)
+{
+	static const uint64_t one = 1;
+
+	(void)state;
+	rig.interrupt = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	create_and_start();
+	ON_THREAD(submit(0));
+	assert_false(arms());
+	run();
+	assert_true(thread_arm(rig.thread));
+	assert_false(is_awake());
+	rig_complete(qpair, take(0), 0);
+	assert_int_equal(write(rig.interrupt, &one, sizeof(one)), sizeof(one));
+	assert_true(is_awake());
+	thread_disarm(rig.thread);
+	/* A completion that is there is not slept on. */
+	assert_false(arms());
+	run();
+	expect_done(0, 0);
+	assert_true(arms());
+	/* Eventfds may be others after a reset. */
+	ON_THREAD(nvme_qpair_stop(qpair));
+	close(rig.interrupt);
+	rig.interrupt = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	create_and_start();
+	submit_and_take(1);
+	assert_true(thread_arm(rig.thread));
+	rig_complete(qpair, ops[1].request.cid, 0);
+	assert_int_equal(write(rig.interrupt, &one, sizeof(one)), sizeof(one));
+	assert_true(is_awake());
+	thread_disarm(rig.thread);
+	run();
+	expect_done(1, 0);
+}
+
+int
+main(void)
+{
+#define LIVE(test) cmocka_unit_test_setup_teardown(test, setup_live, teardown)
+#define NEW(test)  cmocka_unit_test_setup_teardown(test, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		LIVE(test_one),
+		LIVE(test_no_data),
+		LIVE(test_many),
+		LIVE(test_full),
+		LIVE(test_submit_in_done),
+		LIVE(test_batch),
+		LIVE(test_copies),
+		LIVE(test_wait_for_buffer),
+		LIVE(test_impossible),
+		LIVE(test_retries),
+		LIVE(test_final),
+		LIVE(test_retry_when_full),
+		LIVE(test_unknown_cid),
+		LIVE(test_large_cid),
+		LIVE(test_largest_cid),
+		LIVE(test_twice),
+		LIVE(test_wrong_head),
+		LIVE(test_timeout_and_abort),
+		LIVE(test_late),
+		LIVE(test_late_thread),
+		LIVE(test_no_timeout),
+		NEW(test_waits_for_creation),
+		LIVE(test_reset),
+		LIVE(test_resets_use_up_retries),
+		LIVE(test_reset_with_copies),
+		LIVE(test_fail),
+		LIVE(test_park),
+		NEW(test_creation_fails),
+		LIVE(test_fused),
+		LIVE(test_fused_when_full),
+		LIVE(test_fused_reset),
+		LIVE(test_handover),
+		LIVE(test_no_more),
+		LIVE(test_sleep_without_interrupts),
+		NEW(test_sleep_with_interrupts),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
