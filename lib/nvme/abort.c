@@ -106,7 +106,7 @@ begin_all(struct nvme_ctrlr *ctrlr)
 	for (uint32_t i = 0; i < ctrlr->qpair_count; i++) {
 		struct nvme_qpair *qpair = &ctrlr->qpairs[i];
 
-		for (uint32_t cid = 0; qpair->created && cid < qpair->queue.entries - 1; cid++) {
+		for (uint32_t cid = 0; qpair->created && cid < qpair->slot_count; cid++) {
 			uint8_t state = atomic_load(&qpair->slots[cid].abort);
 
 			if (state == NVME_ABORT_WANTED && !begin(ctrlr, qpair, (uint16_t)cid))

@@ -53,6 +53,17 @@ nvme_ctrlr_admin_timeout_us(const struct nvme_ctrlr *ctrlr)
 						   : NVME_ADMIN_TIMEOUT_US;
 }
 
+const char *
+nvme_ctrlr_reason(const struct nvme_ctrlr *ctrlr, const struct errmsg *err)
+{
+	struct errmsg prefix;
+	size_t length;
+
+	ctrlr_err(ctrlr, &prefix, 0, "%s", "");
+	length = strlen(prefix.text);
+	return strncmp(err->text, prefix.text, length) == 0 ? err->text + length : err->text;
+}
+
 /* ---- waking the keeper ---- */
 
 static void
@@ -476,7 +487,7 @@ part(struct nvme_ctrlr *ctrlr)
 	if (ctrlr->has_identity && !ctrlr->has_failed)
 		nvme_ctrlr_shut_down(ctrlr);
 	if (ctrlr->running && nvme_ctrlr_turn_off(ctrlr, &err) != 0)
-		ctrlr_log(warn, ctrlr, "%s", err.text);
+		ctrlr_log(warn, ctrlr, "%s", nvme_ctrlr_reason(ctrlr, &err));
 }
 
 /* Whatever there is of it. [waits] */

@@ -176,6 +176,9 @@ int nvme_ctrlr_create_queues(struct nvme_qpair *qpair, struct errmsg *err);
 #define ctrlr_err(ctrlr, err, rc, format, ...)                                                     \
 	err_set(err, rc, "nvme %s (%s): " format, (ctrlr)->name, (ctrlr)->traddr, ##__VA_ARGS__)
 
+/* What a text of ctrlr_err() says of the controller, for a line that names it already. Pure. */
+const char *nvme_ctrlr_reason(const struct nvme_ctrlr *ctrlr, const struct errmsg *err);
+
 /* Any thread: leaves work for the keeper. */
 void nvme_ctrlr_work(struct nvme_ctrlr *ctrlr, uint32_t work);
 /* It is to go, and nobody uses it: what the keeper waits for ends at once, with -ECANCELED. */

@@ -117,7 +117,7 @@ namespaces_event(struct nvme_ctrlr *ctrlr)
 		return;
 	if (nvme_namespaces_scan(ctrlr, &err) != 0)
 		ctrlr_log(warn, ctrlr, "its namespaces have changed, and cannot be read: %s",
-			  err.text);
+			  nvme_ctrlr_reason(ctrlr, &err));
 }
 
 static void

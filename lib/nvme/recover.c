@@ -160,7 +160,8 @@ nvme_qpairs_serve(struct nvme_ctrlr *ctrlr)
 
 		if (!is_wanted(qpair) || nvme_qpair_create(qpair, &err) == 0)
 			continue;
-		ctrlr_log(warn, ctrlr, "queue %u cannot be used: %s", qpair->id, err.text);
+		ctrlr_log(warn, ctrlr, "queue %u cannot be used: %s", qpair->id,
+			  nvme_ctrlr_reason(ctrlr, &err));
 		ctrlr->retry_at = nvme_deadline(QPAIR_RETRY_US);
 	}
 	nvme_qpairs_settle(ctrlr);
@@ -215,10 +216,10 @@ fail(struct nvme_ctrlr *ctrlr, const struct errmsg *reason)
 	if (ctrlr->running && !ctrlr->cut_off)
 		turn_off(ctrlr, &err);
 	if (ctrlr->has_failed)
-		ctrlr_log(info, ctrlr, "it is still failed: %s", reason->text);
+		ctrlr_log(info, ctrlr, "it is still failed: %s", nvme_ctrlr_reason(ctrlr, reason));
 	else
 		ctrlr_log(err, ctrlr, "it has failed, and is tried again every %u ms: %s",
-			  nvme_retry_ms, reason->text);
+			  nvme_retry_ms, nvme_ctrlr_reason(ctrlr, reason));
 	ctrlr->has_failed = true;
 	ctrlr->retry_at = nvme_deadline(nvme_retry_ms * 1000ull);
 	nvme_ctrlr_set_state(ctrlr, NVME_FAILED);
@@ -248,7 +249,7 @@ nvme_ctrlr_recover(struct nvme_ctrlr *ctrlr, struct errmsg *err)
 		if (rc == 0 || rc == -ENODEV || atomic_load(&ctrlr->transport->gone))
 			break;
 		ctrlr_log(notice, ctrlr, "reset, attempt %d of %d: %s", attempt, ATTEMPTS,
-			  err->text);
+			  nvme_ctrlr_reason(ctrlr, err));
 		if (attempt < ATTEMPTS)
 			coroutine_sleep(PAUSE_US);
 	}

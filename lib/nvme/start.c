@@ -445,7 +445,8 @@ ask_for_events(struct nvme_ctrlr *ctrlr, struct errmsg *err)
 	rc = feature(ctrlr, nvme_admin_set_features, NVME_FEAT_FID_ASYNC_EVENT, wanted, &result,
 		     "Asynchronous Event Configuration", err);
 	if (rc > 0)
-		ctrlr_log(notice, ctrlr, "it tells of no events: %s", err->text);
+		ctrlr_log(notice, ctrlr, "it tells of no events: %s",
+			  nvme_ctrlr_reason(ctrlr, err));
 	if (rc < 0)
 		return rc;
 	ctrlr->admin.event_requests = max < NVME_MAX_EVENTS ? max : NVME_MAX_EVENTS;

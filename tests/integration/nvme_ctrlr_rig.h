@@ -37,6 +37,7 @@ static struct {
 	struct nvme_device device;
 	struct thread *app;
 	struct thread *io;
+	bool io_is_elsewhere; /* polled by an OS thread of its own */
 	struct nvme_ctrlr *ctrlr;
 	struct nvme_opts opts;
 	struct errmsg err;
@@ -60,7 +61,9 @@ rig_count_fds(void)
 static inline int
 rig_poll(void)
 {
-	return poll_once(rig.app) | poll_once(rig.io);
+	int rc = poll_once(rig.app);
+
+	return rig.io_is_elsewhere ? rc : rc | poll_once(rig.io);
 }
 
 /* Polls until *done. */
