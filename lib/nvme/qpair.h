@@ -116,6 +116,7 @@ struct nvme_qpair {
 
 	/* app thread */
 	bool created;       /* its memory is there, and the device knows it */
+	bool refused;       /* the last create failed */
 	uint64_t creations; /* so far; also read by its thread where that starts */
 
 	/* under the controller's lock: whether a thread has it */

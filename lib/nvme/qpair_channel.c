@@ -66,8 +66,8 @@ nvme_qpair_free(struct nvme_qpair *qpair)
 	qpair->created = false;
 }
 
-int
-nvme_qpair_create(struct nvme_qpair *qpair, struct errmsg *err)
+static int
+create(struct nvme_qpair *qpair, struct errmsg *err)
 {
 	struct nvme_ctrlr *ctrlr = qpair->ctrlr;
 	int rc;
@@ -87,12 +87,18 @@ nvme_qpair_create(struct nvme_qpair *qpair, struct errmsg *err)
 	rc = nvme_queue_reset(&qpair->queue, ctrlr->stride, ctrlr->shadows, ctrlr->events);
 	if (rc != 0)
 		return err_set(err, rc, "the doorbells of queue %u cannot be mapped", qpair->id);
-	rc = nvme_ctrlr_create_queues(qpair, err);
-	if (rc != 0)
-		return rc;
-	qpair->creations++;
-	qpair->created = true;
-	return 0;
+	return nvme_ctrlr_create_queues(qpair, err);
+}
+
+int
+nvme_qpair_create(struct nvme_qpair *qpair, struct errmsg *err)
+{
+	int rc = create(qpair, err);
+
+	qpair->created = rc == 0;
+	qpair->refused = rc != 0;
+	qpair->creations += rc == 0;
+	return rc;
 }
 
 /* ---- threads ---- */

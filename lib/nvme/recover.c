@@ -30,9 +30,10 @@ settle_one(struct nvme_ctrlr *ctrlr, struct nvme_qpair *qpair)
 {
 	switch (ctrlr->info.state) {
 	case NVME_LIVE:
+		/* One that came after those that were made is told of by its thread. */
 		if (qpair->created)
 			nvme_qpair_start(qpair);
-		else
+		else if (qpair->refused)
 			nvme_qpair_fail(qpair, FAILED_REQUESTS);
 		return;
 	case NVME_RESETTING:
