@@ -1,0 +1,460 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The control path of the NVMe driver with a controller that the test plays: each step of a start
+ * goes wrong in each way, and what is odd, late or missing.
+ */
+/* links: nvme thread testlib env */
+/* ldflags: -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc,--wrap=mmap,--wrap=mprotect */
+#include "nvme_ctrlr_rig.h"
+
+#define STEPS_MAX 200
+
+static void
+test_attach(void **state)
+{
+	const struct nvme_ctrlr_info *info;
+
+	(void)state;
+	rig.limits = (struct nvme_id_ctrl_nvm){.wzsl = 3, .dmrl = 7, .dmrsl = 99};
+	rig_attach();
+	info = nvme_get_info(rig.ctrlr);
+	assert_int_equal(info->max_write_zeroes, 32768);
+	assert_int_equal(info->max_dsm_ranges, 7);
+	assert_int_equal(info->max_dsm_blocks, 99);
+	assert_true(info->shadow_doorbells);
+	assert_string_equal(info->model, "");
+	assert_int_equal(rig.held_count, 3);
+	rig_detach();
+	assert_int_equal(rig.shutdowns, 1);
+	assert_int_equal(rig.cc & 1, 0);
+}
+
+/* Every admin command of a start meets every fault: it is as if it had never been there. */
+static void
+test_every_command_fails(void **state)
+{
+	static const int wanted[RIG_FAULTS] = {
+		[RIG_STATUS] = -EIO, [RIG_STATUS_FINAL] = 0, [RIG_LOSE] = -ETIMEDOUT,
+		[RIG_FATAL] = -EIO,  [RIG_GONE] = -ENODEV,   [RIG_NONSENSE] = -EIO,
+	};
+
+	(void)state;
+	for (enum rig_fault fault = 0; fault < RIG_FAULTS; fault++) {
+		uint32_t step, refused = 0;
+
+		for (step = 0; step < STEPS_MAX; step++) {
+			int rc;
+
+			rig_renew();
+			rig.fault = fault;
+			rig.at = step;
+			rig.count = 1;
+			rc = rig_try_attach();
+			refused += rc != 0;
+			/* Without some of what it was asked it does as well. */
+			if (rc != 0 && wanted[fault] != 0)
+				assert_int_equal(rc, wanted[fault]);
+			if (rc == 0)
+				rig_detach();
+			assert_false(rig.open);
+			if (!rig.hit)
+				break;
+		}
+		assert_true(step > 15 && step < STEPS_MAX);
+		assert_true(refused > 1);
+		rig_renew();
+		rig_attach();
+		rig_detach();
+	}
+}
+
+static void
+test_every_allocation_fails(void **state)
+{
+	int rc = 0;
+
+	(void)state;
+	for (unsigned int good = 0; good < STEPS_MAX; good++) {
+		rig.err.text[0] = '\0';
+		rig.ctrlr = NULL;
+		rig.enables = 0;
+		rc = 1;
+		assert_int_equal(coroutine_start(rig.app, "test", rig_attach_main, &rc), 0);
+		fault_after(good);
+		rig_wait_for(rc != 1);
+		if (rc == 0)
+			rig_detach();
+		if (!fault_end())
+			break;
+		assert_true(rc == 0 || rc == -ENOMEM);
+		assert_false(rig.open);
+	}
+	assert_int_equal(rc, 0);
+}
+
+static void
+test_transport_refuses(void **state)
+{
+	(void)state;
+	rig.open_rc = -EACCES;
+	rig_expect_refused(-EACCES, "nothing there");
+	rig.open_rc = 0;
+	rig.opts.interrupts = true;
+	rig.vectors = 3;
+	rig.interrupts_rc = -ENOSPC;
+	rig_expect_refused(-ENOSPC, "interrupts");
+	assert_int_equal(rig.interrupts, 3);
+}
+
+/* ---- registers ---- */
+
+static void
+test_registers(void **state)
+{
+	(void)state;
+	rig.cap = RIG_CAP & ~0xffffull;
+	rig_expect_refused(-EINVAL, "MQES");
+	rig.cap = RIG_CAP | 5ull << NVME_CAP_MPSMIN_SHIFT;
+	rig_expect_refused(-EINVAL, "MPSMIN");
+	rig.cap = RIG_CAP & ~(1ull << NVME_CAP_CSS_SHIFT);
+	rig_expect_refused(-EINVAL, "CSS");
+	rig.cap = RIG_CAP | 15ull << NVME_CAP_DSTRD_SHIFT;
+	rig_expect_refused(-EINVAL, "DSTRD");
+	rig.cap = RIG_CAP | 9ull << NVME_CAP_DSTRD_SHIFT;
+	rig_expect_refused(-EINVAL, "DSTRD");
+	assert_int_equal(rig.enables, 0);
+	rig.cap = RIG_CAP | 3ull << NVME_CAP_DSTRD_SHIFT;
+	rig_attach();
+	rig_detach();
+	/* I/O command sets that are chosen by CC.CSS. */
+	rig.cap = (RIG_CAP & ~(1ull << NVME_CAP_CSS_SHIFT)) | (uint64_t)NVME_CAP_CSS_CSI
+								      << NVME_CAP_CSS_SHIFT;
+	rig_attach();
+	assert_int_equal(NVME_CC_CSS(rig.cc), NVME_CC_CSS_CSI);
+}
+
+static void
+test_never_ready(void **state)
+{
+	uint64_t before = env_ticks();
+
+	(void)state;
+	rig.never_ready = true;
+	rig_expect_refused(-ETIMEDOUT, "CAP.TO");
+	assert_true(env_ticks() - before >= 1000000 * TICKS_PER_US);
+	assert_true(env_ticks() - before < 1500000 * TICKS_PER_US);
+}
+
+/* Somebody else has left it on: it is switched off first, in the order that it must be. */
+static void
+test_left_on(void **state)
+{
+	(void)state;
+	rig.cc = 0x460001;
+	rig.csts = 1;
+	rig_attach();
+	rig_detach();
+	/* It does not go off by CC.EN. */
+	rig.cc = 0x460001;
+	rig.csts = 1;
+	rig.never_off = true;
+	rig.reset_rc = -EOPNOTSUPP;
+	assert_int_equal(rig.resets, 0);
+	rig_expect_refused(-ETIMEDOUT, "turn off");
+	assert_int_equal(rig.resets, 1);
+	assert_int_equal(rig.cut_offs, 0);
+	/* But by a reset of the function. */
+	rig.cc = 0x460001;
+	rig.csts = 1;
+	rig.reset_rc = 0;
+	rig_attach();
+	assert_int_equal(rig.resets, 2);
+	rig.never_off = false;
+}
+
+/* ---- a controller that does not stop: requests end when it cannot reach memory any more ---- */
+
+static struct nvme_request request;
+static int request_rc;
+
+static void
+on_done(struct nvme_request *ended, int rc)
+{
+	assert_ptr_equal(ended, &request);
+	assert_true(!rig.bus_master || rig.csts == 0);
+	request_rc = rc;
+}
+
+static struct nvme_qpair *
+submit_flush(void)
+{
+	struct nvme_qpair *qpair;
+
+	thread_set_current(rig.app);
+	qpair = nvme_qpair_get(rig.ctrlr);
+	assert_non_null(qpair);
+	thread_set_current(NULL);
+	rig_poll_for_us(10000);
+	assert_int_equal(qpair->state, NVME_QPAIR_LIVE);
+	request_rc = 1;
+	request = (struct nvme_request){.command = {.opcode = nvme_cmd_flush, .nsid = 1},
+					.done = on_done};
+	thread_set_current(rig.app);
+	nvme_qpair_submit(qpair, &request);
+	nvme_qpair_flush(qpair);
+	thread_set_current(NULL);
+	return qpair;
+}
+
+static void
+put(struct nvme_qpair *qpair)
+{
+	thread_set_current(rig.app);
+	nvme_qpair_put(qpair);
+	thread_set_current(NULL);
+}
+
+static void
+test_does_not_stop(void **state)
+{
+	struct nvme_qpair *qpair;
+
+	(void)state;
+	rig_attach();
+	qpair = submit_flush();
+	rig.never_off = true;
+	rig.reset_rc = -EOPNOTSUPP;
+	/* It times out; Abort does not find it; CC.EN does nothing; and there is no other reset. */
+	rig_wait_for(request_rc != 1);
+	assert_int_equal(request_rc, -EIO);
+	assert_int_equal(rig.cut_offs, 1);
+	assert_false(rig.bus_master);
+	assert_int_equal(nvme_get_info(rig.ctrlr)->state, NVME_FAILED);
+	/* It comes to its senses. */
+	rig.never_off = false;
+	rig_wait_for(nvme_get_info(rig.ctrlr)->state == NVME_LIVE);
+	assert_true(rig.bus_master);
+	put(qpair);
+}
+
+/* The longest that a request may take: docs/nvme.md has the formula. */
+static void
+test_bound(void **state)
+{
+	const uint64_t io_us = 1000000, admin_us = 1000000, cap_to_us = 1000000;
+	uint64_t start, bound_us = io_us + 100000 + admin_us + 500000;
+	struct nvme_qpair *qpair;
+
+	(void)state;
+	rig_attach();
+	qpair = submit_flush();
+	start = env_ticks();
+	/* From now on no command is answered, and it is as slow as it may be. */
+	rig.fault = RIG_LOSE;
+	rig.at = rig.commands;
+	rig.count = RIG_COMMANDS;
+	rig_wait_for(request_rc != 1);
+	assert_int_equal(request_rc, -EIO);
+	bound_us += 3 * (2 * cap_to_us + NVME_START_TIMEOUTS * admin_us + 100000) + 2 * cap_to_us;
+	assert_true(env_ticks() - start <= bound_us * TICKS_PER_US);
+	rig.count = 0;
+	rig_wait_for(nvme_get_info(rig.ctrlr)->state == NVME_LIVE);
+	put(qpair);
+}
+
+/* ---- namespaces ---- */
+
+static void
+test_no_list(void **state)
+{
+	const struct nvme_ns *ns;
+
+	(void)state;
+	/* NVMe 1.0: numbers, and neither descriptors nor limits. */
+	rig.vs = 0x10000;
+	rig.nsids[0] = 2;
+	rig.nsids[1] = 3;
+	rig.nsids[2] = 0;
+	rig_attach();
+	ns = nvme_ns_next(rig.ctrlr, 0);
+	assert_int_equal(ns->nsid, 2);
+	assert_int_equal(nvme_ns_next(rig.ctrlr, 2)->nsid, 3);
+	assert_null(nvme_ns_next(rig.ctrlr, 3));
+	assert_int_equal(rig.by_opcode[nvme_admin_identify], 1 + RIG_NAMESPACES);
+	rig_detach();
+	/* As many as it says, but not for ever. */
+	rig.id.nn = UINT32_MAX;
+	rig_attach();
+	assert_true(rig.by_opcode[nvme_admin_identify] < 2100);
+}
+
+static void
+test_list_makes_no_sense(void **state)
+{
+	(void)state;
+	rig.nsids[1] = 1;
+	rig_expect_refused(-EINVAL, "makes no sense");
+	rig.nsids[1] = UINT32_MAX;
+	rig_expect_refused(-EINVAL, "makes no sense");
+}
+
+static void
+test_many_namespaces(void **state)
+{
+	uint32_t count = 0, nsid = 0;
+
+	(void)state;
+	for (uint32_t i = 0; i < 2 * NVME_ID_NS_LIST_MAX - 1; i++)
+		rig.nsids[i] = 2 * i + 1;
+	rig_attach();
+	for (const struct nvme_ns *ns; (ns = nvme_ns_next(rig.ctrlr, nsid)) != NULL; count++)
+		nsid = ns->nsid;
+	assert_int_equal(count, 1024);
+	assert_int_equal(nsid, 2047);
+}
+
+static void
+test_other_command_set(void **state)
+{
+	(void)state;
+	rig.command_set = NVME_CSI_ZNS;
+	rig_attach();
+	assert_null(nvme_ns_next(rig.ctrlr, 0));
+}
+
+static void
+test_formats(void **state)
+{
+	(void)state;
+	rig.ns.lbaf[20].ds = 12;
+	rig.ns.nlbaf = 20;
+	rig.ns.flbas = 4 | 1 << 5;
+	rig.ns.nsattr = 1;
+	rig.ns.nsfeat = NVME_NS_FEAT_IO_OPT;
+	rig.ns.npwg = 3;
+	rig.ns.npdg = 7;
+	rig_attach();
+	assert_int_equal(nvme_ns_next(rig.ctrlr, 0)->block_size, 4096);
+	assert_int_equal(nvme_ns_next(rig.ctrlr, 0)->physical_block_size, 16384);
+	assert_int_equal(nvme_ns_next(rig.ctrlr, 0)->discard_granularity, 32768);
+	assert_true(nvme_ns_next(rig.ctrlr, 0)->read_only);
+	rig_detach();
+	/* The high bits count only where there are so many formats. */
+	rig.ns.nlbaf = 15;
+	rig.ns.lbaf[4].ds = 9;
+	rig_attach();
+	assert_int_equal(nvme_ns_next(rig.ctrlr, 0)->block_size, 512);
+	rig_detach();
+	rig.ns.nlbaf = 64;
+	rig_attach();
+	assert_null(nvme_ns_next(rig.ctrlr, 0));
+}
+
+/* ---- while it is attached ---- */
+
+static void
+test_keep_alive(void **state)
+{
+	(void)state;
+	rig.kato = 3000;
+	rig_attach();
+	rig_poll_for_us(30000000);
+	assert_in_range(rig.by_opcode[nvme_admin_keep_alive], 28, 31);
+	rig_detach();
+	rig.kato = 0;
+	rig.by_opcode[nvme_admin_keep_alive] = 0;
+	rig_attach();
+	rig_poll_for_us(30000000);
+	assert_int_equal(rig.by_opcode[nvme_admin_keep_alive], 0);
+}
+
+/* It has always something to say: others get their turn, and it can be detached. */
+static void
+test_flood_of_events(void **state)
+{
+	static const uint32_t events[] = {
+		NVME_AER_NOTICE | NVME_AER_NOTICE_NS_CHANGED << 8 | NVME_LOG_LID_CHANGED_NS << 16,
+		NVME_AER_SMART | NVME_LOG_LID_SMART << 16,
+		NVME_AER_ERROR | NVME_LOG_LID_ERROR << 16,
+		NVME_AER_VS | 0xc0 << 16,
+		0xffffffff,
+	};
+
+	(void)state;
+	rig_attach();
+	for (uint32_t i = 0; i < 5000; i++) {
+		rig_event(events[i % 5]);
+		rig_round(env_ticks() + TICKS_PER_US);
+	}
+	rig_poll_for_us(1000000);
+	assert_int_equal(nvme_get_info(rig.ctrlr)->state, NVME_LIVE);
+	assert_int_equal(nvme_get_info(rig.ctrlr)->resets, 0);
+	assert_int_equal(rig.held_count, 3);
+	rig_detach();
+}
+
+/* Fewer requests than it said. */
+static void
+test_event_requests_refused(void **state)
+{
+	(void)state;
+	rig.opcode = nvme_admin_async_event;
+	rig.fault = RIG_STATUS_FINAL;
+	rig.count = 1;
+	rig_attach();
+	rig_poll_for_us(1000000);
+	assert_true(rig.hit);
+	assert_int_equal(rig.held_count, 2);
+	assert_int_equal(nvme_get_info(rig.ctrlr)->state, NVME_LIVE);
+}
+
+static void
+test_shutdown(void **state)
+{
+	uint64_t before;
+
+	(void)state;
+	rig.never_shut_down = true;
+	rig_attach();
+	before = env_ticks();
+	rig_detach();
+	assert_in_range((env_ticks() - before) / TICKS_PER_US, 10000000, 11000000);
+	/* What it says itself, within reason. */
+	rig.id.rtd3e = 2000000;
+	rig_attach();
+	before = env_ticks();
+	rig_detach();
+	assert_in_range((env_ticks() - before) / TICKS_PER_US, 2000000, 3000000);
+	rig.id.rtd3e = UINT32_MAX;
+	rig_attach();
+	before = env_ticks();
+	rig_detach();
+	assert_in_range((env_ticks() - before) / TICKS_PER_US, 60000000, 61000000);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		rig_test(test_attach),
+		rig_test(test_every_command_fails),
+		rig_test(test_every_allocation_fails),
+		rig_test(test_transport_refuses),
+		rig_test(test_registers),
+		rig_test(test_never_ready),
+		rig_test(test_left_on),
+		rig_test(test_does_not_stop),
+		rig_test(test_bound),
+		rig_test(test_no_list),
+		rig_test(test_list_makes_no_sense),
+		rig_test(test_many_namespaces),
+		rig_test(test_other_command_set),
+		rig_test(test_formats),
+		rig_test(test_keep_alive),
+		rig_test(test_flood_of_events),
+		rig_test(test_event_requests_refused),
+		rig_test(test_shutdown),
+	};
+
+	return cmocka_run_group_tests_name("nvme_ctrlr", tests, NULL, NULL);
+}
