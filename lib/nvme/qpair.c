@@ -401,8 +401,8 @@ complete(struct nvme_qpair *qpair, const struct nvme_cqe *cqe)
 static void
 distrust(struct nvme_qpair *qpair, const struct nvme_cqe *cqe)
 {
-	log_err("nvme %s: queue %u: a completion makes no sense: command %u, queue head %u",
-		qpair->ctrlr->name, qpair->id, cqe->cid, cqe->sqhd);
+	log_info("nvme %s: queue %u: a completion of command %u, with queue head %u",
+		 qpair->ctrlr->name, qpair->id, cqe->cid, cqe->sqhd);
 	nvme_qpair_stop(qpair);
 	qpair->broken = qpair->creations;
 	nvme_ctrlr_timed_out(qpair, UINT16_MAX);
