@@ -455,6 +455,31 @@ test_too_little_memory(void **state)
 	assert_int_equal(qpair->slots[0].flags, 0);
 }
 
+/* As many descriptors as a page has, and one more: that is copied. */
+static void
+test_longest_sgl(void **state)
+{
+	static struct segments segments;
+	static struct iovec iov[257];
+	struct nvme_request request = request_of(nvme_cmd_read, iov, 257, 256 * 512);
+	struct nvme_sqe sqe = {0};
+
+	(void)state;
+	qpair->sgl_rules = 2;
+	for (uint32_t i = 0; i < 257; i++)
+		iov[i] = (struct iovec){mapped + i * 1024, 512};
+	assert_int_equal(nvme_data_describe(qpair, 0, &request, &sqe), 0);
+	assert_int_equal(qpair->slots[0].flags, 0);
+	walk(&sqe, request.length, &segments);
+	assert_int_equal(segments.count, 256);
+	request.length += 512;
+	sqe.flags = 0;
+	assert_int_equal(nvme_data_describe(qpair, 0, &request, &sqe), 0);
+	assert_int_equal(qpair->slots[0].flags, NVME_SLOT_COPIED);
+	assert_int_equal(sqe.flags, 0);
+	nvme_data_release(qpair, 0, &request, false);
+}
+
 /* The longest list there is: 2 MiB that begin within a page. */
 static void
 test_largest(void **state)
@@ -494,6 +519,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_scattered_copies, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_buffers, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_too_little_memory, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_longest_sgl, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_largest, setup, teardown),
 	};
 

@@ -14,7 +14,7 @@
 
 #define QUEUE_SIZE 8 /* entries: one less can be in flight */
 #define SLOTS      (QUEUE_SIZE - 1)
-#define OPS        64
+#define OPS        300
 #define MAX_DATA   32768u
 #define LOST       0x2281u /* Unrecovered Read Error, bits that do not matter set */
 #define RETRY      (NVME_SCT_MEDIA << NVME_SCT_SHIFT | NVME_SC_READ_ERROR)
@@ -114,13 +114,12 @@ expect_waiting(uint32_t i)
 }
 
 static int
-setup(void **state)
+setup_size(uint32_t queue_size)
 {
 	struct errmsg err;
 
-	(void)state;
 	log_capture_reset();
-	rig_setup_ctrlr(QUEUE_SIZE, MAX_DATA);
+	rig_setup_ctrlr(queue_size, MAX_DATA);
 	memset(ops, 0, sizeof(ops));
 	done_count = 0;
 	memory = mmap(NULL, OPS * RIG_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
@@ -137,6 +136,13 @@ setup(void **state)
 	return 0;
 }
 
+static int
+setup(void **state)
+{
+	(void)state;
+	return setup_size(QUEUE_SIZE);
+}
+
 static void
 create_and_start(void)
 {
@@ -148,6 +154,15 @@ static int
 setup_live(void **state)
 {
 	setup(state);
+	create_and_start();
+	return 0;
+}
+
+static int
+setup_large(void **state)
+{
+	(void)state;
+	setup_size(512);
 	create_and_start();
 	return 0;
 }
@@ -302,8 +317,6 @@ static void
 test_batch(void **state)
 {
 	(void)state;
-	for (uint32_t i = 0; i < OPS; i++)
-		ops[i].next = NULL;
 	ON_THREAD(submit(0));
 	ops[0].next = &ops[0];
 	poll_once(rig.thread);
@@ -642,16 +655,18 @@ test_late(void **state)
 	assert_int_equal(atomic_load(&qpair->slots[ops[1].request.cid].abort), NVME_ABORT_NONE);
 }
 
-/* What was completed while the thread slept is not late. */
+/* What was completed while the thread slept is not late; also what it would look at later. */
 static void
 test_late_thread(void **state)
 {
 	(void)state;
-	submit_and_take(0);
-	rig_complete(qpair, ops[0].request.cid, 0);
+	ON_THREAD(for (uint32_t i = 0; i < OPS; i++) submit(i));
+	run();
+	for (uint32_t i = 0; i < OPS; i++)
+		rig_complete(qpair, take(i), 0);
 	ticks_advance_us(10 * RIG_TIMEOUT_US);
 	run();
-	expect_done(0, 0);
+	assert_int_equal(done_count, OPS);
 	assert_int_equal(rig.timeout_count, 0);
 }
 
@@ -1160,7 +1175,7 @@ main(void)
 		LIVE(test_wrong_head),
 		LIVE(test_timeout_and_abort),
 		LIVE(test_late),
-		LIVE(test_late_thread),
+		cmocka_unit_test_setup_teardown(test_late_thread, setup_large, teardown),
 		LIVE(test_no_timeout),
 		NEW(test_waits_for_creation),
 		LIVE(test_reset),
