@@ -378,7 +378,8 @@ run(struct nvme_ctrlr *ctrlr, struct nvme_admin_slot *slot, struct nvme_admin_ca
 	if (rc == -ETIMEDOUT) {
 		ctrlr_log(warn, ctrlr, "admin command 0x%02x has timed out", call->command.opcode);
 		atomic_fetch_add(&ctrlr->timeouts, 1);
-		if (ctrlr->start_deadline == 0 && give_up(ctrlr, slot, completion) == -ECANCELED)
+		if (!ctrlr->starting && !ctrlr->parting &&
+		    give_up(ctrlr, slot, completion) == -ECANCELED)
 			rc = -ECANCELED;
 	}
 	slot->deadline = nvme_deadline(nvme_ctrlr_admin_timeout_us(ctrlr));
@@ -400,8 +401,9 @@ nvme_admin_call(struct nvme_ctrlr *ctrlr, struct nvme_admin_call *call)
 	call->status = 0;
 	if (completion == NULL)
 		return -ENOMEM;
-	if (ctrlr->start_deadline != 0 && ctrlr->start_deadline < deadline)
-		deadline = ctrlr->start_deadline;
+	if (coroutine_current() == ctrlr->keeper && ctrlr->commands_until != 0 &&
+	    ctrlr->commands_until < deadline)
+		deadline = ctrlr->commands_until;
 	rc = wait_for_slot(ctrlr, deadline, &slot);
 	if (rc != 0) {
 		completion_drop(completion);

@@ -53,6 +53,13 @@ nvme_ctrlr_admin_timeout_us(const struct nvme_ctrlr *ctrlr)
 						   : NVME_ADMIN_TIMEOUT_US;
 }
 
+void
+nvme_ctrlr_limit_commands(struct nvme_ctrlr *ctrlr, uint32_t timeouts)
+{
+	ctrlr->commands_until =
+		timeouts > 0 ? nvme_deadline(timeouts * nvme_ctrlr_admin_timeout_us(ctrlr)) : 0;
+}
+
 const char *
 nvme_ctrlr_reason(const struct nvme_ctrlr *ctrlr, const struct errmsg *err)
 {
@@ -441,6 +448,7 @@ attach(struct nvme_ctrlr *ctrlr, struct errmsg *err)
 static void
 delete_queues(struct nvme_ctrlr *ctrlr)
 {
+	nvme_ctrlr_limit_commands(ctrlr, 1);
 	for (uint32_t i = 0; i < ctrlr->qpair_count; i++) {
 		struct nvme_qpair *qpair = &ctrlr->qpairs[i];
 		struct nvme_admin_call call = {

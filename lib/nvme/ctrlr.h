@@ -119,13 +119,15 @@ struct nvme_ctrlr {
 	bool has_identity;       /* id[0] is there */
 	bool running;            /* it is enabled, or was not seen to be off: it may use memory */
 	bool cut_off;            /* it may not, whatever it does: its bus mastering is off */
-	uint64_t start_deadline; /* ticks: of the commands of a start; 0: it has started */
-	uint64_t retry_at;       /* ticks: FAILED tries again; LIVE: queue pairs that failed do */
-	uint64_t look_at;        /* ticks: the next look at CSTS */
-	uint64_t health_at;      /* ticks: while there are warnings; 0: there are none */
-	uint64_t keep_alive_us;  /* 0: none */
-	uint64_t keep_alive_at;  /* ticks */
-	void *dbbuf;             /* two pages */
+	uint64_t
+		commands_until; /* ticks: of the admin commands of what it does; 0: no such limit */
+	bool starting;          /* a command that times out ends the start, and no more */
+	uint64_t retry_at;      /* ticks: FAILED tries again; LIVE: queue pairs that failed do */
+	uint64_t look_at;       /* ticks: the next look at CSTS */
+	uint64_t health_at;     /* ticks: while there are warnings; 0: there are none */
+	uint64_t keep_alive_us; /* 0: none */
+	uint64_t keep_alive_at; /* ticks */
+	void *dbbuf;            /* two pages */
 	uint64_t dbbuf_iova;
 	struct nvme_abort aborts[NVME_MAX_ABORTS];
 	uint64_t aborts_wait_until; /* ticks: more time out than can be aborted; 0: no */
@@ -184,6 +186,11 @@ void nvme_ctrlr_work(struct nvme_ctrlr *ctrlr, uint32_t work);
 /* It is to go, and nobody uses it: what the keeper waits for ends at once, with -ECANCELED. */
 bool nvme_ctrlr_is_cancelled(struct nvme_ctrlr *ctrlr);
 uint64_t nvme_ctrlr_admin_timeout_us(const struct nvme_ctrlr *ctrlr);
+/*
+ * The keeper's admin commands from now on, together, take at most so many admin timeouts; 0: each
+ * for itself. So that other work does not wait for longer, whatever the device does.
+ */
+void nvme_ctrlr_limit_commands(struct nvme_ctrlr *ctrlr, uint32_t timeouts);
 void nvme_ctrlr_set_state(struct nvme_ctrlr *ctrlr, enum nvme_state state);
 
 /* Pure but for the time: the ticks in so many µs, and how many µs are left; 0: it is over. */

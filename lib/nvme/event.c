@@ -152,8 +152,10 @@ nvme_events_serve(struct nvme_ctrlr *ctrlr)
 
 	memcpy(events, admin->events, sizeof(events));
 	admin->event_count = 0;
+	nvme_ctrlr_limit_commands(ctrlr, 1);
 	for (uint32_t i = 0; i < count; i++)
 		take_event(ctrlr, events[i]);
+	nvme_ctrlr_limit_commands(ctrlr, 0);
 	/* Not before: a controller that floods us waits for us. */
 	nvme_admin_request_events(ctrlr);
 }

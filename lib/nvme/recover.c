@@ -155,6 +155,7 @@ nvme_qpairs_make(struct nvme_ctrlr *ctrlr, struct errmsg *err)
 void
 nvme_qpairs_serve(struct nvme_ctrlr *ctrlr)
 {
+	nvme_ctrlr_limit_commands(ctrlr, 1);
 	for (uint32_t i = 0; i < ctrlr->qpair_count && ctrlr->info.state == NVME_LIVE; i++) {
 		struct nvme_qpair *qpair = &ctrlr->qpairs[i];
 		struct errmsg err = {""};
@@ -165,6 +166,7 @@ nvme_qpairs_serve(struct nvme_ctrlr *ctrlr)
 			  nvme_ctrlr_reason(ctrlr, &err));
 		ctrlr->retry_at = nvme_deadline(QPAIR_RETRY_US);
 	}
+	nvme_ctrlr_limit_commands(ctrlr, 0);
 	nvme_qpairs_settle(ctrlr);
 }
 

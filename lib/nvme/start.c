@@ -467,11 +467,12 @@ nvme_ctrlr_start(struct nvme_ctrlr *ctrlr, struct errmsg *err)
 {
 	int rc = turn_on(ctrlr, err);
 
-	ctrlr->start_deadline =
-		nvme_deadline(NVME_START_TIMEOUTS * nvme_ctrlr_admin_timeout_us(ctrlr));
+	ctrlr->starting = true;
+	nvme_ctrlr_limit_commands(ctrlr, NVME_START_TIMEOUTS);
 	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]) && rc == 0; i++)
 		rc = nvme_ctrlr_is_cancelled(ctrlr) ? -ECANCELED : steps[i](ctrlr, err);
-	ctrlr->start_deadline = 0;
+	ctrlr->starting = false;
+	nvme_ctrlr_limit_commands(ctrlr, 0);
 	if (rc != 0)
 		nvme_admin_close(ctrlr, -EIO);
 	return rc;
