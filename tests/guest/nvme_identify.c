@@ -182,7 +182,9 @@ wait_gone(struct controller *controller, struct thread *thread)
 		usleep(1000);
 	}
 	thread_set_current(thread);
-	printf("%s\n", is_gone ? "gone" : "still there");
+	printf("%s\n", atomic_load(&controller->transport->wanted_back) ? "wanted back"
+		       : is_gone                                        ? "gone"
+									: "still there");
 	printf("CSTS %llx\n", (unsigned long long)controller->transport->ops->read(
 				      controller->transport, CSTS, 4));
 }
@@ -239,7 +241,7 @@ main(int argc, char **argv)
 	print_identity("after reset", data);
 	if (argc > 2)
 		wait_gone(&controller, thread);
-	if (!is_gone)
+	if (!atomic_load(&controller.transport->gone))
 		disable(&controller);
 
 	dma_free(controller.transport->dma, data, PAGE);
