@@ -63,14 +63,18 @@ struct nvme_opts {
 enum nvme_event {
 	NVME_EVENT_NAMESPACES, /* nvme_ns_next() says something else than before */
 	/*
-	 * Surprise removal, or the kernel wants the device back: all requests end with -ENODEV,
-	 * submitted ones too. Told once. Detach it, soon.
+	 * Surprise removal, or the kernel wants the device back (and it was shut down in order):
+	 * all requests end with -ENODEV, submitted ones too. Told once. Detach it, soon.
 	 */
 	NVME_EVENT_GONE,
 	NVME_EVENT_STATE,  /* nvme_ctrlr_info.state has changed */
 	NVME_EVENT_HEALTH, /* SMART: nvme_get_health() has a critical warning, or none any more */
 };
-/* App thread, in a coroutine of the controller's [waits]; must not detach it (another may). */
+/*
+ * App thread, in a coroutine of the controller's [waits], one event after the other. It may wait
+ * for requests, and for nvme_admin(), nvme_reset() …; it must not detach the controller, nor wait
+ * for one that does (another may).
+ */
 typedef void (*nvme_event_fn)(void *ctx, enum nvme_event event);
 
 /*
@@ -85,11 +89,16 @@ int nvme_attach(const struct nvme_opts *opts, nvme_event_fn event, void *ctx,
 /*
  * [waits] Every queue pair is put, or will be soon: it waits for that. Ends resets under way; tells
  * the device (CC.SHN) and waits until it has written what it caches, at most
- * RTD3E or 10 s; then lets it go.
+ * RTD3E or 10 s; then lets it go. In a coroutine that is cancelled it does not wait: all of that
+ * happens nevertheless, and the controller must not be used any more. No event is told from now on,
+ * but the one that is being told.
  */
 void nvme_detach(struct nvme_ctrlr *ctrlr);
 
-/* [waits] 0, -ENODEV, -EBUSY (disabled), or why the controller did not come back. */
+/*
+ * [waits] 0, -ENODEV, -EBUSY (disabled), or why the controller did not come back; one that has
+ * failed is tried again. -ECANCELED: it goes on, or is being detached.
+ */
 int nvme_reset(struct nvme_ctrlr *ctrlr, struct errmsg *err);
 /*
  * [waits] Disabled: the controller is off, requests wait (or time out) until it is enabled again.
@@ -163,8 +172,10 @@ struct nvme_command {
 /*
  * [waits] An admin command. data (any memory, at most NVME_ADMIN_DATA_MAX bytes; NULL: none) goes
  * the way that the opcode's last two bits say. result: dword 0 of the completion; may be NULL.
- * 0, -ETIMEDOUT (it was aborted, or the controller reset), -ENODEV, -ECANCELED, or
- * nvme_status_errno(); *status (may be NULL) has the status then.
+ * 0, -ETIMEDOUT (it was aborted, or the controller reset), -EIO (the controller broke down), -EBUSY
+ * (it is disabled, failed, or in the middle of a reset), -EAGAIN (too many at a time), -ENODEV,
+ * -ECANCELED (this coroutine is; the command goes on), or nvme_status_errno(); *status (may be
+ * NULL) has the status then.
  */
 #define NVME_ADMIN_DATA_MAX 4096u
 int nvme_admin(struct nvme_ctrlr *ctrlr, const struct nvme_command *command, void *data,
@@ -172,7 +183,10 @@ int nvme_admin(struct nvme_ctrlr *ctrlr, const struct nvme_command *command, voi
 
 /* ---- the data path ---- */
 
-/* SCT << 8 | SC as in a completion, without phase, CRD and More; NVME_DNR: do not retry. 0: good. */
+/*
+ * SCT << 8 | SC as in a completion, without phase, CRD and More; NVME_DNR: do not retry. 0:
+ * good.
+ */
 #define NVME_STATUS_MASK 0x7ffu
 #define NVME_DNR         0x4000u
 /* Pure. The errno that keeps its meaning up to the guest, as bdev.h's; 0 for 0. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Commands of queue pairs that have timed out: each is aborted (NVMe 1.4 §5.1), a few at a time. When
- * that does not end it the controller is reset.
+ * Commands of queue pairs that have timed out: each is aborted (NVMe 1.4 §5.1), a few at a time.
+ * When that does not end it the controller is reset.
  */
 #include "env.h"
 #include "log.h"

@@ -11,6 +11,7 @@
 
 #include "env.h"
 #include "log.h"
+#include "order.h"
 #include "start.h"
 #include "transport.h"
 
@@ -114,65 +115,7 @@ wait_for_work(struct nvme_ctrlr *ctrlr, uint64_t us)
 	}
 }
 
-/* ---- orders: what other coroutines want of the keeper, and wait for ---- */
-
-typedef int (*order_fn)(struct nvme_ctrlr *ctrlr, struct errmsg *err);
-
-/* Freed by the second of the two who need it: the keeper, and who gave it. */
-struct nvme_order {
-	TAILQ_ENTRY(nvme_order) link;
-	order_fn run;
-	struct completion *completion;
-	bool finished;
-	bool abandoned; /* who gave it was cancelled */
-	int rc;
-	struct errmsg err;
-};
-
-static struct nvme_order *
-order_create(order_fn run)
-{
-	struct nvme_order *order = calloc(1, sizeof(*order));
-
-	if (order == NULL)
-		return NULL;
-	order->run = run;
-	order->completion = completion_create();
-	if (order->completion == NULL) {
-		free(order);
-		return NULL;
-	}
-	return order;
-}
-
-static void
-order_finish(struct nvme_order *order, int rc)
-{
-	order->finished = true;
-	order->rc = rc;
-	completion_signal(order->completion, rc);
-	if (order->abandoned)
-		free(order);
-}
-
-/* [waits] -ECANCELED: the keeper carries it out nevertheless. */
-static int
-order_wait(struct nvme_order *order, struct errmsg *err)
-{
-	int rc;
-
-	completion_wait(order->completion, WAIT_FOREVER);
-	completion_put(order->completion);
-	if (!order->finished) {
-		order->abandoned = true;
-		return err_set(err, -ECANCELED, "%s", strerror(ECANCELED));
-	}
-	rc = order->rc;
-	if (rc != 0)
-		err_set(err, rc, "%s", order->err.text);
-	free(order);
-	return rc;
-}
+/* ---- going ---- */
 
 static uint32_t count_used(struct nvme_ctrlr *ctrlr);
 
@@ -188,95 +131,8 @@ nvme_ctrlr_is_cancelled(struct nvme_ctrlr *ctrlr)
 {
 	if (ctrlr->parting)
 		return false;
-	return (ctrlr->attaching != NULL && ctrlr->attaching->abandoned) || is_to_go(ctrlr);
-}
-
-static int
-give_order(struct nvme_ctrlr *ctrlr, order_fn run, struct errmsg *err)
-{
-	struct nvme_order *order = order_create(run);
-
-	if (order == NULL)
-		return err_set(err, -ENOMEM, "%s", strerror(ENOMEM));
-	TAILQ_INSERT_TAIL(&ctrlr->orders, order, link);
-	nvme_ctrlr_work(ctrlr, NVME_WORK_ORDERS);
-	return order_wait(order, err);
-}
-
-/* All that want the same as the first of them get it at once. */
-static void
-serve_orders(struct nvme_ctrlr *ctrlr)
-{
-	TAILQ_HEAD(, nvme_order) same = TAILQ_HEAD_INITIALIZER(same);
-	struct nvme_order *order = TAILQ_FIRST(&ctrlr->orders), *next;
-	struct errmsg err = {""};
-	order_fn run;
-	int rc;
-
-	if (order == NULL)
-		return;
-	run = order->run;
-	for (; order != NULL && order->run == run; order = next) {
-		next = TAILQ_NEXT(order, link);
-		TAILQ_REMOVE(&ctrlr->orders, order, link);
-		TAILQ_INSERT_TAIL(&same, order, link);
-	}
-	rc = run(ctrlr, &err);
-	while ((order = TAILQ_FIRST(&same)) != NULL) {
-		TAILQ_REMOVE(&same, order, link);
-		order->err = err;
-		order_finish(order, rc);
-	}
-	if (!TAILQ_EMPTY(&ctrlr->orders))
-		nvme_ctrlr_work(ctrlr, NVME_WORK_ORDERS);
-}
-
-static int
-order_reset(struct nvme_ctrlr *ctrlr, struct errmsg *err)
-{
-	if (ctrlr->info.state == NVME_GONE)
-		return ctrlr_err(ctrlr, err, -ENODEV, "the device is gone");
-	if (ctrlr->info.state == NVME_DISABLED)
-		return ctrlr_err(ctrlr, err, -EBUSY, "it is disabled");
-	return nvme_ctrlr_recover(ctrlr, err);
-}
-
-static int
-order_disable(struct nvme_ctrlr *ctrlr, struct errmsg *err)
-{
-	if (ctrlr->info.state == NVME_GONE)
-		return ctrlr_err(ctrlr, err, -ENODEV, "the device is gone");
-	if (ctrlr->info.state == NVME_DISABLED)
-		return ctrlr_err(ctrlr, err, -EALREADY, "it is disabled already");
-	return nvme_ctrlr_disable(ctrlr, err);
-}
-
-static int
-order_enable(struct nvme_ctrlr *ctrlr, struct errmsg *err)
-{
-	if (ctrlr->info.state == NVME_GONE)
-		return ctrlr_err(ctrlr, err, -ENODEV, "the device is gone");
-	if (ctrlr->info.state != NVME_DISABLED)
-		return ctrlr_err(ctrlr, err, -EALREADY, "it is enabled already");
-	return nvme_ctrlr_recover(ctrlr, err);
-}
-
-int
-nvme_reset(struct nvme_ctrlr *ctrlr, struct errmsg *err)
-{
-	return give_order(ctrlr, order_reset, err);
-}
-
-int
-nvme_disable(struct nvme_ctrlr *ctrlr, struct errmsg *err)
-{
-	return give_order(ctrlr, order_disable, err);
-}
-
-int
-nvme_enable(struct nvme_ctrlr *ctrlr, struct errmsg *err)
-{
-	return give_order(ctrlr, order_enable, err);
+	return (ctrlr->attaching != NULL && nvme_order_is_abandoned(ctrlr->attaching)) ||
+	       is_to_go(ctrlr);
 }
 
 /* ---- queue pairs: who has which ---- */
@@ -352,9 +208,13 @@ open_transport(struct nvme_ctrlr *ctrlr, struct errmsg *err)
 {
 	int rc = ctrlr->ops->open(ctrlr->traddr, on_gone, ctrlr, &ctrlr->transport, err);
 
-	if (rc == 0)
-		ctrlr->dma = ctrlr->transport->dma;
-	return rc;
+	if (rc != 0) {
+		struct errmsg reason = *err;
+
+		return err_set(err, rc, "nvme %s: %s", ctrlr->name, reason.text);
+	}
+	ctrlr->dma = ctrlr->transport->dma;
+	return 0;
 }
 
 /* How many queue pairs there could be, and their size: by the registers. */
@@ -585,7 +445,7 @@ serve(struct nvme_ctrlr *ctrlr)
 	if ((work & NVME_WORK_RESET) != 0 &&
 	    (ctrlr->info.state == NVME_LIVE || ctrlr->info.state == NVME_FAILED))
 		nvme_ctrlr_recover(ctrlr, &err);
-	serve_orders(ctrlr);
+	nvme_orders_serve(ctrlr);
 	if ((work & NVME_WORK_QPAIRS) != 0)
 		nvme_qpairs_serve(ctrlr);
 	if (ctrlr->info.state == NVME_LIVE)
@@ -627,18 +487,6 @@ keep(struct nvme_ctrlr *ctrlr)
 	}
 }
 
-static void
-finish_orders(struct nvme_ctrlr *ctrlr)
-{
-	struct nvme_order *order;
-
-	while ((order = TAILQ_FIRST(&ctrlr->orders)) != NULL) {
-		TAILQ_REMOVE(&ctrlr->orders, order, link);
-		ctrlr_err(ctrlr, &order->err, -ENODEV, "it is being detached");
-		order_finish(order, -ENODEV);
-	}
-}
-
 /* One controller, from the beginning to the end. */
 static void
 keeper_run(void *arg)
@@ -650,7 +498,7 @@ keeper_run(void *arg)
 
 	ctrlr->keeper = coroutine_current();
 	rc = attach(ctrlr, &err);
-	if (rc == 0 && !order->abandoned) {
+	if (rc == 0 && !nvme_order_is_abandoned(order)) {
 		const struct nvme_ctrlr_info *info = &ctrlr->info;
 
 		ctrlr_log(notice, ctrlr,
@@ -658,15 +506,14 @@ keeper_run(void *arg)
 			  info->model, info->serial, info->firmware, ctrlr->namespace_count,
 			  info->io_queues);
 		ctrlr->attaching = NULL;
-		order_finish(order, 0);
+		nvme_order_finish(order, 0, NULL);
 		keep(ctrlr);
 		order = ctrlr->detaching;
 	}
-	finish_orders(ctrlr);
+	nvme_orders_refuse(ctrlr);
 	take_down(ctrlr);
 	destroy(ctrlr);
-	order->err = err;
-	order_finish(order, rc);
+	nvme_order_finish(order, rc, &err);
 }
 
 /* ---- for the controller's user ---- */
@@ -703,13 +550,11 @@ create(const struct nvme_opts *opts, const struct nvme_transport_ops *ops)
 		return NULL;
 	ctrlr->id = calloc(2, sizeof(ctrlr->id[0]));
 	ctrlr->traddr = strdup(opts->traddr);
-	ctrlr->attaching = order_create(NULL);
+	ctrlr->attaching = nvme_order_create(NULL);
 	if (ctrlr->id == NULL || ctrlr->traddr == NULL || ctrlr->attaching == NULL) {
 		free(ctrlr->id);
 		free(ctrlr->traddr);
-		if (ctrlr->attaching != NULL)
-			completion_drop(ctrlr->attaching->completion);
-		free(ctrlr->attaching);
+		nvme_order_drop(ctrlr->attaching);
 		free(ctrlr);
 		return NULL;
 	}
@@ -753,12 +598,11 @@ nvme_attach(const struct nvme_opts *opts, nvme_event_fn event, void *ctx,
 	order = ctrlr->attaching;
 	rc = coroutine_start(ctrlr->app, "nvme", keeper_run, ctrlr);
 	if (rc != 0) {
-		completion_drop(order->completion);
-		free(order);
+		nvme_order_drop(order);
 		destroy(ctrlr);
 		return err_set(err, rc, "nvme %s: %s", opts->name, strerror(-rc));
 	}
-	rc = order_wait(order, err);
+	rc = nvme_order_wait(order, err);
 	if (rc == 0)
 		*result = ctrlr;
 	return rc;
@@ -770,14 +614,14 @@ nvme_detach(struct nvme_ctrlr *ctrlr)
 	struct nvme_order *order;
 
 	assert(ctrlr->detaching == NULL);
-	while ((order = order_create(NULL)) == NULL)
+	while ((order = nvme_order_create(NULL)) == NULL)
 		coroutine_sleep(NO_MEMORY_US);
 	pthread_mutex_lock(&ctrlr->lock);
 	ctrlr->closing = true;
 	pthread_mutex_unlock(&ctrlr->lock);
 	ctrlr->detaching = order;
 	nvme_ctrlr_work(ctrlr, NVME_WORK_ORDERS);
-	order_wait(order, NULL);
+	nvme_order_wait(order, NULL);
 }
 
 void

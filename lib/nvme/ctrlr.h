@@ -158,15 +158,16 @@ void nvme_ctrlr_give_qpair(struct nvme_qpair *qpair);
 void nvme_ctrlr_wants_qpair(struct nvme_qpair *qpair);
 /*
  * Its thread: command cid has timed out (once for each time it is sent), or the queue is of no use
- * (a completion that makes no sense: cid UINT16_MAX). What to do is the controller's choice: nothing;
- * an abort, see enum nvme_abort_state; a reset. Never blocks.
+ * (a completion that makes no sense: cid UINT16_MAX). What to do is the controller's choice:
+ * nothing; an abort, see enum nvme_abort_state; a reset. Never blocks.
  */
 void nvme_ctrlr_timed_out(struct nvme_qpair *qpair, uint16_t cid);
 /* The eventfd that tells of completions of that queue pair, or -1. Its thread. */
 int nvme_ctrlr_interrupt(const struct nvme_qpair *qpair);
 /*
- * App thread, in the keeper [waits]: Create I/O Completion Queue, with its interrupt, and Submission
- * Queue, for qpair->queue as nvme_queue_reset() left it. 0, or a negative errno with the reason.
+ * App thread, in the keeper [waits]: Create I/O Completion Queue, with its interrupt, and
+ * Submission Queue, for qpair->queue as nvme_queue_reset() left it. 0, or a negative errno with the
+ * reason.
  */
 int nvme_ctrlr_create_queues(struct nvme_qpair *qpair, struct errmsg *err);
 

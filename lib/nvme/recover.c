@@ -257,7 +257,7 @@ nvme_ctrlr_recover(struct nvme_ctrlr *ctrlr, struct errmsg *err)
 			coroutine_sleep(PAUSE_US);
 	}
 	if (nvme_ctrlr_is_cancelled(ctrlr))
-		return -ECANCELED;
+		return ctrlr_err(ctrlr, err, -ECANCELED, "it is being detached");
 	if (atomic_load(&ctrlr->transport->gone)) {
 		nvme_ctrlr_lose(ctrlr);
 		return ctrlr_err(ctrlr, err, -ENODEV, "the device is gone");

@@ -19,7 +19,10 @@ uint64_t nvme_ctrlr_ready_timeout_us(const struct nvme_ctrlr *ctrlr);
  * or gone; or was reset as a function; or must not master the bus any more.
  */
 int nvme_ctrlr_turn_off(struct nvme_ctrlr *ctrlr, struct errmsg *err);
-/* It is off: on, identified, with its namespaces, its events, and the queue pairs that there were. */
+/*
+ * It is off: on, identified, with its namespaces, its events, and the queue pairs that there
+ * were.
+ */
 int nvme_ctrlr_start(struct nvme_ctrlr *ctrlr, struct errmsg *err);
 /* It is told that the end is near, and may write what it caches. */
 void nvme_ctrlr_shut_down(struct nvme_ctrlr *ctrlr);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * nvme_attach ADDRESS [gone]: the driver with a controller of this machine: attaches it, with and
- * without interrupts, says what it found, reads its first block by copy, resets it, reads again, and
- * detaches it. With "gone", waits until it is wanted back or taken away first. Runs in a guest
+ * without interrupts, says what it found, reads its first block by copy, resets it, reads again,
+ * and detaches it. With "gone", waits until it is wanted back or taken away first. Runs in a guest
  * (qemu-tests/test_vfio.py).
  */
 /* links: nvme thread env */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * nvme_ctrlr_rig: what the tests of the NVMe driver with the software device share: the device, the
- * app thread and one thread for requests, both polled by hand here, and a work pool. The device must
- * end with status 0: the driver has broken no rule.
+ * app thread and one thread for requests, both polled by hand here, and a work pool. The device
+ * must end with status 0: the driver has broken no rule.
  */
 #ifndef VHOSTD_NVME_CTRLR_RIG_H
 #define VHOSTD_NVME_CTRLR_RIG_H

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * An NVMe controller that a unit test plays, for tests of the control path: its registers, and an
- * admin queue that answers when the test lets it. Time is the test's: it jumps to the next moment at
- * which something is due.
+ * admin queue that answers when the test lets it. Time is the test's: it jumps to the next moment
+ * at which something is due.
  */
 #ifndef NVME_CTRLR_RIG_H
 #define NVME_CTRLR_RIG_H
