@@ -60,7 +60,8 @@ struct app_opts {
  *
  * The state: what RPC made is in opts->state_file (app_config_json()'s form) before the method
  * answers, and is made again at the next start, before a socket listens. An entry that fails then
- * is named in the log and kept in its place, for the start after that. A damaged file is moved to
+ * is named in the log and kept in its place; it is tried again when app_retry_failed() says so, and
+ * at the start after that. A damaged file is moved to
  * <file>.damaged-<n>, and no start succeeds before that has been looked after.
  */
 int app_start(const struct app_opts *opts, void (*ready)(void *arg), void *arg, struct errmsg *err);
@@ -91,6 +92,13 @@ json_t *app_config_json(void);
  * it. App thread.
  */
 bool app_give_up(const char *method, const char *name);
+/*
+ * App thread: something has come to be that entries of the state may have missed when they failed:
+ * they are tried again, soon. Does not wait.
+ */
+void app_retry_failed(void);
+/* Whether the running coroutine replays the state, rather than do what a client asks for. */
+bool app_is_replaying(void);
 /*
  * {"state": "startup" (before framework_start_init), "starting", "running" or "stopping",
  * "state_file": path or null, "saved": whether the file has the configuration as it is, "failed":

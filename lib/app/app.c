@@ -309,9 +309,17 @@ app_start_subsystems(struct errmsg *err)
 	config_commit(err);
 	err_set(err, 0, "%s", "");
 	set_phase(PHASE_RUNNING);
+	config_retry();
 	if (app.opts->wait_for_rpc)
 		say_ready();
 	return 0;
+}
+
+void
+app_retry_failed(void)
+{
+	if (app.phase == PHASE_STARTING || app.phase == PHASE_RUNNING)
+		config_want_retry(app.phase == PHASE_RUNNING);
 }
 
 static int
@@ -368,6 +376,7 @@ take_down(void)
 	while (app.phase == PHASE_STARTING)
 		wait_for_phase();
 	set_phase(PHASE_STOPPING);
+	config_end_retry();
 	stop_subsystems();
 	if (!app.hung)
 		config_close();

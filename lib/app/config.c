@@ -20,6 +20,9 @@ static struct {
 	char *written;               /* what the journal holds; NULL: not known */
 	json_t *document;            /* read and not replayed yet */
 	json_t *failed;              /* array of {"subsystem", "place", "entry"}, see keep() */
+	struct coroutine *replaying; /* calls what an entry says */
+	bool retrying;               /* a coroutine tries failed entries again */
+	bool retry_wanted;
 } config;
 
 /* ---- from the subsystems ---- */
@@ -370,18 +373,35 @@ config_close(void)
 	config.written = NULL;
 }
 
+bool
+app_is_replaying(void)
+{
+	return config.replaying != NULL && config.replaying == coroutine_current();
+}
+
+static int
+replay_entry(json_t *entry, struct errmsg *err)
+{
+	json_t *result = NULL;
+	int rc;
+
+	config.replaying = coroutine_current();
+	rc = jsonrpc_call(entry, false, &result, err);
+	config.replaying = NULL;
+	json_decref(result);
+	return rc;
+}
+
 static bool
-replay_entry(json_t *entry)
+replay_or_complain(json_t *entry)
 {
 	struct errmsg err = {""};
-	json_t *result = NULL;
-	int rc = jsonrpc_call(entry, false, &result, &err);
+	int rc = replay_entry(entry, &err);
 
-	json_decref(result);
 	if (rc == 0)
 		return true;
-	log_err("state: %s (%s): %s; the entry is kept and tried again at the next start, until it "
-		"is deleted",
+	log_err("state: %s (%s): %s; the entry is kept and tried again when a block device "
+		"appears and at the next start, until it is deleted",
 		display_name(entry), json_string_value(json_object_get(entry, "method")),
 		err.text[0] != '\0' ? err.text : strerror(-rc));
 	return false;
@@ -396,7 +416,7 @@ replay_subsystem(json_t *subsystem)
 
 	json_array_foreach (json_object_get(subsystem, "config"), i, entry) {
 		/* What is not tried any more must not get lost either. */
-		if (app_is_stopping() || !replay_entry(entry))
+		if (app_is_stopping() || !replay_or_complain(entry))
 			keep(name, i, entry);
 	}
 	return (unsigned int)json_array_size(config.failed);
@@ -420,4 +440,87 @@ config_replay(void)
 		config.written = compose();
 	json_decref(document);
 	return failed;
+}
+
+/* ---- trying again what failed ---- */
+
+/* SIZE_MAX: it has been given up meanwhile. */
+static size_t
+find_failed(const json_t *kept)
+{
+	json_t *other;
+	size_t i;
+
+	json_array_foreach (config.failed, i, other) {
+		if (other == kept)
+			return i;
+	}
+	return SIZE_MAX;
+}
+
+/* [waits] Each entry once, in order. Whether one of them could be made. */
+static bool
+retry_all(void)
+{
+	json_t *entries = json_copy(config.failed); /* it changes while this waits */
+	bool made = false;
+	json_t *kept;
+	size_t i;
+
+	json_array_foreach (entries, i, kept) {
+		json_t *entry = json_object_get(kept, "entry");
+		struct errmsg err = {""};
+
+		if (app_is_stopping())
+			break;
+		if (find_failed(kept) == SIZE_MAX || replay_entry(entry, &err) != 0)
+			continue;
+		json_array_remove(config.failed, find_failed(kept));
+		made = true;
+		log_notice("state: %s (%s) is made now", display_name(entry),
+			   json_string_value(json_object_get(entry, "method")));
+	}
+	json_decref(entries);
+	return made;
+}
+
+static void
+retry(void *arg)
+{
+	bool made = false;
+	struct errmsg err = {""};
+
+	(void)arg;
+	while (config.retry_wanted && !app_is_stopping()) {
+		config.retry_wanted = false;
+		made |= retry_all();
+	}
+	if (made && !app_is_stopping())
+		config_commit(&err);
+	config.retrying = false;
+}
+
+void
+config_want_retry(bool now)
+{
+	if (json_array_size(config.failed) == 0)
+		return;
+	config.retry_wanted = true;
+	if (now)
+		config_retry();
+}
+
+void
+config_retry(void)
+{
+	if (config.retry_wanted && !config.retrying)
+		config.retrying =
+			coroutine_start(thread_current(), "state_retry", retry, NULL) == 0;
+}
+
+void
+config_end_retry(void)
+{
+	while (config.retrying && coroutine_sleep(1000) == 0)
+		continue;
 }

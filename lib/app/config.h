@@ -18,8 +18,8 @@ int config_open(const struct app_opts *opts, struct errmsg *err);
 
 /*
  * Calls the methods that were read, in their order. One that fails is named in the log and kept: it
- * stays in the journal, in its place, and is tried again at the next start, so that a disk that is
- * missing once is not forgotten. It is given up when something of the same name has been made
+ * stays in the journal, in its place, and is tried again later and at the next start, so that a
+ * disk that is missing once is not forgotten. It is given up when something of the same name has been made
  * meanwhile. Stops early when app_stop() was called. Returns how many failed.
  */
 unsigned int config_replay(void);
@@ -35,5 +35,14 @@ json_t *config_state_json(void);
 
 /* Forgets everything and gives the journal free. Also after a failed config_open(). */
 void config_close(void);
+
+/*
+ * Failed entries are to be tried again: now, or when config_retry() is called. Does not wait.
+ * Then the journal is written, if that has made something.
+ */
+void config_want_retry(bool now);
+void config_retry(void);
+/* Until that has ended; app_is_stopping(). */
+void config_end_retry(void);
 
 #endif

@@ -172,6 +172,7 @@ teardown(void **state)
 #define THINGS 16
 static char things[THINGS][32];
 static unsigned int thing_count;
+static unsigned int things_replayed; /* calls that were no client's */
 
 static inline bool
 flag(const char *what, const char *name)
@@ -208,14 +209,20 @@ thing_create(const void *arg, json_t **result, struct errmsg *err)
 	const struct thing_params *params = arg;
 
 	(void)result;
+	things_replayed += app_is_replaying();
 	coroutine_sleep(100);
+	things_replayed += app_is_replaying();
 	if (flag("stop-at", params->name))
 		app_stop(0);
 	if (flag("missing", params->name))
 		return err_set(err, -ENOENT, "thing %s: its file is missing", params->name);
+	if (flag("after-c", params->name) && !has_thing("c"))
+		return err_set(err, -ENODEV, "thing %s: there is no thing c", params->name);
 	if (has_thing(params->name) || thing_count == THINGS)
 		return err_set(err, -EEXIST, "thing %s exists already", params->name);
 	snprintf(things[thing_count++], sizeof(things[0]), "%s", params->name);
+	if (exists("things-help"))
+		app_retry_failed();
 	return 0;
 }
 
