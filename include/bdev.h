@@ -304,6 +304,11 @@ void bdev_histograms_free(struct bdev_histograms *histograms);
 /* ---- start and stop ---- */
 
 int bdev_lib_init(void);
+/*
+ * App thread: fn is called for each bdev that comes to be, on the app thread; it must not wait.
+ * NULL: nobody wants to know.
+ */
+void bdev_on_register(void (*fn)(void));
 /* App thread, in a coroutine [waits]. Every desc must have been closed; deletes every bdev. */
 void bdev_lib_fini(void);
 

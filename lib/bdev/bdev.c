@@ -12,6 +12,7 @@
 LOG_FLAG(bdev)
 
 static struct thread *g_app_thread;
+static void (*g_on_register)(void);
 /* In the order of creation. */
 static TAILQ_HEAD(bdev_list, bdev) g_bdevs = TAILQ_HEAD_INITIALIZER(g_bdevs);
 
@@ -326,6 +327,8 @@ bdev_register(const struct bdev_info *info, const struct bdev_ops *ops, void *ct
 	TAILQ_INSERT_TAIL(&g_bdevs, bdev, link);
 	notify_send(NOTIFY_BDEV_REGISTER, "%s", bdev->info.name);
 	*result = bdev;
+	if (g_on_register != NULL)
+		g_on_register();
 	return 0;
 out:
 	bdev_memories_put(bdev->memories);
@@ -478,6 +481,12 @@ bdev_lib_init(void)
 {
 	g_app_thread = thread_current();
 	return g_app_thread == NULL ? -EINVAL : 0;
+}
+
+void
+bdev_on_register(void (*fn)(void))
+{
+	g_on_register = fn;
 }
 
 /* The last one that can be deleted or is on its way; NULL: none. */
