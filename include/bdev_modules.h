@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "bdev.h"
+#include "nvme.h"
 
 /* Data goes nowhere: writes succeed, reads leave the buffer as it is. */
 struct bdev_null_opts {
@@ -66,5 +67,71 @@ int bdev_uring_create(const struct bdev_uring_opts *opts, struct bdev **bdev, st
  * its users count on it.
  */
 int bdev_uring_rescan(const char *name, struct errmsg *err);
+
+/*
+ * NVMe controllers, by name; each namespace of one is a block device <name>n<nsid>. Namespaces come
+ * and go with what the device says. A controller that disappears loses its block devices; while it
+ * is in the configuration it is tried again every BDEV_NVME_RETRY_US, and has them again when it is
+ * back.
+ */
+#define BDEV_NVME_RETRY_US 3000000u
+struct bdev_nvme_opts {
+	const char *name;   /* at most NVME_NAME_MAX bytes */
+	const char *trtype; /* "PCIe" or "VFIOUSER", in any case */
+	const char *traddr; /* PCI address; or absolute path of a socket or its folder */
+	/* Not NULL or "": the controller must be of this subsystem. */
+	const char *subnqn;
+	const char *hostnqn; /* only said again to who asks; may be NULL */
+	uint32_t io_queues;  /* at most so many; 0: as many as the device has */
+	bool interrupts;     /* threads can sleep while the device works */
+	/* One that is not there now is no error; it is tried again. */
+	bool keep_trying;
+};
+/*
+ * Answers when its block devices are there, or it is not. 0, -EEXIST (the name, the address, or the
+ * name of a block device), -EINVAL, or what nvme_attach() failed with.
+ */
+int bdev_nvme_attach(const struct bdev_nvme_opts *opts, struct errmsg *err);
+/*
+ * Removes its block devices, whoever uses them (their users are told), and lets the device go.
+ * -ENODEV, -EBUSY (somebody else does so).
+ */
+int bdev_nvme_detach(const char *name, struct errmsg *err);
+/* As nvme_reset() etc.; -ENODEV also while it is not there. */
+int bdev_nvme_reset(const char *name, struct errmsg *err);
+int bdev_nvme_enable(const char *name, struct errmsg *err);
+int bdev_nvme_disable(const char *name, struct errmsg *err);
+
+/* Does not wait: array of its block devices' names, by nsid. NULL: no such controller. */
+json_t *bdev_nvme_names_json(const char *name);
+/* Does not wait: array of controllers (NULL: all). NULL: none of that name. */
+json_t *bdev_nvme_controllers_json(const char *name);
+/* SMART data. NULL with *rc a negative errno. */
+json_t *bdev_nvme_health_json(const char *name, int *rc, struct errmsg *err);
+
+/* For all controllers, those that are there too; but queue_size only for later ones. */
+struct bdev_nvme_settings {
+	struct nvme_tuning tuning;
+	uint32_t queue_size; /* nvme_opts */
+};
+/* These do not wait, and may be called at any time. */
+void bdev_nvme_get_settings(struct bdev_nvme_settings *settings);
+void bdev_nvme_set_settings(const struct bdev_nvme_settings *settings);
+/* "none", "abort", "reset". 0 or -EINVAL. */
+int bdev_nvme_parse_action(const char *text, enum nvme_timeout_action *action);
+
+/*
+ * While enabled, NVMe devices of this machine that are bound to vfio-pci, now or later, are
+ * attached by themselves, as nvme-<address>; they are not part of the configuration. period_us: how
+ * often the kernel's events are looked at; 0: BDEV_NVME_HOTPLUG_US. 0 or a negative errno (no
+ * events from the kernel).
+ */
+#define BDEV_NVME_HOTPLUG_US 100000u
+int bdev_nvme_set_hotplug(bool enable, uint64_t period_us, bool interrupts, struct errmsg *err);
+
+/* Does not wait: array of {method, params}. */
+json_t *bdev_nvme_config_json(void);
+/* [waits] Detaches all controllers. Before bdev_lib_fini(). */
+void bdev_nvme_fini(void);
 
 #endif

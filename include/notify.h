@@ -21,6 +21,12 @@ enum notify_type {
 	NOTIFY_VHOST_CONTROLLER_DELETE, /* the same */
 	NOTIFY_VHOST_QUEUE_BROKEN,      /* "<controller>: queue <number>: <reason>" */
 	NOTIFY_STATE_SAVE_FAILED,       /* what cannot be saved, and why */
+	/*
+	 * "<name>: <state>": enabled, resetting, disabled, failed, gone, or missing: <reason> (it
+	 * is tried again)
+	 */
+	NOTIFY_NVME_CONTROLLER_STATE,
+	NOTIFY_NVME_HEALTH, /* "<name>: critical warning: <which>", or "<name>: no critical warning" */
 	NOTIFY_TYPES,
 };
 

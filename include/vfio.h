@@ -20,6 +20,8 @@ struct vfio_device;
 
 /* Put in front of /sys and /dev, for tests; a string that stays. */
 void vfio_set_root(const char *root);
+/* The same, for who looks at sysfs as well. Any OS thread. */
+const char *vfio_get_root(void);
 
 /*
  * Takes the device at a PCI address (pci.h) whose class code is `class` (24 bits), makes it a bus

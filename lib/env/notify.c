@@ -16,6 +16,8 @@ static const char *const names[] = {
 	[NOTIFY_VHOST_CONTROLLER_DELETE] = "vhost_controller_delete",
 	[NOTIFY_VHOST_QUEUE_BROKEN] = "vhost_queue_broken",
 	[NOTIFY_STATE_SAVE_FAILED] = "state_save_failed",
+	[NOTIFY_NVME_CONTROLLER_STATE] = "nvme_controller_state",
+	[NOTIFY_NVME_HEALTH] = "nvme_health",
 };
 
 _Static_assert(sizeof(names) / sizeof(names[0]) == NOTIFY_TYPES, "each type has a name");

@@ -62,6 +62,12 @@ vfio_set_root(const char *path)
 	root = path;
 }
 
+const char *
+vfio_get_root(void)
+{
+	return root;
+}
+
 /* ---- memory ---- */
 
 static int
