@@ -199,6 +199,71 @@ struct rpc_bdev_file_create {
 	int64_t sqpoll_idle_ms;
 };
 
+/* ---- NVMe ---- */
+
+enum rpc_nvme_index {
+	RPC_NVME_ATTACH_CONTROLLER,
+	RPC_NVME_DETACH_CONTROLLER,
+	RPC_NVME_GET_CONTROLLERS,
+	RPC_NVME_SET_OPTIONS,
+	RPC_NVME_SET_HOTPLUG,
+	RPC_NVME_RESET_CONTROLLER,
+	RPC_NVME_ENABLE_CONTROLLER,
+	RPC_NVME_DISABLE_CONTROLLER,
+	RPC_NVME_GET_CONTROLLER_HEALTH_INFO,
+	RPC_NVME_METHODS,
+};
+extern const struct rpc_schema rpc_nvme_schemas[RPC_NVME_METHODS + 1];
+extern const struct rpc_method rpc_nvme_methods[RPC_NVME_METHODS + 1];
+
+struct rpc_nvme_attach {
+	const char *name;
+	const char *trtype;
+	const char *traddr;
+	const char *subnqn;
+	const char *hostnqn;
+	const char *multipath;
+	int64_t num_io_queues;
+	/* checked, and then unused */
+	const char *adrfam, *trsvcid, *priority, *hostaddr, *hostsvcid;
+	bool prchk_reftag, prchk_guard, hdgst, ddgst;
+	int64_t fabrics_connect_timeout_us, ctrlr_loss_timeout_sec, reconnect_delay_sec;
+	int64_t fast_io_fail_timeout_sec, max_bdevs;
+};
+
+/* Also the address of a path, of which there is one. */
+struct rpc_nvme_detach {
+	const char *name;
+	const char *trtype, *traddr;
+	const char *adrfam, *trsvcid, *subnqn, *hostaddr, *hostsvcid;
+};
+
+struct rpc_nvme_controller {
+	const char *name;
+	int64_t cntlid; /* of a path, of which there is one */
+};
+
+struct rpc_nvme_set_options {
+	const char *action_on_timeout;
+	/* -1: as it is */
+	int64_t timeout_us, timeout_admin_us, transport_retry_count, io_queue_requests;
+	/* checked, and then unused */
+	int64_t keep_alive_timeout_ms, arbitration_burst, low_priority_weight;
+	int64_t medium_priority_weight, high_priority_weight, nvme_adminq_poll_period_us;
+	int64_t nvme_ioq_poll_period_us, bdev_retry_count, transport_ack_timeout;
+	int64_t ctrlr_loss_timeout_sec, reconnect_delay_sec, fast_io_fail_timeout_sec;
+	int64_t transport_tos, rdma_srq_size, rdma_max_cq_size, rdma_cm_event_timeout_ms;
+	int64_t retry_count;
+	bool delay_cmd_submit, disable_auto_failback, generate_uuids, nvme_error_stat;
+	bool io_path_stat, allow_accel_sequence;
+	struct rpc_strings dhchap_digests, dhchap_dhgroups;
+};
+
+struct rpc_nvme_set_hotplug {
+	bool enable;
+	int64_t period_us;
+};
+
 /* ---- vhost ---- */
 
 enum rpc_vhost_index {

@@ -10,6 +10,7 @@
 
 #include "app.h"
 #include "bdev.h"
+#include "bdev_modules.h"
 #include "log.h"
 #include "vhost.h"
 
@@ -24,7 +25,28 @@ start_bdev(const struct app_opts *opts, struct errmsg *err)
 {
 	(void)opts;
 	(void)err;
+	/* What could not be made without it may be possible now. */
+	bdev_on_register(app_retry_failed);
 	return bdev_lib_init();
+}
+
+static void
+stop_bdev(void)
+{
+	bdev_nvme_fini();
+	bdev_lib_fini();
+}
+
+/* Histograms come last. */
+static json_t *
+bdev_subsystem_config(void)
+{
+	json_t *array = bdev_nvme_config_json();
+	json_t *bdevs = bdev_config_json();
+
+	json_array_extend(array, bdevs);
+	json_decref(bdevs);
+	return array;
 }
 
 static int
@@ -36,8 +58,8 @@ start_vhost(const struct app_opts *opts, struct errmsg *err)
 static const struct app_subsystem bdev_subsystem = {
 	.name = "bdev",
 	.start = start_bdev,
-	.stop = bdev_lib_fini,
-	.config = bdev_config_json,
+	.stop = stop_bdev,
+	.config = bdev_subsystem_config,
 };
 
 static const struct app_subsystem vhost_subsystem = {

@@ -14,9 +14,12 @@
 #include "app/config.h"
 #include "app/internal.h"
 #include "bdev/bdev_uring_file.h"
+#include "bdev_modules.h"
 #include "event.h"
 #include "jsonrpc.h"
+#include "nvme_fake.h"
 #include "rpc.h"
+#include "vfio.h"
 #include "vhost_rig.h"
 
 #define RIG_FILE_BYTES 65536
@@ -85,7 +88,18 @@ __wrap_log_write(enum log_level level, struct log_site *site, const char *format
 
 /* ---- in place of app.c ---- */
 
-static const struct app_subsystem rig_bdev = {.name = "bdev", .config = bdev_config_json};
+static inline json_t *
+rig_bdev_config(void)
+{
+	json_t *array = bdev_nvme_config_json();
+	json_t *bdevs = bdev_config_json();
+
+	json_array_extend(array, bdevs);
+	json_decref(bdevs);
+	return array;
+}
+
+static const struct app_subsystem rig_bdev = {.name = "bdev", .config = rig_bdev_config};
 static const struct app_subsystem rig_vhost = {.name = "vhost", .config = vhost_config_json};
 static const struct app_subsystem *const rig_subsystems[] = {&rig_bdev, &rig_vhost, NULL};
 static struct app_opts rig_opts = {.name = "fuzz", .subsystems = rig_subsystems};
@@ -173,10 +187,14 @@ rig_count_idles(void)
 		app_stop(0);
 }
 
+static struct bdev_nvme_settings rig_nvme_settings; /* as at the start */
+
 static inline void
 rig_start_rpc(void)
 {
 	rig_start();
+	bdev_nvme_get_settings(&rig_nvme_settings);
+	vfio_set_root(rig.folder); /* a machine without devices */
 	/* Before the folder is removed. */
 	atexit(rig_remove_files);
 	rig_make_file(0);
@@ -197,6 +215,8 @@ rig_remove_all(void *arg)
 	(void)arg;
 	scheduler_stop();
 	vhost_lib_fini();
+	bdev_nvme_fini();
+	bdev_nvme_set_settings(&rig_nvme_settings);
 	bdev_lib_fini();
 	rig_init_vhost(NULL);
 }
