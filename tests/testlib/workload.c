@@ -101,6 +101,14 @@ submit(struct workload *load, unsigned int index, unsigned int tag)
 	return client_blk_prepare(&queue->blk, &request);
 }
 
+static void
+end_slot(struct workload *load, struct workload_queue *queue, struct workload_slot *slot)
+{
+	slot->busy = false;
+	queue->locked[slot->block] = false;
+	load->completed++;
+}
+
 static int
 finish(struct workload *load, unsigned int index, const struct client_blk_completion *completion)
 {
@@ -109,6 +117,11 @@ finish(struct workload *load, unsigned int index, const struct client_blk_comple
 	uint32_t *version = &queue->versions[slot->block];
 	uint32_t expected_len = slot->is_write ? 1 : WORKLOAD_BLOCK + 1;
 
+	if (load->may_fail && slot->busy) {
+		load->failed += completion->status != VIRTIO_BLK_S_OK;
+		end_slot(load, queue, slot);
+		return 0;
+	}
 	if (!slot->busy || completion->status != VIRTIO_BLK_S_OK ||
 	    completion->used_len != expected_len) {
 		fprintf(stderr, "# workload: queue %u, request %u%s: status %u, %u bytes used\n",
@@ -116,9 +129,7 @@ finish(struct workload *load, unsigned int index, const struct client_blk_comple
 			completion->status, completion->used_len);
 		return -EPROTO;
 	}
-	slot->busy = false;
-	queue->locked[slot->block] = false;
-	load->completed++;
+	end_slot(load, queue, slot);
 	if (!slot->is_write)
 		return check(slot->data, index, slot->block, *version);
 	++*version;

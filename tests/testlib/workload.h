@@ -40,6 +40,12 @@ struct workload {
 	struct workload_queue queues[WORKLOAD_QUEUES];
 	uint64_t completed;
 	uint64_t random;
+	/*
+	 * The test's: requests may fail, after which nobody knows what a block must be; and how
+	 * many did.
+	 */
+	bool may_fail;
+	uint64_t failed;
 };
 
 /*

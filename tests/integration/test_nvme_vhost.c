@@ -1,0 +1,591 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Guests on NVMe disks: their data, and what they notice of a device in trouble. */
+/* links: client testlib */
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include <linux/virtio_config.h>
+
+#include "client.h"
+#include "daemon.h"
+#include "nvme_device.h"
+#include "workload.h"
+
+#define WAIT_MS   60000
+#define BLOCKS    8192 /* of 512 bytes: WORKLOAD_DISK_BYTES */
+#define BOUNCE    (128u * 1024)
+#define NAMESPACE "ns add 1 memory 8192 512"
+
+static struct {
+	struct daemon daemon;
+	struct nvme_device device;
+	struct workload load;
+	struct client_device guest;
+	struct client_blk blk;
+} rig;
+
+#define control(...) assert_int_equal(nvme_device_control(&rig.device, NULL, __VA_ARGS__), 0)
+#define rpc(method, ...)                                                                           \
+	assert_int_equal(daemon_call(&rig.daemon, method, json_pack(__VA_ARGS__)), 0)
+
+static uint64_t
+now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+#define UNTIL(condition)                                                                           \
+	do {                                                                                       \
+		uint64_t deadline = now_ms() + WAIT_MS;                                            \
+                                                                                                   \
+		while (!(condition)) {                                                             \
+			assert_true(now_ms() < deadline);                                          \
+			usleep(2000);                                                              \
+		}                                                                                  \
+	} while (0)
+
+/* ---- the daemon, its controller, the guest ---- */
+
+static void
+attach(void)
+{
+	rpc("bdev_nvme_attach_controller", "{s:s, s:s, s:s}", "name", "nvme0", "trtype", "VFIOUSER",
+	    "traddr", rig.device.socket);
+}
+
+static void
+start_daemon(const char *const *args)
+{
+	assert_int_equal(daemon_start(&rig.daemon, args), 0);
+	attach();
+	rpc("vhost_create_blk_controller", "{s:s, s:s}", "ctrlr", "vm", "dev_name", "nvme0n1");
+}
+
+/* lines: for the device, after NULL or another one first line; ended by NULL. */
+static void
+start_device(const char *namespace, const char *line)
+{
+	const char *args[] = {"-c", namespace, line != NULL ? "-c" : NULL, line, NULL};
+
+	assert_int_equal(nvme_device_start(&rig.device, args), 0);
+}
+
+static int
+setup(void **state)
+{
+	(void)state;
+	memset(&rig, 0, sizeof(rig));
+	rig.guest.client.fd = -1;
+	return 0;
+}
+
+/* The device has nothing to complain about, and the daemon has not either. */
+static int
+teardown(void **state)
+{
+	int daemon = 0, device = 0;
+
+	(void)state;
+	if (rig.daemon.folder[0] != '\0')
+		daemon = daemon_end(&rig.daemon);
+	if (rig.device.folder[0] != '\0')
+		device = nvme_device_end(&rig.device);
+	if (daemon != 0 || device != 0)
+		fprintf(stderr, "# daemon: %d, device: %d\n", daemon, device);
+	return daemon == 0 && device == 0 ? 0 : -1;
+}
+
+static void
+plug(void)
+{
+	struct client_options options = {.features = CLIENT_DEFAULT_FEATURES,
+					 .timeout_ms = WAIT_MS};
+	char path[DAEMON_PATH];
+
+	daemon_path(&rig.daemon, "vm", path);
+	assert_int_equal(client_device_open(&rig.guest, path, &options), 0);
+	assert_int_equal(client_blk_create(&rig.blk, &rig.guest.rings[0], BOUNCE, 4096, true), 0);
+	rig.blk.timeout_ms = WAIT_MS;
+	assert_int_equal(client_device_start(&rig.guest), 0);
+}
+
+static void
+unplug(void)
+{
+	client_blk_destroy(&rig.blk);
+	client_device_close(&rig.guest);
+}
+
+static void
+start_load(void)
+{
+	char path[DAEMON_PATH];
+
+	daemon_path(&rig.daemon, "vm", path);
+	assert_int_equal(workload_open(&rig.load, path, 1ULL << VIRTIO_RING_F_EVENT_IDX, 7), 0);
+}
+
+static void
+work(uint64_t requests)
+{
+	assert_int_equal(workload_run(&rig.load, requests, WAIT_MS), 0);
+}
+
+/* No lost or wrong block, no stuck request. */
+static void
+end_load(void)
+{
+	assert_int_equal(workload_drain(&rig.load, WAIT_MS), 0);
+	assert_int_equal(workload_verify(&rig.load), 0);
+	workload_close(&rig.load);
+}
+
+static int64_t
+stat_of(const char *key)
+{
+	return nvme_device_stat(&rig.device, key);
+}
+
+static json_int_t
+controller_number(const char *key)
+{
+	json_t *array = daemon_rpc(&rig.daemon, "bdev_nvme_get_controllers",
+				   json_pack("{s:s}", "name", "nvme0"), NULL);
+	json_int_t number = json_integer_value(json_object_get(json_array_get(array, 0), key));
+
+	json_decref(array);
+	return number;
+}
+
+static bool
+is_there(const char *bdev)
+{
+	json_t *array =
+		daemon_rpc(&rig.daemon, "bdev_get_bdevs", json_pack("{s:s}", "name", bdev), NULL);
+
+	json_decref(array);
+	return array != NULL;
+}
+
+/* ---- data ---- */
+
+static void
+fill(uint8_t *data, size_t size, unsigned int seed)
+{
+	for (size_t i = 0; i < size; i++) {
+		seed = seed * 1103515245 + 12345;
+		data[i] = (uint8_t)(seed >> 16);
+	}
+}
+
+static void
+round_trips(uint32_t block_size)
+{
+	static const uint32_t sizes[] = {512, 1024, 4096, 12288, 65536, BOUNCE};
+	static uint8_t out[BOUNCE], in[BOUNCE];
+
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		for (unsigned int round = 0; round < 8 && sizes[i] >= block_size; round++) {
+			uint64_t sector = (round * 333 + i) * (block_size / 512) % (BLOCKS - 256);
+
+			sector -= sector % (block_size / 512);
+			fill(out, sizes[i], round + (unsigned int)i);
+			memset(in, 0, sizes[i]);
+			assert_int_equal(client_blk_write(&rig.blk, sector, out, sizes[i]), 0);
+			assert_int_equal(client_blk_read(&rig.blk, sector, in, sizes[i]), 0);
+			assert_memory_equal(in, out, sizes[i]);
+		}
+	}
+}
+
+static void
+check_data(const char *namespace, const char *line, uint32_t block_size)
+{
+	start_device(namespace, line);
+	start_daemon(NULL);
+	plug();
+	round_trips(block_size);
+	unplug();
+}
+
+static void
+test_data(void **state)
+{
+	(void)state;
+	check_data(NAMESPACE, NULL, 512);
+}
+
+static void
+test_data_4096(void **state)
+{
+	(void)state;
+	check_data("ns add 1 memory 1024 4096", NULL, 4096);
+}
+
+static void
+test_data_without_sgls(void **state)
+{
+	(void)state;
+	check_data(NAMESPACE, "set sgl 0", 512);
+}
+
+static void
+test_data_short_commands(void **state)
+{
+	(void)state;
+	check_data(NAMESPACE, "set mdts 1", 512);
+}
+
+/* 24 blocks, so that guests' requests cross many. */
+static void
+test_data_boundaries(void **state)
+{
+	(void)state;
+	check_data(NAMESPACE, "set noiob 24", 512);
+	assert_int_equal(stat_of("crossings"), 0);
+}
+
+static void
+test_data_without_shadow_doorbells(void **state)
+{
+	(void)state;
+	check_data(NAMESPACE, "set dbbuf 0", 512);
+}
+
+/* ---- other requests ---- */
+
+static void
+test_requests(void **state)
+{
+	static uint8_t data[16384], zeroes[16384];
+	int64_t flushes;
+
+	(void)state;
+	start_device(NAMESPACE, NULL);
+	start_daemon(NULL);
+	plug();
+	fill(data, sizeof(data), 1);
+	assert_int_equal(client_blk_write(&rig.blk, 64, data, sizeof(data)), 0);
+	flushes = stat_of("io_0x00");
+	assert_int_equal(client_blk_flush(&rig.blk), 0);
+	assert_int_equal(stat_of("io_0x00"), flushes + 1);
+	control("expect-durable 1 64 32");
+	assert_int_equal(client_blk_write_zeroes(&rig.blk, 64, 8, 0), 0);
+	assert_int_equal(stat_of("io_0x08"), 1);
+	assert_int_equal(
+		client_blk_write_zeroes(&rig.blk, 72, 8, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP), 0);
+	memset(data, 0, 8192);
+	assert_int_equal(client_blk_read(&rig.blk, 64, zeroes, sizeof(zeroes)), 0);
+	assert_memory_equal(zeroes, data, sizeof(data));
+	assert_int_equal(client_blk_discard(&rig.blk, 0, 4096), 0);
+	assert_int_equal(stat_of("io_0x09"), 1);
+	/* Errors of the device. */
+	control("fault status opcode=2 status=0x4281");
+	assert_int_equal(client_blk_read(&rig.blk, 0, data, 512), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(client_blk_read(&rig.blk, 0, data, 512), VIRTIO_BLK_S_OK);
+	unplug();
+}
+
+/* A device without a cache has nothing to flush. */
+static void
+test_no_cache(void **state)
+{
+	static uint8_t data[4096];
+
+	(void)state;
+	start_device(NAMESPACE, "set cache 0");
+	start_daemon(NULL);
+	plug();
+	assert_int_equal(client_blk_write(&rig.blk, 0, data, sizeof(data)), 0);
+	assert_int_equal(client_blk_flush(&rig.blk), 0);
+	assert_int_equal(stat_of("io_0x00"), 0);
+	control("expect-durable");
+	unplug();
+}
+
+/* ---- queues ---- */
+
+static void
+test_load(void **state)
+{
+	static const char *const two_cores[] = {"-l", "0,1", NULL};
+
+	(void)state;
+	start_device(NAMESPACE, NULL);
+	start_daemon(sysconf(_SC_NPROCESSORS_ONLN) > 1 ? two_cores : NULL);
+	start_load();
+	work(20000);
+	end_load();
+}
+
+/* The second thread gets no queue pair: the first one serves all of the guest's queues. */
+static void
+test_device_with_one_queue(void **state)
+{
+	static const char *const two_cores[] = {"-l", "0,1", NULL};
+
+	(void)state;
+	if (sysconf(_SC_NPROCESSORS_ONLN) < 2) {
+		fprintf(stderr, "# skip: one CPU\n");
+		skip();
+	}
+	start_device(NAMESPACE, "set queues 1");
+	start_daemon(two_cores);
+	start_load();
+	work(5000);
+	assert_int_equal(controller_number("io_queues"), 1);
+	assert_int_equal(stat_of("queues"), 1);
+	end_load();
+}
+
+/* ---- trouble ---- */
+
+static void
+test_resets_under_load(void **state)
+{
+	(void)state;
+	start_device(NAMESPACE, NULL);
+	start_daemon(NULL);
+	start_load();
+	for (int i = 0; i < 20; i++) {
+		work(500);
+		rpc("bdev_nvme_reset_controller", "{s:s}", "name", "nvme0");
+	}
+	work(500);
+	assert_int_equal(controller_number("resets"), 20);
+	end_load();
+}
+
+static void
+test_disable_under_load(void **state)
+{
+	(void)state;
+	start_device(NAMESPACE, NULL);
+	start_daemon(NULL);
+	start_load();
+	for (int i = 0; i < 5; i++) {
+		work(500);
+		rpc("bdev_nvme_disable_controller", "{s:s}", "name", "nvme0");
+		usleep(20000);
+		rpc("bdev_nvme_enable_controller", "{s:s}", "name", "nvme0");
+	}
+	end_load();
+}
+
+/* Completions that never come, or are not to be believed: every request ends, and well. */
+static void
+test_faults_under_load(void **state)
+{
+	static const char *const faults[] = {
+		"fault lose queue=io nth=100",
+		"fault status queue=io nth=50 count=3 status=0x6",
+		"fault delay queue=io nth=30 ms=600",
+		"fault fatal queue=io nth=70",
+		"fault cid queue=io nth=20 cid=0x1234",
+		"fault phase queue=io nth=20",
+	};
+
+	(void)state;
+	start_device(NAMESPACE, NULL);
+	start_daemon(NULL);
+	rpc("bdev_nvme_set_options", "{s:s, s:i, s:i}", "action_on_timeout", "abort", "timeout_us",
+	    300000, "timeout_admin_us", 1000000);
+	start_load();
+	for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++) {
+		char answer[NVME_DEVICE_ANSWER];
+
+		control("%s", faults[i]);
+		work(3000);
+		assert_int_equal(nvme_device_control(&rig.device, answer, "faults"), 0);
+		assert_null(strstr(answer, "hits=0"));
+		control("fault-clear");
+	}
+	assert_true(controller_number("timeouts") > 0);
+	assert_true(controller_number("resets") > 0);
+	end_load();
+}
+
+/* ---- going away ---- */
+
+static void
+expect_failures(void)
+{
+	rig.load.may_fail = true;
+}
+
+/* Requests fail, those under way too, and the guest is not left without an answer. */
+static void
+check_failing(void)
+{
+	uint64_t failed = rig.load.failed;
+
+	UNTIL(workload_run(&rig.load, 200, WAIT_MS) == 0 && rig.load.failed > failed + 200);
+	assert_int_equal(workload_drain(&rig.load, WAIT_MS), 0);
+	workload_close(&rig.load);
+}
+
+static void
+test_hot_removal_under_load(void **state)
+{
+	(void)state;
+	start_device(NAMESPACE, NULL);
+	start_daemon(NULL);
+	start_load();
+	work(2000);
+	expect_failures();
+	control("set listen 0");
+	control("disconnect");
+	check_failing();
+	UNTIL(!is_there("nvme0n1"));
+	control("set listen 1");
+	UNTIL(is_there("nvme0n1"));
+}
+
+static void
+test_detach_under_load(void **state)
+{
+	(void)state;
+	start_device(NAMESPACE, NULL);
+	start_daemon(NULL);
+	start_load();
+	work(2000);
+	expect_failures();
+	rpc("bdev_nvme_detach_controller", "{s:s}", "name", "nvme0");
+	check_failing();
+	assert_int_equal(stat_of("shutdowns"), 1);
+	/* A new controller in its place. */
+	rpc("vhost_delete_controller", "{s:s}", "ctrlr", "vm");
+	attach();
+	rpc("vhost_create_blk_controller", "{s:s, s:s}", "ctrlr", "vm", "dev_name", "nvme0n1");
+	plug();
+	round_trips(512);
+	unplug();
+}
+
+static void
+test_namespace_removed_under_load(void **state)
+{
+	(void)state;
+	start_device(NAMESPACE, "ns add 2 memory 64 512");
+	start_daemon(NULL);
+	start_load();
+	work(2000);
+	expect_failures();
+	control("ns remove 1");
+	check_failing();
+	UNTIL(!is_there("nvme0n1"));
+	assert_true(is_there("nvme0n2"));
+}
+
+static void
+test_namespace_resized(void **state)
+{
+	struct virtio_blk_config config;
+	uint8_t data[4096] = {1};
+
+	(void)state;
+	start_device(NAMESPACE, NULL);
+	start_daemon(NULL);
+	plug();
+	assert_int_not_equal(client_blk_write(&rig.blk, BLOCKS, data, sizeof(data)), 0);
+	control("ns resize 1 %d", 2 * BLOCKS);
+	assert_int_equal(client_backend_wait_config_change(&rig.guest.client, WAIT_MS), 0);
+	assert_int_equal(client_get_config(&rig.guest.client, 0, sizeof(config), &config), 0);
+	assert_int_equal(config.capacity, 2 * BLOCKS);
+	assert_int_equal(client_blk_write(&rig.blk, BLOCKS, data, sizeof(data)), 0);
+	unplug();
+}
+
+static void *
+reset_controller(void *arg)
+{
+	(void)arg;
+	daemon_call(&rig.daemon, "bdev_nvme_reset_controller", json_pack("{s:s}", "name", "nvme0"));
+	return NULL;
+}
+
+/* Queues that stop wait for requests, which wait for the controller. */
+static void
+test_deletion_during_reset(void **state)
+{
+	pthread_t thread;
+
+	(void)state;
+	start_device(NAMESPACE, NULL);
+	start_daemon(NULL);
+	start_load();
+	work(2000);
+	control("set ready-ms 500");
+	assert_int_equal(pthread_create(&thread, NULL, reset_controller, NULL), 0);
+	UNTIL(controller_number("resets") > 0 || stat_of("enables") > 1 || stat_of("enabled") == 0);
+	rpc("vhost_delete_controller", "{s:s}", "ctrlr", "vm");
+	pthread_join(thread, NULL);
+	workload_close(&rig.load);
+	rpc("vhost_create_blk_controller", "{s:s, s:s}", "ctrlr", "vm", "dev_name", "nvme0n1");
+	plug();
+	round_trips(512);
+	unplug();
+}
+
+/* ---- the daemon's own end ---- */
+
+/* The journal has it all; requests that were under way are done again. */
+static void
+test_daemon_is_killed_under_load(void **state)
+{
+	(void)state;
+	start_device(NAMESPACE, NULL);
+	start_daemon(NULL);
+	start_load();
+	for (int i = 0; i < 3; i++) {
+		work(1000);
+		daemon_kill(&rig.daemon);
+		assert_true(workload_reap(&rig.load) >= 0);
+		daemon_launch(&rig.daemon, NULL);
+		assert_int_equal(client_device_reconnect(&rig.load.device), 0);
+	}
+	work(1000);
+	end_load();
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(test_data),
+		TEST(test_data_4096),
+		TEST(test_data_without_sgls),
+		TEST(test_data_short_commands),
+		TEST(test_data_boundaries),
+		TEST(test_data_without_shadow_doorbells),
+		TEST(test_requests),
+		TEST(test_no_cache),
+		TEST(test_load),
+		TEST(test_device_with_one_queue),
+		TEST(test_resets_under_load),
+		TEST(test_disable_under_load),
+		TEST(test_faults_under_load),
+		TEST(test_hot_removal_under_load),
+		TEST(test_detach_under_load),
+		TEST(test_namespace_removed_under_load),
+		TEST(test_namespace_resized),
+		TEST(test_deletion_during_reset),
+		TEST(test_daemon_is_killed_under_load),
+	};
+
+	return cmocka_run_group_tests_name("nvme_vhost", tests, NULL, NULL);
+}
