@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Runs test suites and closes with one line of counts over all of them.
 
-    tests/run.py [--jobs N] SUITE:BUILD...
+    tests/run.py [--jobs N] SUITE:BUILD[:NAMES]...
 
 SUITE is unit (BUILD/unit/test_*), integration (BUILD/integration/test_*,
 tests/integration/test_*.py and tests/model/test_*.py), fuzz (BUILD/fuzz/test_fuzz_*, see
 tests/fuzz/driver.c) or qemu (qemu-tests/test_*.py); BUILD is the folder that holds the
-programs. cmocka programs report in TAP, pytest in JUnit XML. Each program has a
-temporary folder of its own (TMPDIR) and a deadline. Exit status: 0 when nothing failed and something passed.
+programs; NAMES is a regular expression: only the programs in whose names it is found.
+cmocka programs report in TAP, pytest in JUnit XML. Each program has a temporary folder of its own
+(TMPDIR) and a deadline. Exit status: 0 when nothing failed and something passed.
 """
 import argparse
 import concurrent.futures
@@ -221,15 +222,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--only", default="", help="run only programs whose name contains this")
-    parser.add_argument("suites", nargs="+", metavar="SUITE:BUILD")
+    parser.add_argument("suites", nargs="+", metavar="SUITE:BUILD[:NAMES]")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, interrupt)
 
     totals = [0, 0, 0]
     for word in options.suites:
-        suite, _, folder = word.partition(":")
+        suite, folder, names, *_ = *word.split(":", 2), "", ""
         build = (ROOT / folder).resolve()
-        programs = [path for path in programs_of(suite, build) if options.only in path.name]
+        programs = [path for path in programs_of(suite, build)
+                    if options.only in path.name and re.search(names, path.name)]
         if not programs and not options.only:
             print(f"FAILED {word}: there are no programs")
             totals[1] += 1

@@ -22,6 +22,22 @@ def test_all_is_well(tmp_path):
     assert "1 passed, 0 failed, 0 skipped" in output
 
 
+def test_names(tmp_path):
+    for name in ("test_a", "test_b", "test_c"):
+        program = tmp_path / "unit" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\necho 1..1; echo ok 1 - x\n")
+        program.chmod(0o755)
+    for names, count in (("", 3), (":test_(a|c)", 2), (":", 3)):
+        result = subprocess.run([sys.executable, RUNNER, f"unit:{tmp_path}{names}"], capture_output=True, text=True,
+                                timeout=60)
+        assert f"\n{count} passed, 0 failed" in result.stdout
+    result = subprocess.run([sys.executable, RUNNER, f"unit:{tmp_path}:nothing"], capture_output=True, text=True,
+                            timeout=60)
+    assert result.returncode == 1
+    assert "there are no programs" in result.stdout
+
+
 def test_exit_in_the_middle(tmp_path):
     # As cmocka ends for a signal on a thread that it does not know.
     status, output = run_unit(tmp_path, "echo 1..2; echo ok 1 - a; exit 255")
