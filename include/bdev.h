@@ -305,10 +305,11 @@ void bdev_histograms_free(struct bdev_histograms *histograms);
 
 int bdev_lib_init(void);
 /*
- * App thread: fn is called for each bdev that comes to be, on the app thread; it must not wait.
- * NULL: nobody wants to know.
+ * App thread: fn is called when bdevs have come to be by themselves, and not because somebody asked
+ * for them now: a device was plugged in, or is there at last. It must not wait. NULL: nobody wants
+ * to know.
  */
-void bdev_on_register(void (*fn)(void));
+void bdev_on_arrival(void (*fn)(void));
 /* App thread, in a coroutine [waits]. Every desc must have been closed; deletes every bdev. */
 void bdev_lib_fini(void);
 
@@ -388,6 +389,8 @@ int bdev_register(const struct bdev_info *info, const struct bdev_ops *ops, void
  * bytes for 64 bits).
  */
 int bdev_resize(struct bdev *bdev, uint64_t num_blocks);
+/* App thread: bdevs were registered without anybody asking for them now, see bdev_on_arrival(). */
+void bdev_arrived(void);
 /*
  * App thread, in a coroutine [waits]: the device is gone: openers get REMOVE; returns when the bdev
  * is freed. If it is being deleted already, returns at once; ops->destroy tells the end.

@@ -26,7 +26,7 @@ start_bdev(const struct app_opts *opts, struct errmsg *err)
 	(void)opts;
 	(void)err;
 	/* What could not be made without it may be possible now. */
-	bdev_on_register(app_retry_failed);
+	bdev_on_arrival(app_retry_failed);
 	return bdev_lib_init();
 }
 

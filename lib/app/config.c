@@ -400,8 +400,8 @@ replay_or_complain(json_t *entry)
 
 	if (rc == 0)
 		return true;
-	log_err("state: %s (%s): %s; the entry is kept and tried again when a block device "
-		"appears and at the next start, until it is deleted",
+	log_err("state: %s (%s): %s; the entry is kept and tried again when a device "
+		"arrives and at the next start, until it is deleted",
 		display_name(entry), json_string_value(json_object_get(entry, "method")),
 		err.text[0] != '\0' ? err.text : strerror(-rc));
 	return false;

@@ -12,7 +12,7 @@
 LOG_FLAG(bdev)
 
 static struct thread *g_app_thread;
-static void (*g_on_register)(void);
+static void (*g_on_arrival)(void);
 /* In the order of creation. */
 static TAILQ_HEAD(bdev_list, bdev) g_bdevs = TAILQ_HEAD_INITIALIZER(g_bdevs);
 
@@ -327,8 +327,6 @@ bdev_register(const struct bdev_info *info, const struct bdev_ops *ops, void *ct
 	TAILQ_INSERT_TAIL(&g_bdevs, bdev, link);
 	notify_send(NOTIFY_BDEV_REGISTER, "%s", bdev->info.name);
 	*result = bdev;
-	if (g_on_register != NULL)
-		g_on_register();
 	return 0;
 out:
 	bdev_memories_put(bdev->memories);
@@ -484,9 +482,16 @@ bdev_lib_init(void)
 }
 
 void
-bdev_on_register(void (*fn)(void))
+bdev_on_arrival(void (*fn)(void))
 {
-	g_on_register = fn;
+	g_on_arrival = fn;
+}
+
+void
+bdev_arrived(void)
+{
+	if (g_on_arrival != NULL)
+		g_on_arrival();
 }
 
 /* The last one that can be deleted or is on its way; NULL: none. */

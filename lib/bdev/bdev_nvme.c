@@ -340,8 +340,10 @@ look_at_news(struct nvme_controller *controller)
 	}
 	if (take_news(controller, NVME_EVENT_STATE))
 		tell_state(controller);
-	if (take_news(controller, NVME_EVENT_NAMESPACES))
+	if (take_news(controller, NVME_EVENT_NAMESPACES)) {
 		bdev_nvme_scan(controller, false, &err);
+		bdev_arrived();
+	}
 	if (take_news(controller, NVME_EVENT_HEALTH))
 		tell_health(controller);
 }
@@ -367,6 +369,8 @@ start(struct nvme_controller *controller, bool keep_trying)
 		tell_missing(controller, &err);
 	else if (rc != 0)
 		controller->error = err; /* for who waits */
+	if (rc == 0 && controller->found)
+		bdev_arrived();
 	if (rc != 0 && controller->found)
 		log_err("nvme %s: %s", controller->name, err.text);
 	if (rc != 0 && !keep_trying)
@@ -390,7 +394,9 @@ keep(struct nvme_controller *controller, bool keep_trying)
 			break;
 		if (controller->ctrlr != NULL)
 			look_at_news(controller);
-		else if (attach(controller, false, &err) != 0)
+		else if (attach(controller, false, &err) == 0)
+			bdev_arrived();
+		else
 			tell_missing(controller, &err);
 	}
 	let_go(controller);

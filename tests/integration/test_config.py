@@ -5,7 +5,6 @@ import json
 import stat
 
 import pytest
-from harness import wait_until
 
 FAILED = 1
 
@@ -207,11 +206,6 @@ def test_what_cannot_be_made_is_kept_until_it_is_deleted(vhostd):
     assert "could not be replayed" not in vhostd.log_text().rsplit("given up", 1)[1]
 
 
-def wait_for_none_failed(daemon):
-    """Entries of the state that failed at the start are tried again when a block device appears."""
-    wait_until(lambda: daemon.rpc("framework_get_state")["failed"] == [], "all can be made")
-
-
 def test_coalescing_of_a_controller_that_was_missing(vhostd):
     """What was set on a controller is kept as long as the controller, and given up with it."""
     image = vhostd.image("a.img")
@@ -231,17 +225,15 @@ def test_coalescing_of_a_controller_that_was_missing(vhostd):
     controller, = vhostd.rpc("vhost_get_controllers")
     assert (controller["delay_base_us"], controller["iops_threshold"]) == (10, 200)
     assert vhostd.rpc("framework_get_state")["failed"] == []
-    # Missing again, and made again by hand: its controller comes back by itself, as it was. Then
-    # what it is set to counts.
+    # Missing again, made again by hand, and set to something else: that is what counts.
     image.rename(away)
     vhostd.stop()
     vhostd.start()
     away.rename(image)
     vhostd.rpc("bdev_aio_create", name="a", filename=str(image))
-    wait_for_none_failed(vhostd)
-    controller, = vhostd.rpc("vhost_get_controllers")
-    assert (controller["delay_base_us"], controller["iops_threshold"]) == (10, 200)
+    vhostd.rpc("vhost_create_blk_controller", ctrlr="c", dev_name="a")
     vhostd.rpc("vhost_controller_set_coalescing", ctrlr="c", delay_base_us=20, iops_threshold=300)
+    assert vhostd.rpc("framework_get_state")["failed"] == []
     image.rename(away)
     vhostd.stop()
     vhostd.start()
@@ -252,8 +244,8 @@ def test_coalescing_of_a_controller_that_was_missing(vhostd):
         json.loads(save(vhostd))["subsystems"]
 
 
-def test_file_that_appears_later(vhostd):
-    """Its disk and all that needs it are made when something happens, after what is there."""
+def test_setting_of_what_was_made_again_after_others(vhostd):
+    """What is kept for a controller comes after it, wherever it is made again."""
     image = vhostd.image("a.img")
     vhostd.rpc("bdev_aio_create", name="a", filename=str(image))
     vhostd.rpc("bdev_enable_histogram", name="a", enable=True)
@@ -266,9 +258,8 @@ def test_file_that_appears_later(vhostd):
     for name in ("n0", "n1", "n2"):
         vhostd.rpc("bdev_null_create", name=name, num_blocks=8, block_size=512)
         vhostd.rpc("vhost_create_blk_controller", ctrlr=f"on-{name}", dev_name=name)
-    wait_for_none_failed(vhostd)
-    saved = json.loads(save(vhostd))["subsystems"]
-    wait_until(lambda: json.loads(vhostd.state.read_text())["subsystems"] == saved, "it is saved")
+    vhostd.rpc("bdev_aio_create", name="a", filename=str(image))
+    vhostd.rpc("vhost_create_blk_controller", ctrlr="c", dev_name="a")
     vhostd.stop()
     vhostd.start()
     assert vhostd.rpc("framework_get_state")["failed"] == []
@@ -289,14 +280,11 @@ def test_failed_setting_is_given_up_when_it_is_set_to_the_default(vhostd):
     away = image.rename(image.with_name("away"))
     vhostd.start()
     away.rename(image)
-    # At once, while it may still be under way.
     vhostd.rpc("bdev_aio_create", name="a", filename=str(image))
-    wait_until(lambda: vhostd.rpc("vhost_get_controllers"), "the controller is back")
+    vhostd.rpc("vhost_create_blk_controller", ctrlr="c", dev_name="a")
     vhostd.rpc("vhost_controller_set_coalescing", ctrlr="c",
                **{key: default[key] for key in ("delay_base_us", "iops_threshold")})
-    wait_for_none_failed(vhostd)
-    controller, = vhostd.rpc("vhost_get_controllers")
-    assert controller["delay_base_us"] == default["delay_base_us"]
+    assert vhostd.rpc("framework_get_state")["failed"] == []
 
 
 def test_mode_of_a_core_that_has_no_reactor(vhostd):
