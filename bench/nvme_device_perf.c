@@ -6,7 +6,7 @@
  * that there is for us, the driver on the second. What it says is the limit of every measurement
  * with that device.
  *
- *     nvme_device_perf [null|memory [SECONDS]]
+ *     nvme_device_perf [--json] [null|memory [SECONDS]]
  */
 #include <sched.h>
 #include <stdatomic.h>
@@ -122,7 +122,21 @@ prepare(struct load *load)
 }
 
 static void
-measure(uint32_t depth, double seconds)
+report(const struct load *load, double seconds, bool json)
+{
+	const double iops = (double)load->done / seconds;
+	const double avg_us = 1e6 * load->depth / iops;
+
+	if (json)
+		printf("{\"qd\": %u, \"iops\": %.0f, \"avg_us\": %.3f}\n", load->depth, iops,
+		       avg_us);
+	else
+		printf("queue depth %3u: %8.0f k IOPS, %6.2f us\n", load->depth, iops / 1000,
+		       avg_us);
+}
+
+static void
+measure(uint32_t depth, double seconds, bool json)
 {
 	static struct load load;
 	double start, end;
@@ -147,9 +161,7 @@ measure(uint32_t depth, double seconds)
 			poll_once(&load);
 		end = now();
 	} while (end - start < seconds);
-	printf("queue depth %3u: %8.0f k IOPS, %6.2f us\n", depth,
-	       (double)load.done / (end - start) / 1000,
-	       (end - start) * 1e6 * depth / (double)load.done);
+	report(&load, end - start, json);
 	nvme_client_close(&load.client);
 }
 
@@ -157,8 +169,10 @@ int
 main(int argc, char **argv)
 {
 	static const uint32_t depths[DEPTHS] = {1, 32, 128};
-	const char *kind = argc > 1 ? argv[1] : "null";
-	double seconds = argc > 2 ? atof(argv[2]) : 1;
+	const bool json = argc > 1 && strcmp(argv[1], "--json") == 0;
+	char **words = argv + json;
+	const char *kind = argc - json > 1 ? words[1] : "null";
+	double seconds = argc - json > 2 ? atof(words[2]) : 1;
 	char line[128];
 	const char *const args[] = {"--spin", "-c", line, NULL};
 	cpu_set_t all;
@@ -174,6 +188,6 @@ main(int argc, char **argv)
 	}
 	use_cpu(&all, 1);
 	for (int i = 0; i < DEPTHS; i++)
-		measure(depths[i], seconds);
+		measure(depths[i], seconds, json);
 	return nvme_device_end(&device) == 0 ? 0 : 1;
 }

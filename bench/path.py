@@ -8,6 +8,7 @@ also where the compiler has inlined that function, and a function to the stage t
     bench/path.py                              every case
     bench/path.py --ring split --qd 32         those of path_bench's own options
     bench/path.py --functions --qd 32          by function
+    bench/path.py --program nvme_perf          an NVMe disk without guests
 """
 import argparse
 import json
@@ -25,7 +26,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # The first row whose patterns both match, of a file below the root and a function. Code that is in no
 # row of its own counts as the stage that its room is mostly for.
 STAGES = (
+    ('other', r'bench/nvme_perf', r'^(submit|on_done)$'),
     ('front-end', r'bench/|tests/', r''),
+    ('device', r'lib/nvme/|lib/bdev/bdev_nvme|lib/env/dma|include/nvme', r''),
     ('reactor', r'lib/(event|env)/', r''),
     ('poll', r'lib/vhost/', r'^(queue_poll|poll_\w+|thread_poll)$'),
     ('notify', r'lib/virtio/', r'publish|notif|keep_kicks|store_quiet|_event$|_after'),
@@ -174,7 +177,7 @@ def count(program, options=(), ios=3200):
                 dumps[dump.case] = dump
     for case in cases:
         if case['name'] not in dumps:
-            raise NotAvailable('path_bench was built without <valgrind/callgrind.h>')
+            raise NotAvailable(f'{program} was built without <valgrind/callgrind.h>')
         del case['cycles_per_io']  # valgrind's own
         functions = by_function(dumps[case['name']], sources)
         case['functions'] = {f'{file}:{name}': {'stage': stage, 'instructions': cost / case['ios']}
@@ -205,13 +208,14 @@ def print_functions(cases):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
-                                     epilog='All other options are path_bench\'s.')
+                                     epilog='All other options are the program\'s.')
+    parser.add_argument('--program', default='path_bench', help='path_bench or nvme_perf')
     parser.add_argument('--bin', default='build/bin', help='folder of the programs (build/bin)')
     parser.add_argument('--ios', type=int, default=3200, help='I/Os counted in each case (3200)')
     parser.add_argument('--functions', action='store_true', help='by function, too')
     args, options = parser.parse_known_args()
     try:
-        cases = count(os.path.join(args.bin, 'path_bench'), options, args.ios)
+        cases = count(os.path.join(args.bin, args.program), options, args.ios)
     except BenchError as error:
         print(f'path: {error}', file=sys.stderr)
         return 1

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* links: path vhost bdev event client thread virtio env */
+/* links: path vhost bdev nvme event client thread virtio env */
 /* ldflags: -Xlinker --wrap=accept -Xlinker --wrap=recvmsg */
+/* ldflags: -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc,--wrap=posix_memalign */
 /*
  * What one I/O costs the daemon, from the avail ring to the used ring, as exactly as it can be
  * told: a reactor runs everything on one OS thread, the front-end too, as a poller that is not
@@ -28,6 +29,8 @@
 #include "env.h"
 #include "event.h"
 #include "log.h"
+#include "path/allocations.h"
+#include "path/nvme_device.h"
 #include "path/path.h"
 #include "work.h"
 
@@ -45,7 +48,6 @@ static struct {
 	int write;
 	int event_idx;
 	int inflight;
-	const char *device;
 	bool direct;
 	bool json;
 } options = {
@@ -56,8 +58,18 @@ static struct {
 	.write = -1,
 	.event_idx = -1,
 	.inflight = -1,
-	.device = "null",
 };
+
+/* The one that is within the bench. */
+const struct nvme_transport_ops *const nvme_transports[] = {&path_nvme_transport, NULL};
+
+/* What the guest's disk is on. */
+static const struct device {
+	const char *option;
+	const char *bdev; /* its name */
+	void (*create)(struct errmsg *err);
+	bool nvme;
+} * device;
 
 static struct path_front_end front_end, idle[MAX_IDLE];
 static char folder[VHOST_SOCKET_PATH_MAX - 32]; /* of the sockets */
@@ -74,7 +86,7 @@ static unsigned int driver_count;
 static void
 name_case(char *name, size_t size, const struct path_shape *shape, unsigned int depth, bool write)
 {
-	int length = snprintf(name, size, "%s-%s-qd%u-%s%s%s%s", options.device,
+	int length = snprintf(name, size, "%s-%s-qd%u-%s%s%s%s", device->option,
 			      shape->packed ? "packed" : "split", depth, write ? "write" : "read",
 			      shape->event_idx ? "-event_idx" : "",
 			      shape->inflight ? "-inflight" : "", shape->direct ? "-direct" : "");
@@ -89,13 +101,14 @@ static void
 report(const char *name, const struct path_shape *shape, unsigned int depth, bool write)
 {
 	double ticks = 0, rate = 0;
-	uint64_t ios = 0, iterations = 0;
+	uint64_t ios = 0, iterations = 0, allocations = 0;
 
 	for (unsigned int i = 0; i < driver_count; i++) {
 		const struct path_driver *driver = &drivers[i];
 
 		ios += driver->ios;
 		iterations += driver->iterations;
+		allocations += driver->allocations;
 		ticks += (double)driver->ticks;
 		rate += (double)driver->ios * (double)env_ticks_hz() / (double)driver->elapsed;
 	}
@@ -103,17 +116,20 @@ report(const char *name, const struct path_shape *shape, unsigned int depth, boo
 		printf("{\"name\": \"%s\", \"device\": \"%s\", \"ring\": \"%s\", \"qd\": %u, "
 		       "\"rw\": \"%s\", \"event_idx\": %s, \"inflight\": %s, \"direct\": %s, "
 		       "\"idle\": %u, \"queues\": %u, \"reactors\": %u, \"ios\": %lu, "
-		       "\"iterations\": %lu, \"iops\": %.0f, \"cycles_per_io\": %.1f}\n",
-		       name, options.device, shape->packed ? "packed" : "split", depth,
+		       "\"iterations\": %lu, \"iops\": %.0f, \"cycles_per_io\": %.1f, "
+		       "\"allocations\": %lu}\n",
+		       name, device->option, shape->packed ? "packed" : "split", depth,
 		       write ? "write" : "read", shape->event_idx ? "true" : "false",
 		       shape->inflight ? "true" : "false", shape->direct ? "true" : "false",
 		       options.idle, options.queues, driver_count, ios, iterations, rate,
-		       ticks / (double)ios);
+		       ticks / (double)ios, allocations);
 	else
 		printf("%-44s %8.1f cycles per I/O, %5.3f iterations; with the front-end %10.0f "
 		       "IOPS\n",
 		       name, ticks / (double)ios, (double)iterations / (double)ios, rate);
 	fflush(stdout);
+	if (path_allocates(allocations, ios))
+		path_fail("there are allocations within requests", -EINVAL);
 }
 
 static void
@@ -130,6 +146,7 @@ run_case(const struct path_shape *shape, unsigned int depth, bool write)
 			.stride = driver_count,
 			.depth = depth,
 			.write = write,
+			.nvme = device->nvme,
 			.wanted = options.ios,
 			.name = name,
 			.random = i,
@@ -241,26 +258,61 @@ run_shapes(void)
 /* ---- the daemon ---- */
 
 static void
-create_disk(struct errmsg *err)
+create_null(struct errmsg *err)
 {
-	const struct bdev_null_opts null = {
+	const struct bdev_null_opts opts = {
 		.name = "null", .num_blocks = PATH_DISK_BYTES / 512, .block_size = 512};
-	const struct bdev_malloc_opts malloc_opts = {
-		.name = "malloc", .num_blocks = PATH_DISK_BYTES / 512, .block_size = 512};
 	struct bdev *bdev;
-	int rc;
+	int rc = bdev_null_create(&opts, &bdev, err);
 
-	rc = strcmp(options.device, "malloc") == 0 ? bdev_malloc_create(&malloc_opts, &bdev, err)
-						   : bdev_null_create(&null, &bdev, err);
 	if (rc != 0)
 		path_fail(err->text, rc);
+}
+
+static void
+create_malloc(struct errmsg *err)
+{
+	const struct bdev_malloc_opts opts = {
+		.name = "malloc", .num_blocks = PATH_DISK_BYTES / 512, .block_size = 512};
+	struct bdev *bdev;
+	int rc = bdev_malloc_create(&opts, &bdev, err);
+
+	if (rc != 0)
+		path_fail(err->text, rc);
+}
+
+static void
+create_nvme(struct errmsg *err)
+{
+	const struct bdev_nvme_opts opts = {
+		.name = "nvme", .trtype = "PCIe", .traddr = PATH_NVME_ADDRESS};
+
+	(void)err;
+	path_nvme_attach(&opts);
+}
+
+static const struct device devices[] = {
+	{"null", "null", create_null, false},
+	{"malloc", "malloc", create_malloc, false},
+	{"nvme", "nvmen1", create_nvme, true},
+};
+
+static bool
+choose_device(const char *option)
+{
+	device = NULL;
+	for (size_t i = 0; i < sizeof(devices) / sizeof(devices[0]); i++) {
+		if (strcmp(devices[i].option, option) == 0)
+			device = &devices[i];
+	}
+	return device != NULL;
 }
 
 static void
 create_controller(struct path_front_end *front, const char *name, struct errmsg *err)
 {
 	const struct vhost_blk_opts opts = {
-		.name = name, .bdev = options.device, .packed_ring = true};
+		.name = name, .bdev = device->bdev, .packed_ring = true};
 	int rc = vhost_blk_create(&opts, err);
 
 	if (rc != 0)
@@ -335,14 +387,17 @@ bench_main(void *arg)
 		rc = vhost_lib_init(folder, &err);
 	if (rc != 0)
 		path_fail(err.text, rc);
-	create_disk(&err);
+	device->create(&err);
 	create_controller(&front_end, "busy", &err);
 	connect_idle(&err);
 	create_drivers();
 	run_shapes();
 	end_drivers();
 	disconnect_idle();
+	if (device->nvme && path_nvme_copied() != 0)
+		path_fail("data was copied on its way to the NVMe device", -EINVAL);
 	vhost_lib_fini();
+	bdev_nvme_fini();
 	bdev_lib_fini();
 	reactors_stop();
 }
@@ -403,7 +458,7 @@ usage(FILE *to)
 	      "  --rw read|write\n"
 	      "  --event-idx on|off\n"
 	      "  --inflight on|off\n"
-	      "  --device null|malloc  (null)\n"
+	      "  --device null|malloc|nvme (null)\n"
 	      "  --direct              chains of three descriptors instead of indirect tables\n"
 	      "  --cpus LIST           a reactor on each of these CPUs (the first one)\n"
 	      "  --queues N            of the busy controller (1)\n"
@@ -446,8 +501,7 @@ set_option(int option, const char *text)
 		options.depth = atoi(text);
 		return options.depth == 1 || options.depth == 32 || options.depth == 128;
 	case 'd':
-		options.device = text;
-		return strcmp(text, "null") == 0 || strcmp(text, "malloc") == 0;
+		return choose_device(text);
 	case 'i':
 		options.idle = (unsigned int)atoi(text);
 		return options.idle <= MAX_IDLE;
@@ -501,6 +555,8 @@ main(int argc, char **argv)
 			return 2;
 		}
 	}
+	if (device == NULL)
+		choose_device("null");
 	snprintf(folder, sizeof(folder), "%s/path_bench-XXXXXX", tmpdir != NULL ? tmpdir : "/tmp");
 	if (mkdtemp(folder) == NULL)
 		path_fail(folder, -errno);

@@ -6,25 +6,11 @@
 #include "path.h"
 
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <x86intrin.h>
 
-#if __has_include(<valgrind/callgrind.h>)
-#include <valgrind/callgrind.h>
-#else
-#define CALLGRIND_TOGGLE_COLLECT
-#define CALLGRIND_ZERO_STATS
-#define CALLGRIND_DUMP_STATS_AT(name) (void)(name)
-#endif
-
-void
-path_fail(const char *what, int rc)
-{
-	fprintf(stderr, "path_bench: %s: %s\n", what, strerror(-rc));
-	exit(1);
-}
+#include "allocations.h"
+#include "counting.h"
+#include "nvme_device.h"
 
 /* ---- requests ---- */
 
@@ -120,8 +106,13 @@ take_turn(void *arg)
 	if (driver->phase == PATH_COUNTED) {
 		CALLGRIND_TOGGLE_COLLECT;
 		driver->ticks += __rdtsc() - driver->left;
+		driver->allocations += path_allocations - driver->left_allocations;
 		driver->iterations++;
 	}
+	/* The daemon's threads come by and by. */
+	if (driver->nvme && driver->phase == PATH_WARM_UP)
+		driver->nvme_queues = path_nvme_queues_here();
+	path_nvme_turn(driver->nvme_queues);
 	for (unsigned int i = driver->first; i < driver->front->queue_count; i += driver->stride)
 		reap(driver, &driver->front->queues[i]);
 	next_phase(driver);
@@ -129,6 +120,7 @@ take_turn(void *arg)
 		poller_unregister(&driver->poller);
 		completion_signal(driver->done, 0); /* the last look at the driver */
 	} else if (driver->phase == PATH_COUNTED) {
+		driver->left_allocations = path_allocations;
 		driver->left = __rdtsc();
 		CALLGRIND_TOGGLE_COLLECT;
 	}

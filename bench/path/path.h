@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The parts of path_bench: its front-end (front_end.c), which takes turns with the daemon
- * (driver.c).
+ * (driver.c), and an NVMe device that does, too (nvme_device.c).
  */
 #ifndef BENCH_PATH_H
 #define BENCH_PATH_H
@@ -70,6 +70,7 @@ struct path_driver {
 	bool write;
 	uint64_t wanted;  /* I/Os to be counted */
 	const char *name; /* of the case */
+	bool nvme;        /* the device has its turn, too */
 	struct completion *done;
 	atomic_uint *counting; /* drivers that are not done with it */
 
@@ -78,14 +79,20 @@ struct path_driver {
 	enum path_phase phase;
 	unsigned int outstanding;
 	uint64_t random;
-	uint64_t reaped; /* in this phase */
-	uint64_t left;   /* when the last turn ended */
-	uint64_t begin;  /* of the counting */
+	uint64_t reaped;           /* in this phase */
+	uint32_t nvme_queues;      /* those of the device that are on this reactor */
+	uint64_t left;             /* when the last turn ended, ... */
+	uint64_t left_allocations; /* ... and the thread's allocations until then */
+	uint64_t begin;            /* of the counting */
 
-	/* results: I/Os, iterations of the reactor, ticks of the daemon's turns, and of both's */
+	/*
+	 * results: I/Os, iterations of the reactor, ticks and allocations of the daemon's turns,
+	 * ticks of all turns
+	 */
 	uint64_t ios;
 	uint64_t iterations;
 	uint64_t ticks;
+	uint64_t allocations;
 	uint64_t elapsed;
 } __attribute__((aligned(64)));
 
