@@ -12,7 +12,7 @@ from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 
 import path
-from processes import (FILE_SIZE, BenchError, Guest, NotAvailable, Qsd, Vhostd, cpu_ns,
+from processes import (FILE_SIZE, BenchError, Guest, NotAvailable, NvmeDevice, Qsd, Vhostd, cpu_ns,
                        idle_guests, rss_mib)
 from results import is_near
 from turns import in_turns
@@ -54,16 +54,20 @@ def load_sample(bench, server, case, workload, seconds, ramp):
     return {'case': case, 'server': server.name, **result}
 
 
-def measure(bench, server, case, workload, seconds=None):
-    """Again, where the CPUs were far at the end, as long as the bench's patience lasts."""
-    seconds = seconds or bench.seconds
+def measure_near(bench, run, seconds):
+    """run() again, where the CPUs were far at the end, as long as the bench's patience lasts."""
     while True:
         bench.wait_until_near()
-        sample = load_sample(bench, server, case, workload, seconds, RAMP)
+        sample = run()
         if is_near(bench.measure_round_trip()) or bench.patience <= 0:
             break
         bench.patience -= seconds
     bench.add(**sample)
+
+
+def measure(bench, server, case, workload, seconds=None):
+    seconds = seconds or bench.seconds
+    measure_near(bench, lambda: load_sample(bench, server, case, workload, seconds, RAMP), seconds)
 
 
 def turn_of(bench, server, prefix, workload):
@@ -277,10 +281,11 @@ def idle(bench):
                               rss_mib=rss_mib(server.pid))
 
 
-def path_samples(bench, case, queues, cpus):
+def path_samples(bench, case, queues, cpus, *options):
     result = bench.run_program('path_bench', '--json', '--ring', 'split', '--qd', 32, '--rw',
                                'read', '--event-idx', 'off', '--inflight', 'off', '--queues',
-                               queues, '--ios', PATH_IOS, '--cpus', ','.join(map(str, cpus)))[0]
+                               queues, '--ios', PATH_IOS, '--cpus', ','.join(map(str, cpus)),
+                               *options)[0]
     return [{'case': case, 'server': 'vhostd', **result}]
 
 
@@ -308,6 +313,62 @@ def cores(bench):
     in_turns(bench, [*runs_of(4), lambda: independent_samples(bench, both)])
     for queues in () if bench.quick else (1, 2, 8):
         in_turns(bench, runs_of(queues), 3)
+
+
+# ---- NVMe, with the software device of the tests ----
+
+def nvme_alone(bench, device, case, depth, seconds, *options):
+    """The driver below the block device core, without a daemon; the device is on the other CPU."""
+    result = bench.run_program('nvme_perf', '--json', '--cpu', bench.server_cpu, '--socket',
+                               device.socket(), '--qd', depth, '--seconds', seconds, *options)[0]
+    return {'case': case, 'server': 'vhostd', **result}
+
+
+def nvme_device_alone(bench):
+    bench.wait_until_near()
+    for result in bench.run_program('nvme_device_perf', '--json', 'null',
+                                    0.3 if bench.quick else bench.seconds):
+        bench.add(f"nvme device qd{result['qd']}", 'nvme_device', **result)
+
+
+def nvme_sleeping(bench):
+    """One daemon whose reactor sleeps, on the device's interrupts, too."""
+    with NvmeDevice(bench) as device, Vhostd(bench, 'adaptive') as server:
+        server.create_disk('nvmen1', device.socket())
+        server.create_controller('nvmen1', 'idle0')
+        server.create_controller('nvmen1')
+        with idle_guests(bench, server, 1):
+            time.sleep(0.5)
+            begin, used = time.monotonic(), cpu_ns(server.pid)
+            time.sleep(1 if bench.quick else 3)
+            percent = (cpu_ns(server.pid) - used) / (time.monotonic() - begin) / 1e7
+            bench.add('nvme idle adaptive', 'vhostd', value=percent)
+        for sample in paced(bench, server, 'nvme 1000 IOPS adaptive', 1000, ()):
+            bench.add(**sample)
+
+
+def nvme(bench):
+    nvme_device_alone(bench)
+    with NvmeDevice(bench, '--spin') as device:
+        for depth in (1, 32, 128):
+            measure_near(bench, lambda depth=depth: nvme_alone(
+                bench, device, f'nvme alone qd{depth}', depth, bench.seconds), bench.seconds)
+
+
+def nvme_turns(bench):
+    with NvmeDevice(bench, '--spin') as device:
+        for depth in (1, 32):
+            in_turns(bench, [lambda depth=depth, case=case, options=options: [nvme_alone(
+                bench, device, f'{case} qd{depth}', depth, TURN_SECONDS, *options)]
+                             for case, options in (('nvme polled', ()),
+                                                   ('nvme interrupts', ('--interrupts',)))])
+    one, both = (bench.server_cpu,), (bench.server_cpu, bench.load_cpu)
+    in_turns(bench, [lambda: path_samples(bench, 'nvme path', 1, one, '--device', 'nvme')], 3)
+    if one[0] != both[1]:
+        in_turns(bench, [lambda cpus=cpus: path_samples(
+            bench, f'nvme 4 queues on {len(cpus)} reactors', 4, cpus, '--device', 'nvme')
+                         for cpus in (one, both)])
+    nvme_sleeping(bench)
 
 
 # ---- the daemon itself ----
@@ -388,15 +449,26 @@ def instructions(bench):
     if bench.quick:
         runs = [['--rw', 'read', '--qd', '32'], ['--rw', 'read', '--qd', '1']]
     for options in runs:
-        for counted in path.count(bench.program('path_bench'), options):
-            bench.add(f"path {counted['name']}", 'vhostd', value=counted['instructions'],
-                      stages=counted['stages'], functions=counted['functions'])
+        count(bench, 'path_bench', options)
+
+
+def count(bench, program, options):
+    for counted in path.count(bench.program(program), options):
+        bench.add(f"path {counted['name']}", 'vhostd', value=counted['instructions'],
+                  stages=counted['stages'], functions=counted['functions'])
+
+
+def nvme_instructions(bench):
+    count(bench, 'nvme_perf', [])
+    count(bench, 'path_bench', ['--device', 'nvme', '--event-idx', 'off', '--inflight', 'off',
+                                *(('--ring', 'split', '--qd', '32') if bench.quick else ())])
 
 
 # repetitions: of a full run; a quick one has one of each, but not of those that are full_only
 Case = namedtuple('Case', 'name run repetitions full_only', defaults=(False,))
 CASES = (
     Case('instructions', instructions, 1),
+    Case('nvme-instructions', nvme_instructions, 1),
     Case('control', control, 1),
     Case('kill', kill, 1),
     Case('null', null, 3),
@@ -409,4 +481,6 @@ CASES = (
     Case('events', events, 2),
     Case('depths', depths, 1, True),
     Case('idle', idle, 1),
+    Case('nvme', nvme, 3),
+    Case('nvme-turns', nvme_turns, 1),
 )

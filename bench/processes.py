@@ -169,6 +169,10 @@ class Vhostd(Server):
         self.startup_ms = (time.monotonic() - self.started) * 1e3
 
     def create_disk(self, kind, path=None):
+        if kind == 'nvmen1':
+            self.rpc.call('bdev_nvme_attach_controller', name='nvme', trtype='VFIOUSER',
+                          traddr=path)
+            return
         if kind == 'file':
             self.rpc.call('bdev_uring_create', name=kind, filename=path, block_size=SECTOR)
             return
@@ -209,6 +213,24 @@ class Qsd(Server):
                                  'type=vhost-user-blk,id=e0,node-name=n0,writable=on,'
                                  'iothread=io0,addr.type=unix,'
                                  f'addr.path={os.path.join(folder, "bench")}'], folder)
+        try:
+            self.wait_until(lambda: os.stat(self.socket()))
+        except BenchError:
+            self.stop()
+            raise
+
+
+class NvmeDevice(Server):
+    """The software NVMe device, with a namespace that has no data, on the load's CPU."""
+
+    name = 'nvme_device'
+
+    def __init__(self, bench, *options):
+        folder = tempfile.mkdtemp(dir=bench.dir)
+        super().__init__(bench, ['taskset', '-c', str(bench.load_cpu), bench.program(self.name),
+                                 '--socket', os.path.join(folder, 'bench'),
+                                 '--control', os.path.join(folder, 'control'), *options,
+                                 '-c', f'ns add 1 null {NULL_SIZE // 4096} 4096'], folder)
         try:
             self.wait_until(lambda: os.stat(self.socket()))
         except BenchError:

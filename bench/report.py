@@ -33,12 +33,19 @@ def round_trip(summary, cases):
     return f'{max(times):.0f} ns' if times else ''
 
 
-def target_rows(summary):
-    """(section, rows); a row has as many cells as TARGET_HEADER."""
+def target_rows(summary, others=None):
+    """
+    (section, rows); a row has as many cells as TARGET_HEADER. others: of a run of some cases only:
+    the rows of other runs, by section and title, of what was not measured; where there is none it
+    is left out.
+    """
     for section, targets in SECTIONS:
         rows = []
         for target in targets:
             value = target.value(summary)
+            if value is None and others is not None:
+                rows += others.get((section, target.title), [])
+                continue
             rows.append([target.title, number(value, target.unit), wanted(target),
                          verdict(target, value), number(target.peer, '') if target.peer else '',
                          round_trip(summary, target.cases) if value is not None else ''])
@@ -91,20 +98,22 @@ def markdown_table(header, rows, left=1):
 
 # ---- the terminal ----
 
-def print_report(bench, summary):
+def print_report(bench, summary, partial=False):
     rows = list(measured_rows(summary))
     if rows:
         print('\n' + text_table(MEASURED_HEADER, rows, 2))
     rows = list(stage_rows(bench.samples))
     if rows:
         print('\nInstructions per I/O by stage\n' + text_table(STAGE_HEADER, rows))
-    for section, rows in target_rows(summary):
+    sections = [(section, rows) for section, rows in
+                target_rows(summary, {} if partial else None) if rows]
+    for section, rows in sections:
         print(f'\n{section}\n' + text_table(TARGET_HEADER, rows))
     for what, reason in bench.unavailable.items():
         print(f'not available: {what}: {reason}')
     print(f'\nother programs used {bench.others_percent():.1f} % of the machine; '
           f'{bench.moved} turns were done again')
-    missed = [row[0] for _, rows in target_rows(summary) for row in rows if row[3] == 'missed']
+    missed = [row[0] for _, rows in sections for row in rows if row[3] == 'missed']
     print(f'\n{len(missed)} figures missed' + ''.join(f'\n  {title}' for title in missed))
 
 
@@ -145,8 +154,9 @@ def write_json(bench, summary, command, file_path):
 
 # ---- docs/performance.md ----
 
-STAGES_SHOWN = tuple(f'null-{ring}-qd{depth}-read{more}' for ring in ('split', 'packed')
-                     for depth, more in ((1, ''), (32, ''), (32, '-event_idx'), (32, '-inflight')))
+STAGES_SHOWN = (*(f'null-{ring}-qd{depth}-read{more}' for ring in ('split', 'packed')
+                  for depth, more in ((1, ''), (32, ''), (32, '-event_idx'), (32, '-inflight'))),
+                *(f'nvme-{path}-qd{depth}-read' for path in ('split', 'alone') for depth in (1, 32)))
 FUNCTIONS_SHOWN = 'path null-split-qd32-read'
 
 
@@ -165,24 +175,80 @@ def function_rows(samples):
         return
 
 
-def fragments(bench, summary, command):
-    """What goes between the marks of the document, by their names."""
+def about_run(bench, command):
     about = machine()
-    parts = {'machine': f"- Machine: {about['cpus']} × {about['cpu']}, {about['system']}, kernel "
-                        f"{about['kernel']}\n- Date: {time.strftime('%Y-%m-%d')}\n"
-                        f"- Command: `{command}`\n- Other programs used "
-                        f"{bench.others_percent():.1f} % of the machine meanwhile\n- Turns done "
-                        f"again because the CPUs were moved: {bench.moved}"}
+    return (f"- Machine: {about['cpus']} × {about['cpu']}, {about['system']}, kernel "
+            f"{about['kernel']}\n- Date: {time.strftime('%Y-%m-%d')}\n"
+            f"- Command: `{command}`\n- Other programs used "
+            f"{bench.others_percent():.1f} % of the machine meanwhile\n- Turns done "
+            f"again because the CPUs were moved: {bench.moved}")
+
+
+def about_part(bench, command, old):
+    """What is said of the run of all cases, and a line for each command that measured some anew."""
+    begin = f'- Measured later: `{command}`'
+    lines = [line for line in old.splitlines() if not line.startswith(begin)]
+    return '\n'.join([*lines, f"{begin}, {time.strftime('%Y-%m-%d')}; other programs used "
+                              f"{bench.others_percent():.1f} %, {bench.moved} turns done again"])
+
+
+def rows_of(text):
+    """The rows of the tables in a fragment: (section, cells)."""
+    section = ''
+    for line in text.splitlines():
+        if line.startswith('### '):
+            section = line.removeprefix('### ')
+        elif line.startswith('| '):
+            cells = [cell.strip() for cell in line[1:-1].split('|')]
+            if cells not in (TARGET_HEADER, MEASURED_HEADER, STAGE_HEADER, FUNCTION_HEADER):
+                yield section, cells
+
+
+def merge(old, rows, left):
+    """The rows of a table, and those of the old one whose first cells are of no new row."""
+    table = {tuple(cells[:left]): cells for _, cells in rows_of(old)}
+    table.update((tuple(row[:left]), row) for row in rows)
+    return list(table.values())
+
+
+FUNCTION_HEADER = ['function', 'file', 'stage', 'instructions']
+
+
+def fragments(bench, summary, command, old=None):
+    """
+    What goes between the marks of the document, by their names. old: what is there, when only some
+    cases were run: what they say nothing of stays.
+    """
+    others, parts = None, {}
+    if old:
+        others = {(section, cells[0]): [cells] for section, cells in rows_of(old['targets'])}
     tables = [f'### {section}\n\n' + markdown_table(TARGET_HEADER, rows)
-              for section, rows in target_rows(summary)]
-    tables += [f'- Not available: {what}: {reason}' for what, reason in bench.unavailable.items()]
-    parts['targets'] = '\n\n'.join(tables)
-    parts['measured'] = markdown_table(MEASURED_HEADER, measured_rows(summary), 2)
-    stages = [row for row in stage_rows(bench.samples) if row[0] in STAGES_SHOWN]
+              for section, rows in target_rows(summary, others) if rows]
+    missing = [f'- Not available: {what}: {reason}' for what, reason in bench.unavailable.items()]
+    measured, stages = list(measured_rows(summary)), list(stage_rows(bench.samples))
+    functions = list(function_rows(bench.samples))
+    if old:
+        missing += [line for line in old['targets'].splitlines()
+                    if line.startswith('- Not available') and line not in missing]
+        measured = merge(old['measured'], measured, 2)
+        stages = merge(old['stages'], stages, 1)
+        functions = functions or [cells for _, cells in rows_of(old['functions'])]
+    parts['machine'] = (about_part(bench, command, old['machine']) if old
+                        else about_run(bench, command))
+    parts['targets'] = '\n\n'.join(tables + missing)
+    parts['measured'] = markdown_table(MEASURED_HEADER, measured, 2)
+    stages = sorted((row for row in stages if row[0] in STAGES_SHOWN),
+                    key=lambda row: STAGES_SHOWN.index(row[0]))
     parts['stages'] = markdown_table(STAGE_HEADER, stages)
-    parts['functions'] = markdown_table(['function', 'file', 'stage', 'instructions'],
-                                        function_rows(bench.samples), 3)
+    parts['functions'] = markdown_table(FUNCTION_HEADER, functions, 3)
     return parts
+
+
+def read_document(file_path):
+    """What is between the marks, by their names."""
+    with open(file_path, encoding='utf-8') as file:
+        return dict(re.findall(r'<!-- begin (\w+) -->\n(.*?)\n?<!-- end \1 -->', file.read(),
+                               flags=re.DOTALL))
 
 
 def fill_document(file_path, parts):

@@ -9,6 +9,7 @@ are shown, next to what is wanted (targets.py). What is not there is left out, w
 import argparse
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from cases import CASES
 from processes import BenchError, NotAvailable
 from results import Bench, Summary
 
-PROGRAMS = ('vhostd', 'vhost_load', 'path_bench', 'event_perf', 'reactor_perf')
+PROGRAMS = ('vhostd', 'vhost_load', 'path_bench', 'event_perf', 'reactor_perf', 'nvme_device',
+            'nvme_device_perf', 'nvme_perf')
 
 
 def run_case(bench, case):
@@ -43,32 +45,36 @@ def run_cases(bench, only):
 
 def write_results(bench, args):
     command = 'make bench'
-    if args.quick:
-        command += ' BENCH_ARGS=--quick'
+    options = [*(['--quick'] if args.quick else []),
+               *(['--only', args.only] if args.only else [])]
+    if options:
+        command += f" BENCH_ARGS={shlex.quote(' '.join(options))}"
     summary = Summary(bench.samples)
-    report.print_report(bench, summary)
+    report.print_report(bench, summary, bool(args.only))
     report.write_json(bench, summary, command, os.path.join(args.out, 'bench.json'))
     plot.write_all(summary, args.out)
     print(f'\nwritten: {args.out}/bench.json and *.svg')
     if args.docs:
-        report.fill_document(os.path.join(args.docs, 'performance.md'),
-                             report.fragments(bench, summary, command))
+        document = os.path.join(args.docs, 'performance.md')
+        old = report.read_document(document) if args.only else None
+        report.fill_document(document, report.fragments(bench, summary, command, old))
+        print(f'written: {document}')
+    if args.docs and not args.only:
         plot.write_all(summary, os.path.join(args.docs, 'img'))
-        print(f'written: {args.docs}/performance.md and img/*.svg')
+        print(f'written: {args.docs}/img/*.svg')
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--bin', default='build/bin', help='folder of the programs (build/bin)')
     parser.add_argument('--out', default='build/bench', help='folder of the result (build/bench)')
-    parser.add_argument('--docs', help='folder whose performance.md and img get the result, too')
+    parser.add_argument('--docs', help='folder whose performance.md and img get the result, too; '
+                        'with --only the figures of these cases in performance.md')
     parser.add_argument('--only', default='', metavar='REGEX',
                         help='cases: ' + ' '.join(case.name for case in CASES))
     parser.add_argument('--seconds', type=float, help='length of one measurement (1.5, quick: 0.7)')
     parser.add_argument('--quick', action='store_true', help='fewer cases, one repetition')
     args = parser.parse_args()
-    if args.docs and args.only:
-        parser.error('--docs takes all cases')
     bench = Bench(args)
     missing = [name for name in PROGRAMS if not shutil.which(bench.program(name))]
     if missing:

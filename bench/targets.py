@@ -2,7 +2,8 @@
 """What is wanted of the figures, next to those of the fastest peer.
 
 The peer is SPDK's vhost target, built from source and measured on a machine of the same class (time
-stamp counter 2.6 GHz, cache-line round trip 92 ns) with one front-end core, a queue of 256, 4 KiB.
+stamp counter 2.6 GHz, cache-line round trip 92 ns) with one front-end core, a queue of 256,
+4 KiB; with NVMe it is its vfio-user target with a null disk on one core, its driver on the other.
 """
 from collections import namedtuple
 
@@ -78,6 +79,18 @@ def added_to_bare(title):
         return summary.in_turns((FIRST, 'vhostd'), (BARE, 'epoll'),
                                 lambda one, other: one['p50_us'] - other['p50_us'])
     return Target(title, 'µs', value, cases=(FIRST, BARE))
+
+
+def nvme_alone(depth, iops, cycles, at_most=None):
+    case = f'nvme alone qd{depth}'
+    return (of(f'driver alone, QD {depth}', 'M IOPS', case, 'iops', 1e-6, peer=iops),
+            of(f'driver alone, QD {depth}: busy cycles per I/O', 'cycles', case, 'cycles_per_io',
+               at_most=at_most, peer=cycles))
+
+
+def nvme_interrupts(depth):
+    return compare_turns(f'driver alone, QD {depth}, with interrupts: IOPS to those without',
+                         f'nvme interrupts qd{depth}', f'nvme polled qd{depth}')
 
 
 FEATURES = (('event-idx',), ('inflight',), ('event-idx', 'inflight'))
@@ -176,6 +189,32 @@ SECTIONS = (
            peer=7.0),
         of('reactor_perf, one core', 'M/s', 'reactor_perf on 1 core', scale=1e-6, at_least=50,
            peer=34.5),
+    )),
+    ('NVMe (software device without data, on the other CPU)', (
+        *nvme_alone(1, 1.14, 636),
+        of('driver alone, QD 1: average latency', 'µs', 'nvme alone qd1', 'avg_us', peer=0.82),
+        *nvme_alone(32, 4.7, 275, at_most=230),
+        *nvme_alone(128, 7.4, 344),
+        *(of(f'driver alone, QD {depth}: instructions, load included', 'instructions',
+             f'path nvme-alone-qd{depth}-read', **wanted)
+          for depth, wanted in ((1, {}), (32, {'at_most': 850, 'peer': 1678}), (128, {}))),
+        *(of(f'guest to device and back, {ring} QD {depth}, {rw}', 'instructions',
+             f'path nvme-{ring}-qd{depth}-{rw}', **wanted)
+          for ring in ('split', 'packed') for depth, wanted in ((1, {}), (32, {'at_most': 1400}))
+          for rw in ('read', 'write')),
+        of('guest to device and back, split QD 32, read: cycles per I/O', 'cycles', 'nvme path',
+           'cycles_per_io', at_most=500),
+        compare_turns('guest to device, 4 queues on 2 reactors: IOPS to those on one',
+                      'nvme 4 queues on 2 reactors', 'nvme 4 queues on 1 reactors',
+                      at_least=1.7),
+        of('adaptive, idle: CPU', '%', 'nvme idle adaptive', at_most=1),
+        of('adaptive, 1,000 IOPS, the device naps: CPU', '%', 'nvme 1000 IOPS adaptive'),
+        nvme_interrupts(1),
+        nvme_interrupts(32),
+        *(Target(f'the device itself, QD {depth}', 'M IOPS',
+                 figure(f'nvme device qd{depth}', 'iops', 'nvme_device', 1e-6),
+                 at_least=None if depth == 1 else 5, cases=(f'nvme device qd{depth}',))
+          for depth in (1, 32, 128)),
     )),
     ('The daemon', (
         of('exec to RPC', 'ms', 'exec to RPC', at_most=200, peer='160 – 243'),

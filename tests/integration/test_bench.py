@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from harness import ROOT, VHOSTD
@@ -19,35 +20,82 @@ from targets import compare, compare_turns, of, verdict  # noqa: E402
 from turns import in_turns  # noqa: E402
 
 
-def path_bench(*options):
+BIN = os.path.dirname(VHOSTD)
+
+
+def run_json(program, *options):
     """What a run prints."""
-    program = os.path.join(os.path.dirname(VHOSTD), "path_bench")
-    result = subprocess.run([program, "--json", *options], capture_output=True, text=True,
-                            timeout=120)
+    result = subprocess.run([os.path.join(BIN, program), "--json", *options], capture_output=True,
+                            text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
+def path_bench(*options):
+    return run_json("path_bench", *options)
+
+
 @pytest.mark.parametrize("ring", ["split", "packed"])
-@pytest.mark.parametrize("device", ["null", "malloc"])
+@pytest.mark.parametrize("device", ["null", "malloc", "nvme"])
 def test_path_bench_finds_every_request_in_each_iteration(ring, device):
     cases = path_bench("--ios", "640", "--ring", ring, "--device", device, "--qd", "32",
                        "--inflight", "off", "--idle", "2")
     assert [(c["rw"], c["event_idx"]) for c in cases] == [
         ("read", False), ("write", False), ("read", True), ("write", True)]
     for case in cases:
-        assert case["ios"] == 640 and case["iterations"] == 640 / 32
+        # One iteration to submit to an NVMe device, and one to find it done.
+        assert case["ios"] == 640
+        assert case["iterations"] == (2 if device == "nvme" else 1) * 640 / 32
         assert case["cycles_per_io"] > 0 and case["iops"] > 0
 
 
-def test_path_bench_on_two_reactors():
+@pytest.mark.parametrize("device", ["null", "nvme"])
+def test_path_bench_on_two_reactors(device):
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
         pytest.skip("one CPU")
     case, = path_bench("--ios", "640", "--ring", "split", "--qd", "32", "--rw", "read",
                        "--event-idx", "off", "--inflight", "off", "--queues", "4",
-                       "--cpus", f"{cpus[0]},{cpus[1]}")
+                       "--cpus", f"{cpus[0]},{cpus[1]}", "--device", device)
     assert case["reactors"] == 2 and case["ios"] >= 2 * 640
+
+
+def check_nvme_perf(cases, ios):
+    assert [case["qd"] for case in cases] == [1, 32, 128]
+    for case in cases:
+        assert case["ios"] >= ios and case["copied"] == 0
+        assert case["cycles_per_io"] > 0 and case["iops"] > 0 and case["avg_us"] > 0
+
+
+@pytest.mark.parametrize("rw", ["read", "write"])
+def test_nvme_perf_with_its_own_device(rw):
+    cases = run_json("nvme_perf", "--ios", "1280", "--rw", rw)
+    check_nvme_perf(cases, 1280)
+    assert [case["name"] for case in cases] == [f"nvme-alone-qd{n}-{rw}" for n in (1, 32, 128)]
+
+
+@pytest.mark.parametrize("options", [[], ["--interrupts"]])
+def test_nvme_perf_with_the_software_device(folder, options):
+    socket = folder / "device"
+    device = subprocess.Popen([os.path.join(BIN, "nvme_device"), "--socket", socket, "--control",
+                               folder / "control", "-c", "ns add 1 null 16384 4096"])
+    try:
+        deadline = time.monotonic() + 30
+        while not socket.exists():
+            assert device.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        check_nvme_perf(run_json("nvme_perf", "--socket", socket, "--seconds", "0.05", *options),
+                        1)
+    finally:
+        device.terminate()
+    assert device.wait(30) == 0  # it has seen no violation
+
+
+def test_nvme_perf_says_what_is_wrong(folder):
+    result = subprocess.run([os.path.join(BIN, "nvme_perf"), "--socket", folder / "nothing"],
+                            capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert "there is no such socket" in result.stderr
 
 
 def test_run_fails_without_programs(folder):
@@ -137,6 +185,46 @@ def test_the_document_gets_what_is_between_its_marks(folder):
         assert file.read_text() == f"1\n<!-- begin x -->\n{text}\n<!-- end x -->\n2\n"
     with pytest.raises(ValueError, match="0 marks"):
         report.fill_document(file, {"y": ""})
+
+
+class PartialBench:
+    unavailable = {}
+    moved = 0
+
+    def __init__(self, samples):
+        self.samples = samples
+
+    def others_percent(self):
+        return 0
+
+
+def test_a_run_of_some_cases_leaves_the_figures_of_others(folder):
+    def write(samples, partial):
+        old = report.read_document(file) if partial else None
+        report.fill_document(file, report.fragments(PartialBench(samples), Summary(samples),
+                                                    "make bench", old))
+        return file.read_text()
+
+    def load(case, iops):
+        return {"case": case, "server": "vhostd", "iops": iops * 1e6, "avg_us": 1}
+
+    file = folder / "doc.md"
+    file.write_text("".join(f"<!-- begin {name} -->\n<!-- end {name} -->\n" for name in
+                            ("machine", "targets", "measured", "stages", "functions")))
+    stages = {"case": "path null-split-qd32-read", "server": "vhostd", "value": 555,
+              "stages": dict.fromkeys(path.ORDER, 1), "functions": {
+                  "lib/a.c:b": {"stage": "pop", "instructions": 7}}}
+    write([load("null split randread qd32", 3), load("nvme alone qd32", 5), stages], False)
+    for _ in range(2):
+        text = write([load("nvme alone qd32", 6)], True)
+        assert "| split QD 32 read | 3.00 M IOPS |" in text
+        assert "| driver alone, QD 32 | 6.00 M IOPS |" in text and "5.00 M" not in text
+        assert text.count("| nvme alone qd32 | vhostd |") == 1
+        assert text.count("| null split randread qd32 | vhostd |") == 1
+        assert text.count("| null-split-qd32-read | 555.0 |") == 1
+        assert text.count("| `b` | `lib/a.c` | pop | 7 |") == 1
+        assert text.count("- Measured later: ") == 1 and text.count("- Date: ") == 1
+        assert text.count("### Null disk, poll mode") == 1
 
 
 CALLGRIND = """\
