@@ -52,13 +52,14 @@ struct vhost_blk {
 
 	/* any thread */
 	_Atomic uint64_t size;      /* bytes */
-	_Atomic bool writeback;     /* the driver's choice (CONFIG_WCE) */
+	_Atomic bool writeback;     /* the driver's choice (CONFIG_WCE): see blk_set_features() */
 	_Atomic bool write_through; /* each write must be durable when it completes */
 	_Atomic bool removed;       /* the device is gone: requests fail; those in flight end */
 	_Atomic uint32_t mappers;   /* who uses desc to map memory; it is not closed meanwhile */
 
 	/* vhost-events thread only */
 	uint64_t negotiated;
+	bool cannot_flush; /* writeback is off because of this, not by choice */
 };
 
 /* What is in a slot. */
@@ -477,16 +478,23 @@ update_write_through(struct vhost_blk *blk)
 	atomic_store(&blk->write_through, !volatile_writes);
 }
 
+/*
+ * The driver's choice outlives the session. A front-end that comes back after a lost connection does
+ * not repeat it, and its driver goes on without flushes if it has chosen write-through; one that
+ * comes anew reads it. Only what no driver has chosen goes with its reason.
+ */
 static void
 blk_set_features(void *device, uint64_t features)
 {
 	struct vhost_blk *blk = device;
+	bool cannot_flush = features & FEATURE(CONFIG_WCE) && !(features & FEATURE(FLUSH));
 
 	blk->negotiated = features;
-	/* virtio 1.2 §5.2.5: who takes CONFIG_WCE without FLUSH starts with write-through. */
-	if (features == 0)
+	if (blk->cannot_flush && !cannot_flush)
 		atomic_store(&blk->writeback, true);
-	else if (features & FEATURE(CONFIG_WCE) && !(features & FEATURE(FLUSH)))
+	/* virtio 1.2 §5.2.5: who takes CONFIG_WCE without FLUSH starts with write-through. */
+	blk->cannot_flush = cannot_flush && (blk->cannot_flush || atomic_load(&blk->writeback));
+	if (cannot_flush)
 		atomic_store(&blk->writeback, false);
 	update_write_through(blk);
 }
@@ -534,6 +542,7 @@ blk_set_config(void *device, uint32_t offset, uint32_t size, const uint8_t *data
 	    !(blk->negotiated & FEATURE(CONFIG_WCE)))
 		return -EINVAL;
 	atomic_store(&blk->writeback, data[0] == 1);
+	blk->cannot_flush = false;
 	update_write_through(blk);
 	return 0;
 }

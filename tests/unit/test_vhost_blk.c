@@ -620,11 +620,59 @@ test_write_through(void **state)
 	expect_write(true);
 	set_writeback(1, 0);
 	expect_write(false);
-	/* The next driver begins anew. */
+	stop();
+}
+
+/* A driver that has chosen write-through sends no flushes, also when its front-end comes back. */
+static void
+test_write_through_outlives_session(void **state)
+{
+	const uint64_t flush = 1ULL << VIRTIO_BLK_F_FLUSH, wce = 1ULL << VIRTIO_BLK_F_CONFIG_WCE;
+
+	(void)state;
+	start();
+	negotiate(flush | wce);
 	set_writeback(0, 0);
+	for (int i = 0; i < 3; i++) {
+		negotiate(0);
+		negotiate(flush | wce);
+		expect_write(true);
+	}
+	set_writeback(1, 0);
 	negotiate(0);
 	negotiate(flush | wce);
 	expect_write(false);
+	stop();
+}
+
+/* ... but one that cannot flush has chosen nothing for the next one. */
+static void
+test_write_through_of_driver_without_flush(void **state)
+{
+	const uint64_t flush = 1ULL << VIRTIO_BLK_F_FLUSH, wce = 1ULL << VIRTIO_BLK_F_CONFIG_WCE;
+
+	(void)state;
+	start();
+	for (int i = 0; i < 2; i++) {
+		negotiate(wce);
+		negotiate(wce);
+		expect_write(true);
+		negotiate(0);
+		negotiate(flush | wce);
+		expect_write(false);
+	}
+	set_writeback(0, 0);
+	negotiate(wce);
+	expect_write(true);
+	negotiate(flush | wce);
+	expect_write(true);
+	negotiate(wce);
+	set_writeback(1, 0);
+	expect_write(false);
+	/* Whether its front-end, or another driver, comes next is not known. */
+	negotiate(0);
+	negotiate(wce);
+	expect_write(true);
 	stop();
 }
 
@@ -937,6 +985,8 @@ main(void)
 		TEST(test_device_errors),
 		TEST(test_broken_requests),
 		TEST(test_write_through),
+		TEST(test_write_through_outlives_session),
+		TEST(test_write_through_of_driver_without_flush),
 		TEST(test_flush),
 		TEST(test_discard),
 		TEST(test_ranges_in_order),
