@@ -244,6 +244,8 @@ vhost_queue_start(void *arg)
 			strerror(-queue->start_rc));
 		vhost_thread_put_channel(queue->home, &queue->channel);
 		queue->state = VHOST_QUEUE_FAILED;
+		/* Nobody waits for start_rc where an older session had to end first. */
+		signal_eventfd(queue, &queue->setup.err_fd);
 		return;
 	}
 	LIST_INSERT_HEAD(&queue->home->queues, queue, link);

@@ -96,7 +96,8 @@ struct vhost_queue {
 /* ---- messages to the queue's thread from the main thread; arg is the queue ---- */
 
 /*
- * Adopts setup and polls. When it cannot, start_rc is the reason, and there is a line in the log.
+ * Adopts setup and polls. When it cannot, start_rc is the reason, there is a line in the log, and
+ * the error eventfd is signalled.
  */
 void vhost_queue_start(void *arg);
 /*

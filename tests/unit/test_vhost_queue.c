@@ -5,6 +5,7 @@
 /* links: vhost virtio bdev event testlib thread env */
 #include "virtq_rig.h"
 
+#include <errno.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -53,13 +54,15 @@ let_go(void)
 	hold = false;
 }
 
+static int channel_rc;
+
 static int
 channel_get(void *device, const char *label, void **channel)
 {
 	(void)device;
 	(void)label;
 	*channel = NULL;
-	return 0;
+	return channel_rc;
 }
 
 static const struct vhost_device_ops device_ops = {
@@ -87,8 +90,8 @@ start(bool event_idx)
 						  .err_fd = err_fd};
 	thread_set_current(thread);
 	vhost_queue_start(queue);
-	assert_int_equal(queue->start_rc, 0);
 	thread_set_current(NULL);
+	assert_int_equal(queue->start_rc, channel_rc);
 	session->busy = 1;
 }
 
@@ -120,6 +123,7 @@ setup(void **state)
 	queue->home = main_thread;
 	queue->ops = &device_ops;
 	set_coalescing(0, 60000);
+	channel_rc = 0;
 	hold = false;
 	held_count = 0;
 	kick_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -234,6 +238,18 @@ test_counters(void **state)
 	poll_once(thread);
 	assert_int_equal(queue->counters[VHOST_BREAKS], 1);
 	assert_int_equal(take(err_fd), 1);
+}
+
+/* Its session may have waited for another one, long after the front-end's message was answered. */
+static void
+test_failed_start_is_told(void **state)
+{
+	(void)state;
+	channel_rc = -ENOMEM;
+	start(false);
+	assert_int_equal(queue->state, VHOST_QUEUE_FAILED);
+	assert_int_equal(take(err_fd), 1);
+	assert_int_equal(take(call_fd), 0);
 }
 
 /* ---- coalescing ---- */
@@ -494,6 +510,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_off),
 		TEST(test_counters),
+		TEST(test_failed_start_is_told),
 		TEST(test_slow_queue_is_not_delayed),
 		TEST(test_fast_queue),
 		TEST(test_delay_grows_with_the_rate),
