@@ -371,11 +371,11 @@ stop_queues(struct vhost_session *session, uint64_t mask)
 	if (mask == 0)
 		return 0;
 	rc = wait_until_drained(session, mask);
-	if (rc != 0) {
+	if (rc == -ETIMEDOUT)
 		log_err("vhost %s: requests of a queue do not end within %llu s",
 			vhost_session_name(session), VHOST_DRAIN_US / 1000000);
+	if (rc != 0)
 		return rc;
-	}
 	for (; mask != 0; mask &= mask - 1) {
 		uint32_t index = (uint32_t)__builtin_ctzll(mask);
 		struct vhost_vring *vring = &session->vrings[index];
