@@ -86,9 +86,9 @@ write_in_time(struct notifier *n, int eventfd)
 	ssize_t written;
 
 	if (!n->has_timer && !start_timer(n))
-		return -ETIMEDOUT;
+		return -EAGAIN;
 	if (timer_settime(n->timer, 0, &armed, NULL) != 0)
-		return -ETIMEDOUT;
+		return -EAGAIN;
 	written = write(eventfd, &one, sizeof(one));
 	if (written < 0 && errno != EINTR)
 		written = 0; /* full, or no eventfd: nothing can be done */

@@ -14,7 +14,8 @@
  * Any OS thread, each has an AIO context of its own. Never blocks where the kernel has AIO. Where
  * it has none (or no more contexts), writes, and a timer interrupts that after NOTIFIER_BOUND_US.
  * 0: done, as far as possible (the counter of a full eventfd stays as it is). -ETIMEDOUT: it held
- * us up for that long, or would have: do not call with that eventfd again.
+ * us up for that long: do not call with that eventfd again. -EAGAIN: the machine has neither an AIO
+ * context nor a timer for us just now; the eventfd was not touched.
  */
 int vhost_notify(int eventfd);
 

@@ -15,24 +15,31 @@
 #define likely(condition)   __builtin_expect(!!(condition), 1)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
 
-/* *eventfd is -1 afterwards if it must not be used again. */
-static void
+/*
+ * Returns whether to try again: it was not possible now. *eventfd is -1 afterwards if it must not be
+ * used any more.
+ */
+static bool
 signal_eventfd(const struct vhost_queue *queue, int *eventfd)
 {
-	if (*eventfd < 0 || likely(vhost_notify(*eventfd) == 0))
-		return;
+	int rc = likely(*eventfd >= 0) ? vhost_notify(*eventfd) : 0;
+
+	if (likely(rc == 0))
+		return false;
+	if (rc == -EAGAIN)
+		return true;
 	log_warn("vhost %s: queue %u: the front-end lets an eventfd block; it is not told of "
 		 "anything until it sends another",
 		 vhost_session_name(queue->session), queue->index);
 	*eventfd = -1;
+	return false;
 }
 
 static void
 call(struct vhost_queue *queue)
 {
-	queue->call_pending = false;
-	queue->counters[VHOST_CALLS]++;
-	signal_eventfd(queue, &queue->setup.call_fd);
+	queue->call_pending = signal_eventfd(queue, &queue->setup.call_fd);
+	queue->counters[VHOST_CALLS] += !queue->call_pending;
 }
 
 static bool
@@ -252,7 +259,7 @@ vhost_queue_start(void *arg)
 	queue->state = VHOST_QUEUE_RUNNING;
 	virtq_disable_kicks(queue->setup.vq);
 	/* The driver may wait for a call that went to an earlier eventfd. */
-	signal_eventfd(queue, &queue->setup.call_fd);
+	queue->call_pending = signal_eventfd(queue, &queue->setup.call_fd);
 }
 
 void
@@ -289,8 +296,7 @@ vhost_queue_set_fds(struct vhost_queue *queue, int call_fd, int err_fd)
 {
 	queue->setup.call_fd = call_fd;
 	queue->setup.err_fd = err_fd;
-	queue->call_pending = false;
-	signal_eventfd(queue, &queue->setup.call_fd);
+	queue->call_pending = signal_eventfd(queue, &queue->setup.call_fd);
 	if (queue->broken)
 		signal_eventfd(queue, &queue->setup.err_fd);
 }

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Calls through eventfds whose other owner is hostile: with AIO, and where the kernel has none. */
 /* links: vhost env */
-/* ldflags: -Wl,--wrap=syscall */
+/* ldflags: -Wl,--wrap=syscall -Wl,--wrap=timer_create */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -41,6 +42,20 @@ __wrap_syscall(long number, long a, long b, long c, long d, long e, long f)
 	if (number == SYS_io_submit)
 		submits++;
 	return __real_syscall(number, a, b, c, d, e, f);
+}
+
+static bool no_timers;
+
+int __real_timer_create(clockid_t clock, struct sigevent *event, timer_t *timer);
+int __wrap_timer_create(clockid_t clock, struct sigevent *event, timer_t *timer);
+
+int
+__wrap_timer_create(clockid_t clock, struct sigevent *event, timer_t *timer)
+{
+	if (!no_timers)
+		return __real_timer_create(clock, event, timer);
+	errno = EAGAIN;
+	return -1;
 }
 
 /* ---- each test notifies from an OS thread of its own, which has to come back ---- */
@@ -101,6 +116,7 @@ setup(void **state)
 {
 	(void)state;
 	failing_call = -1;
+	no_timers = false;
 	submits = 0;
 	return 0;
 }
@@ -225,6 +241,22 @@ test_without_aio_full(void **state)
 	close(polite);
 }
 
+/* Nothing is wrong with the eventfd, which is good when there is a timer again. */
+static void
+test_without_anything(void **state)
+{
+	int fd = open_eventfd(0, true);
+
+	(void)state;
+	failing_call = SYS_io_submit;
+	no_timers = true;
+	assert_int_equal(notify(fd, 3), -EAGAIN);
+	no_timers = false;
+	assert_int_equal(notify(fd, 3), 0);
+	assert_int_equal(take(fd), 3);
+	close(fd);
+}
+
 int
 main(void)
 {
@@ -237,6 +269,7 @@ main(void)
 		cmocka_unit_test_setup(test_many_threads, setup),
 		cmocka_unit_test_setup(test_without_aio, setup),
 		cmocka_unit_test_setup(test_without_aio_full, setup),
+		cmocka_unit_test_setup(test_without_anything, setup),
 	};
 
 	return cmocka_run_group_tests_name("vhost_notifier", tests, NULL, NULL);

@@ -3,6 +3,7 @@
  * A queue polled by hand on a clock of the test's: when its driver is called, and what it counts.
  */
 /* links: vhost virtio bdev event testlib thread env */
+/* ldflags: -Wl,--wrap=vhost_notify */
 #include "virtq_rig.h"
 
 #include <errno.h>
@@ -13,6 +14,7 @@
 #include "env.h"
 #include "ticks.h"
 #include "vhost/controller.h"
+#include "vhost/notifier.h"
 #include "vhost/session.h"
 
 #define RING       256
@@ -67,6 +69,19 @@ channel_get(void *device, const char *label, void **channel)
 
 static const struct vhost_device_ops device_ops = {
 	.name = "test", .channel_get = channel_get, .handle = handle};
+
+/* ---- a machine that cannot signal eventfds ---- */
+
+static bool notifier_fails;
+
+int __real_vhost_notify(int eventfd);
+int __wrap_vhost_notify(int eventfd);
+
+int
+__wrap_vhost_notify(int eventfd)
+{
+	return notifier_fails ? -EAGAIN : __real_vhost_notify(eventfd);
+}
 
 /* ---- the rig ---- */
 
@@ -124,6 +139,7 @@ setup(void **state)
 	queue->ops = &device_ops;
 	set_coalescing(0, 60000);
 	channel_rc = 0;
+	notifier_fails = false;
 	hold = false;
 	held_count = 0;
 	kick_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -249,6 +265,43 @@ test_failed_start_is_told(void **state)
 	start(false);
 	assert_int_equal(queue->state, VHOST_QUEUE_FAILED);
 	assert_int_equal(take(err_fd), 1);
+	assert_int_equal(take(call_fd), 0);
+}
+
+/* For a moment the machine has no way to do it: the call is late, and not lost, also in sleep. */
+static void
+test_call_is_tried_again(void **state)
+{
+	uint64_t calls;
+
+	(void)state;
+	start(false);
+	assert_int_equal(take(call_fd), 1);
+	calls = queue->counters[VHOST_CALLS];
+	notifier_fails = true;
+	assert_int_equal(do_one(), 0);
+	poll_once(thread);
+	assert_true(thread_arm(thread));
+	assert_true(thread_next_due(thread) != UINT64_MAX);
+	thread_disarm(thread);
+	assert_int_equal(queue->counters[VHOST_CALLS], calls);
+	notifier_fails = false;
+	poll_once(thread);
+	assert_int_equal(take(call_fd), 1);
+	assert_int_equal(queue->counters[VHOST_CALLS], calls + 1);
+	assert_int_equal(do_one(), 1);
+}
+
+static void
+test_first_call_is_tried_again(void **state)
+{
+	(void)state;
+	notifier_fails = true;
+	start(false);
+	notifier_fails = false;
+	poll_once(thread);
+	assert_int_equal(take(call_fd), 1);
+	poll_once(thread);
 	assert_int_equal(take(call_fd), 0);
 }
 
@@ -511,6 +564,8 @@ main(void)
 		TEST(test_off),
 		TEST(test_counters),
 		TEST(test_failed_start_is_told),
+		TEST(test_call_is_tried_again),
+		TEST(test_first_call_is_tried_again),
 		TEST(test_slow_queue_is_not_delayed),
 		TEST(test_fast_queue),
 		TEST(test_delay_grows_with_the_rate),
