@@ -169,6 +169,25 @@ first_place(json_t *failed, json_t *entries)
 	return place;
 }
 
+/* Gives up the failed entries whose objects the document, which has none of them yet, has again. */
+static void
+give_up_made_up(json_t *document)
+{
+	size_t i = json_array_size(config.failed);
+
+	while (i-- > 0) {
+		json_t *kept = json_array_get(config.failed, i);
+		json_t *entry = json_object_get(kept, "entry");
+		const char *subsystem = json_string_value(json_object_get(kept, "subsystem"));
+
+		if (!is_made_up_for(entry, entries_of(document, subsystem)))
+			continue;
+		log_notice("state: %s exists again; its entry that failed is given up",
+			   display_name(entry));
+		json_array_remove(config.failed, i);
+	}
+}
+
 /*
  * Puts the failed entries back into their places, which ascend within a subsystem; or later, where
  * the object of a setting has been made again after other ones.
@@ -176,31 +195,23 @@ first_place(json_t *failed, json_t *entries)
 static int
 merge_failed(json_t *document)
 {
-	size_t i = 0;
+	json_t *kept;
+	size_t i;
 
-	while (i < json_array_size(config.failed)) {
-		json_t *kept = json_array_get(config.failed, i);
+	give_up_made_up(document);
+	json_array_foreach (config.failed, i, kept) {
 		json_t *entry = json_object_get(kept, "entry");
 		size_t place = (size_t)json_integer_value(json_object_get(kept, "place"));
 		json_t *entries =
 			entries_of(document, json_string_value(json_object_get(kept, "subsystem")));
 		size_t first = first_place(entry, entries);
 
-		if (entries == NULL)
-			return -ENOMEM;
-		if (is_made_up_for(entry, entries)) {
-			log_notice("state: %s exists again; its entry that failed is given up",
-				   display_name(entry));
-			json_array_remove(config.failed, i);
-			continue;
-		}
 		if (place < first)
 			place = first;
 		if (place > json_array_size(entries))
 			place = json_array_size(entries);
 		if (json_array_insert(entries, place, entry) != 0)
 			return -ENOMEM;
-		i++;
 	}
 	return 0;
 }

@@ -191,6 +191,34 @@ test_unknown_entries_are_kept(void **state)
 	assert_false(has("state.json", "\"a\""));
 }
 
+/*
+ * Two that failed do not make up for each other, although they have a name in common: whether either
+ * of them is there is not known.
+ */
+static void
+test_failed_entries_of_one_name(void **state)
+{
+	struct app_opts opts = default_opts();
+
+	(void)state;
+	put("state.json", "{\"subsystems\": [{\"subsystem\": \"things\", \"config\": ["
+			  "{\"method\": \"thing_create\", \"params\": {\"name\": \"a\"}},"
+			  "{\"method\": \"thing_create\", \"params\": {\"name\": \"b\"}},"
+			  "{\"method\": \"thing_set_color\", \"params\": {\"name\": \"b\", "
+			  "\"color\": \"red\"}},"
+			  "{\"method\": \"thing_set_color\", \"params\": {\"name\": \"b\", "
+			  "\"color\": \"blue\"}},"
+			  "{\"method\": \"other_create\", \"params\": {\"name\": \"b\"}}]}]}");
+	put("missing-b", "");
+	assert_int_equal(live(&opts, delete_a), 0);
+	assert_false(has("log", "exists again"));
+	assert_false(has("state.json", "\"a\""));
+	assert_true(has("state.json", "thing_create"));
+	assert_true(has("state.json", "red"));
+	assert_true(has("state.json", "blue"));
+	assert_true(has("state.json", "other_create"));
+}
+
 static void
 test_damaged_state(void **state)
 {
@@ -324,6 +352,7 @@ main(void)
 		TEST(test_stop_while_replaying),
 		TEST(test_entry_that_is_made_again_is_given_up),
 		TEST(test_unknown_entries_are_kept),
+		TEST(test_failed_entries_of_one_name),
 		TEST(test_damaged_state),
 		TEST(test_two_daemons),
 		TEST(test_state_cannot_be_written),
