@@ -29,11 +29,23 @@ int vhost_lib_init(const char *socket_dir, struct errmsg *err);
  */
 void vhost_lib_fini(void);
 
+/*
+ * Sets what saves vhost_config_json() after a guest has changed something in it; the guest waits for
+ * that. It is called on the vhost-events thread: it may block, but not for long. Before
+ * vhost_lib_init(); NULL, as at first: nothing is saved.
+ */
+void vhost_lib_set_save(void (*save)(void));
+
 struct vhost_blk_opts {
-	const char *name;              /* the socket is <socket dir>/<name>; copied */
-	const char *bdev;              /* name of the block device */
-	bool read_only;                /* the guest may not write, although the bdev could */
-	bool packed_ring;              /* offer VIRTIO_F_RING_PACKED */
+	const char *name; /* the socket is <socket dir>/<name>; copied */
+	const char *bdev; /* name of the block device */
+	bool read_only;   /* the guest may not write, although the bdev could */
+	bool packed_ring; /* offer VIRTIO_F_RING_PACKED */
+	/*
+	 * Of guests that may choose (VIRTIO_BLK_F_CONFIG_WCE) this is the choice that they find:
+	 * writes are durable when they complete.
+	 */
+	bool write_through;
 	const struct cpumask *cpumask; /* where its threads may run; NULL: anywhere */
 };
 /*

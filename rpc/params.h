@@ -287,6 +287,7 @@ struct rpc_vhost_create_blk_controller {
 	struct cpumask cpumask;
 	bool readonly;
 	bool packed_ring;
+	bool writeback;
 };
 
 /* For methods that take a controller and nothing else. */

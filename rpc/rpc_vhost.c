@@ -18,6 +18,7 @@ create_blk_controller(const void *arg, json_t **result, struct errmsg *err)
 		.bdev = params->dev_name,
 		.read_only = params->readonly,
 		.packed_ring = params->packed_ring,
+		.write_through = !params->writeback,
 		.cpumask = cpumask_is_empty(&params->cpumask) ? NULL : &params->cpumask,
 	};
 

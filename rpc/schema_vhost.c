@@ -25,6 +25,12 @@ static const struct rpc_param create_blk_params[] = {
 	 .type = RPC_BOOL,
 	 .offset = CREATE(packed_ring),
 	 .help = "offer packed virtqueues"},
+	{.name = "writeback",
+	 .type = RPC_BOOL,
+	 .offset = CREATE(writeback),
+	 .preset = 1,
+	 .help = "writes may be volatile until the guest flushes. A guest may change it: this is "
+		 "what it finds, and what it chose last is kept"},
 	{.name = "cpumask",
 	 .type = RPC_CPUMASK,
 	 .offset = CREATE(cpumask),

@@ -52,6 +52,7 @@ bdev_subsystem_config(void)
 static int
 start_vhost(const struct app_opts *opts, struct errmsg *err)
 {
+	vhost_lib_set_save(app_save);
 	return vhost_lib_init(opts->socket_dir, err);
 }
 

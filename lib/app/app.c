@@ -239,6 +239,35 @@ commit(struct errmsg *err)
 	return config_commit(err);
 }
 
+static void
+save(void *arg)
+{
+	struct errmsg err = {""};
+
+	completion_signal(arg, commit(&err));
+}
+
+void
+app_save(void)
+{
+	struct completion *done = completion_create();
+	int rc = done != NULL ? 0 : -ENOMEM;
+
+	if (app_is_stopping())
+		rc = -ECANCELED;
+	if (rc == 0)
+		rc = coroutine_start(app.thread, "app_save", save, done);
+	if (rc != 0) {
+		completion_drop(done);
+	} else {
+		rc = completion_wait(done, APP_SAVE_US);
+		completion_put(done);
+	}
+	if (rc != 0)
+		log_warn("state: a guest's change holds only until the daemon ends: %s",
+			 strerror(-rc));
+}
+
 static int
 start_server(struct errmsg *err)
 {

@@ -53,13 +53,13 @@ struct vhost_blk {
 	/* any thread */
 	_Atomic uint64_t size;      /* bytes */
 	_Atomic bool writeback;     /* the driver's choice (CONFIG_WCE): see blk_set_features() */
+	_Atomic bool cannot_flush;  /* writeback is off because of this, not by choice */
 	_Atomic bool write_through; /* each write must be durable when it completes */
 	_Atomic bool removed;       /* the device is gone: requests fail; those in flight end */
 	_Atomic uint32_t mappers;   /* who uses desc to map memory; it is not closed meanwhile */
 
 	/* vhost-events thread only */
 	uint64_t negotiated;
-	bool cannot_flush; /* writeback is off because of this, not by choice */
 };
 
 /* What is in a slot. */
@@ -479,9 +479,10 @@ update_write_through(struct vhost_blk *blk)
 }
 
 /*
- * The driver's choice outlives the session. A front-end that comes back after a lost connection does
- * not repeat it, and its driver goes on without flushes if it has chosen write-through; one that
- * comes anew reads it. Only what no driver has chosen goes with its reason.
+ * The driver's choice outlives the session, and the process (blk_config()). A front-end that comes
+ * back after a lost connection does not repeat it, and its driver goes on without flushes if it has
+ * chosen write-through; one that comes anew reads it. Only what no driver has chosen goes with its
+ * reason.
  */
 static void
 blk_set_features(void *device, uint64_t features)
@@ -537,13 +538,17 @@ static int
 blk_set_config(void *device, uint32_t offset, uint32_t size, const uint8_t *data)
 {
 	struct vhost_blk *blk = device;
+	bool changed;
 
 	if (offset != offsetof(struct virtio_blk_config, wce) || size != 1 || data[0] > 1 ||
 	    !(blk->negotiated & FEATURE(CONFIG_WCE)))
 		return -EINVAL;
-	atomic_store(&blk->writeback, data[0] == 1);
-	blk->cannot_flush = false;
+	changed = atomic_exchange(&blk->writeback, data[0] == 1) != (data[0] == 1);
+	changed |= atomic_exchange(&blk->cannot_flush, false);
 	update_write_through(blk);
+	/* Before the driver relies on it: the next process must know. */
+	if (changed)
+		vhost_controllers_save();
 	return 0;
 }
 
@@ -663,10 +668,11 @@ static json_t *
 blk_config(void *device)
 {
 	struct vhost_blk *blk = device;
+	bool writeback = atomic_load(&blk->writeback) || atomic_load(&blk->cannot_flush);
 
-	return json_pack("{s:s, s:{s:s, s:b, s:b}}", "method", "vhost_create_blk_controller",
+	return json_pack("{s:s, s:{s:s, s:b, s:b, s:b}}", "method", "vhost_create_blk_controller",
 			 "params", "dev_name", blk->bdev_name, "readonly", blk->read_only,
-			 "packed_ring", blk->packed_ring);
+			 "packed_ring", blk->packed_ring, "writeback", writeback);
 }
 
 static const struct vhost_device_ops blk_ops = {
@@ -717,7 +723,6 @@ adopt_bdev(struct vhost_blk *blk)
 	blk->info = *bdev_get_info(bdev);
 	memcpy(blk->bdev_name, blk->info.name, sizeof(blk->bdev_name));
 	atomic_init(&blk->size, blk->info.size);
-	atomic_init(&blk->writeback, true);
 	atomic_init(&blk->write_through, true);
 	blk->features = offered_features(blk);
 	blk->request_size = offsetof(struct blk_request, rq) + bdev_request_size(bdev);
@@ -740,6 +745,7 @@ vhost_blk_create(const struct vhost_blk_opts *opts, struct errmsg *err)
 		return err_set(err, -ENOMEM, "vhost controller %s: no memory", opts->name);
 	blk->read_only = opts->read_only;
 	blk->packed_ring = opts->packed_ring;
+	atomic_init(&blk->writeback, !opts->write_through);
 	blk->refs = 1;
 	snprintf(user, sizeof(user), "vhost controller %s", opts->name);
 	rc = bdev_open(opts->bdev, !opts->read_only, user, on_bdev_event, blk, &blk->desc, err);

@@ -500,6 +500,21 @@ vhost_config_json(void)
 
 /* ---- the library ---- */
 
+static void (*save_config)(void); /* set once */
+
+void
+vhost_lib_set_save(void (*save)(void))
+{
+	save_config = save;
+}
+
+void
+vhost_controllers_save(void)
+{
+	if (save_config != NULL)
+		save_config();
+}
+
 struct init_call {
 	const char *socket_dir;
 	struct errmsg *err;

@@ -90,6 +90,9 @@ vhost_controller_cpumask(const struct vhost_controller *controller)
 /* Any OS thread: the device's configuration space has changed, the driver should know. */
 void vhost_controller_config_changed(struct vhost_controller *controller);
 
+/* vhost-events thread; may block. What ops->config() says has changed, by a guest. */
+void vhost_controllers_save(void);
+
 /* App thread. The one that has this device; NULL while it is being made. */
 struct vhost_controller *vhost_controller_of_device(const void *device);
 

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
+#include <linux/virtio_blk.h>
+
 #include "crash.h"
 
 #define ROUNDS      4
@@ -70,6 +72,31 @@ check_disconnects(bool packed)
 	assert_int_equal(crash_close(&crash), 0);
 }
 
+/*
+ * A driver that has chosen write-through sends no flushes, and its front-end does not repeat the
+ * choice: the next daemon must know of it. Durability itself: tests/unit/test_vhost_blk.c.
+ */
+static void
+test_cache_mode(void **state)
+{
+	const uint32_t wce = offsetof(struct virtio_blk_config, wce);
+	static struct crash crash;
+	uint64_t us;
+
+	(void)state;
+	assert_int_equal(crash_open(&crash, false, 1), 0);
+	for (int i = 0; i < 4; i++) {
+		struct client *c = &crash.load.device.client;
+		uint8_t value = (uint8_t)(i % 2), kept = 9;
+
+		assert_int_equal(client_set_config(c, wce, 1, &value, true), 0);
+		assert_int_equal(crash_round(&crash, &us), 0);
+		assert_int_equal(client_get_config(c, wce, 1, &kept), 0);
+		assert_int_equal(kept, value);
+	}
+	assert_int_equal(crash_close(&crash), 0);
+}
+
 static void
 test_disconnects_split(void **state)
 {
@@ -88,9 +115,8 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_kills_split),
-		cmocka_unit_test(test_kills_packed),
-		cmocka_unit_test(test_disconnects_split),
+		cmocka_unit_test(test_kills_split),        cmocka_unit_test(test_kills_packed),
+		cmocka_unit_test(test_cache_mode),         cmocka_unit_test(test_disconnects_split),
 		cmocka_unit_test(test_disconnects_packed),
 	};
 

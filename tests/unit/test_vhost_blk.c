@@ -49,6 +49,14 @@ vhost_controller_config_changed(struct vhost_controller *changed)
 	config_changes++;
 }
 
+static unsigned int saves;
+
+void
+vhost_controllers_save(void)
+{
+	saves++;
+}
+
 /* ---- a guest: one region, one queue, on the controller's second thread ---- */
 
 #define RING_SIZE  64
@@ -257,6 +265,19 @@ set_writeback(uint8_t value, int expected)
 {
 	assert_int_equal(controller.ops->set_config(controller.device, WCE_OFFSET, 1, &value),
 			 expected);
+}
+
+/* What the next process is told. */
+static bool
+kept_writeback(void)
+{
+	json_t *config = controller.ops->config(controller.device);
+	json_t *writeback = json_object_get(json_object_get(config, "params"), "writeback");
+	bool value = json_is_true(writeback);
+
+	assert_true(json_is_boolean(writeback));
+	json_decref(config);
+	return value;
 }
 
 static struct virtio_blk_outhdr *
@@ -632,13 +653,21 @@ test_write_through_outlives_session(void **state)
 	(void)state;
 	start();
 	negotiate(flush | wce);
+	assert_true(kept_writeback());
+	saves = 0;
 	set_writeback(0, 0);
+	assert_int_equal(saves, 1);
 	for (int i = 0; i < 3; i++) {
 		negotiate(0);
 		negotiate(flush | wce);
 		expect_write(true);
+		set_writeback(0, 0);
+		assert_false(kept_writeback());
 	}
+	assert_int_equal(saves, 1);
 	set_writeback(1, 0);
+	assert_int_equal(saves, 2);
+	assert_true(kept_writeback());
 	negotiate(0);
 	negotiate(flush | wce);
 	expect_write(false);
@@ -657,6 +686,7 @@ test_write_through_of_driver_without_flush(void **state)
 		negotiate(wce);
 		negotiate(wce);
 		expect_write(true);
+		assert_true(kept_writeback());
 		negotiate(0);
 		negotiate(flush | wce);
 		expect_write(false);

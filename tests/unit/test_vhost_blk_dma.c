@@ -48,6 +48,11 @@ vhost_controller_config_changed(struct vhost_controller *changed)
 	(void)changed;
 }
 
+void
+vhost_controllers_save(void)
+{
+}
+
 static void
 start(void)
 {
