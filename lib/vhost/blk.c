@@ -31,6 +31,8 @@
 /* Ranges in one DISCARD or WRITE_ZEROES, and how much each may be. */
 #define MAX_RANGES        16
 #define MAX_DISCARD_BYTES (2u << 30)
+/* Changes of the cache mode in one session that are each brought to the disk. */
+#define MAX_SAVES 16
 /* Devices that write the zeroes themselves should not keep others waiting. */
 #define MAX_WRITE_ZEROES_BYTES (32u << 20)
 
@@ -60,6 +62,7 @@ struct vhost_blk {
 
 	/* vhost-events thread only */
 	uint64_t negotiated;
+	uint32_t saves; /* in this session */
 };
 
 /* What is in a slot. */
@@ -491,6 +494,8 @@ blk_set_features(void *device, uint64_t features)
 	bool cannot_flush = features & FEATURE(CONFIG_WCE) && !(features & FEATURE(FLUSH));
 
 	blk->negotiated = features;
+	if (features == 0)
+		blk->saves = 0;
 	if (blk->cannot_flush && !cannot_flush)
 		atomic_store(&blk->writeback, true);
 	/* virtio 1.2 §5.2.5: who takes CONFIG_WCE without FLUSH starts with write-through. */
@@ -546,9 +551,14 @@ blk_set_config(void *device, uint32_t offset, uint32_t size, const uint8_t *data
 	changed = atomic_exchange(&blk->writeback, data[0] == 1) != (data[0] == 1);
 	changed |= atomic_exchange(&blk->cannot_flush, false);
 	update_write_through(blk);
-	/* Before the driver relies on it: the next process must know. */
-	if (changed)
+	/*
+	 * Before the driver relies on it: the next process must know. One that does nothing but
+	 * change its mind keeps no disk busy: from some time on write-through stays saved.
+	 */
+	if (changed && (data[0] == 0 || blk->saves < MAX_SAVES)) {
+		blk->saves++;
 		vhost_controllers_save();
+	}
 	return 0;
 }
 

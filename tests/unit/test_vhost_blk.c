@@ -674,6 +674,32 @@ test_write_through_outlives_session(void **state)
 	stop();
 }
 
+/* Each save is a write to the disk: their number is bounded, and write-through is never forgotten. */
+static void
+test_changes_of_cache_are_bounded(void **state)
+{
+	const uint64_t flush = 1ULL << VIRTIO_BLK_F_FLUSH, wce = 1ULL << VIRTIO_BLK_F_CONFIG_WCE;
+	unsigned int on = 0;
+
+	(void)state;
+	start();
+	for (int session = 0; session < 2; session++) {
+		negotiate(0);
+		negotiate(flush | wce);
+		for (int i = 0; i < 1000; i++) {
+			saves = 0;
+			set_writeback(0, 0);
+			assert_int_equal(saves, 1);
+			saves = 0;
+			set_writeback(1, 0);
+			on += saves;
+		}
+		assert_in_range(on, (session + 1) * 1, (session + 1) * 16);
+	}
+	expect_write(false);
+	stop();
+}
+
 /* ... but one that cannot flush has chosen nothing for the next one. */
 static void
 test_write_through_of_driver_without_flush(void **state)
@@ -1016,6 +1042,7 @@ main(void)
 		TEST(test_broken_requests),
 		TEST(test_write_through),
 		TEST(test_write_through_outlives_session),
+		TEST(test_changes_of_cache_are_bounded),
 		TEST(test_write_through_of_driver_without_flush),
 		TEST(test_flush),
 		TEST(test_discard),
