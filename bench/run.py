@@ -72,7 +72,7 @@ def main():
                         'with --only the figures of these cases in performance.md')
     parser.add_argument('--only', default='', metavar='REGEX',
                         help='cases: ' + ' '.join(case.name for case in CASES))
-    parser.add_argument('--seconds', type=float, help='length of one measurement (1.5, quick: 0.7)')
+    parser.add_argument('--seconds', type=float, help='length of one measurement (1, quick: 0.7)')
     parser.add_argument('--quick', action='store_true', help='fewer cases, one repetition')
     args = parser.parse_args()
     bench = Bench(args)
