@@ -60,12 +60,14 @@ struct nvme_transport_ops {
 	int (*set_interrupts)(struct nvme_transport *transport, uint32_t count, int *fds);
 	/*
 	 * Whether the device may read and write memory; open() lets it. For one that does not stop
-	 * in another way. 0 or a negative errno; a vfio_user server that is not to use memory any
-	 * more is gone.
+	 * in another way; false also for one that is gone: its registers may read as all ones
+	 * because it hangs, while its DMA goes on. 0 or a negative errno; a vfio_user server that
+	 * is not to use memory any more is gone.
 	 */
 	int (*set_bus_master)(struct nvme_transport *transport, bool on);
 	/*
-	 * Function-level reset; the registers are as after power-on, and interrupts stay set.
+	 * Function-level reset; the registers are as after power-on, interrupts stay set, and
+	 * bus mastering as it was.
 	 * -EOPNOTSUPP: it has none.
 	 */
 	int (*reset)(struct nvme_transport *transport);

@@ -60,7 +60,12 @@ uint32_t vfio_msix_count(const struct vfio_device *device);
  */
 int vfio_set_msix(struct vfio_device *device, const int *fds, uint32_t count);
 
-/* Function-level reset. 0, -EOPNOTSUPP, or a negative errno. */
+/*
+ * Whether it may read and write memory; vfio_open() lets it. Also for a device whose registers do
+ * not answer any more. 0 or a negative errno.
+ */
+int vfio_set_bus_master(struct vfio_device *device, bool on);
+/* Function-level reset; it masters the bus as before. 0, -EOPNOTSUPP, or a negative errno. */
 int vfio_reset(struct vfio_device *device);
 /*
  * Whether the kernel has asked for it (unbind, hot removal) and waits until it is closed. Never

@@ -38,7 +38,7 @@ struct region {
 	struct area areas[AREAS_MAX];
 };
 
-/* Set once by vfio_open(), but for the areas' memory and msix_on. */
+/* Set once by vfio_open(), but for the areas' memory and what is below. */
 struct vfio_device {
 	char address[PCI_ADDRESS_SIZE];
 	char group_name[PCI_NAME_MAX];
@@ -52,6 +52,7 @@ struct vfio_device {
 	struct dma_space *space;
 
 	bool msix_on;
+	bool is_master; /* as was asked for last */
 };
 
 static const char *root = "";
@@ -373,17 +374,18 @@ vfio_write(struct vfio_device *device, uint32_t index, uint64_t offset, const vo
 	return done == (ssize_t)size ? 0 : -EIO;
 }
 
-static int
-set_bus_master(struct vfio_device *device, bool on)
+int
+vfio_set_bus_master(struct vfio_device *device, bool on)
 {
 	uint16_t command;
 	int rc = vfio_read(device, VFIO_PCI_CONFIG_REGION_INDEX, PCI_COMMAND, &command,
 			   sizeof(command));
 
+	device->is_master = on;
 	if (rc != 0)
 		return rc;
-	command = (uint16_t)(on ? command | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER
-				: command & ~PCI_COMMAND_MASTER);
+	command |= PCI_COMMAND_MEMORY;
+	command = (uint16_t)(on ? command | PCI_COMMAND_MASTER : command & ~PCI_COMMAND_MASTER);
 	return vfio_write(device, VFIO_PCI_CONFIG_REGION_INDEX, PCI_COMMAND, &command,
 			  sizeof(command));
 }
@@ -476,8 +478,11 @@ vfio_reset(struct vfio_device *device)
 		return -EOPNOTSUPP;
 	if (ioctl(device->fd, VFIO_DEVICE_RESET) != 0)
 		return -errno;
-	/* A reset may have restored what was there before us. */
-	return set_bus_master(device, true);
+	/*
+	 * A reset may have restored what was there before us. Who was cut off stays so: a device
+	 * that is still on after it may not be trusted with memory.
+	 */
+	return vfio_set_bus_master(device, device->is_master);
 }
 
 /* ---- opening ---- */
@@ -597,7 +602,7 @@ open_device(struct vfio_device *device, struct errmsg *err)
 	if (rc == 0)
 		rc = create_space(device);
 	if (rc == 0)
-		rc = set_bus_master(device, true);
+		rc = vfio_set_bus_master(device, true);
 	if (rc != 0)
 		return err_set(err, rc, "%s: cannot use the device: %s", device->address,
 			       strerror(-rc));
@@ -649,7 +654,7 @@ vfio_close(struct vfio_device *device)
 	if (device == NULL)
 		return;
 	if (device->fd >= 0)
-		set_bus_master(device, false);
+		vfio_set_bus_master(device, false);
 	dma_space_destroy(device->space);
 	unmap_regions(device);
 	close_fd(device->fd);

@@ -144,7 +144,8 @@ cut_off(struct nvme_ctrlr *ctrlr)
 {
 	int rc = ctrlr->transport->ops->set_bus_master(ctrlr->transport, false);
 
-	ctrlr->cut_off = true;
+	/* If not, the next attempt tries that, too. */
+	ctrlr->cut_off = rc == 0;
 	ctrlr_log(warn, ctrlr, "it does not stop: it is cut off from memory%s%s",
 		  rc != 0 ? ": " : "", rc != 0 ? strerror(-rc) : "");
 	return rc;

@@ -4,7 +4,6 @@
  * nothing here blocks but opening.
  */
 #include <errno.h>
-#include <linux/pci_regs.h>
 #include <linux/vfio.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -221,35 +220,25 @@ transport_set_interrupts(struct nvme_transport *transport, uint32_t count, int *
 }
 
 static int
-write_bus_master(struct vfio_device *device, bool on)
-{
-	uint16_t command = 0;
-	int rc = vfio_read(device, VFIO_PCI_CONFIG_REGION_INDEX, PCI_COMMAND, &command,
-			   sizeof(command));
-
-	if (rc != 0)
-		return rc;
-	command = (uint16_t)(on ? command | PCI_COMMAND_MASTER : command & ~PCI_COMMAND_MASTER);
-	return vfio_write(device, VFIO_PCI_CONFIG_REGION_INDEX, PCI_COMMAND, &command,
-			  sizeof(command));
-}
-
-static int
 set_bus_master(void *device)
 {
-	return write_bus_master(device, true);
+	return vfio_set_bus_master(device, true);
 }
 
 static int
 clear_bus_master(void *device)
 {
-	return write_bus_master(device, false);
+	return vfio_set_bus_master(device, false);
 }
 
 static int
 transport_set_bus_master(struct nvme_transport *transport, bool on)
 {
-	if (atomic_load(&transport->gone))
+	/*
+	 * One whose registers read as all ones may be out of its slot, or out of its mind: a root
+	 * port answers for a device that does not, while that goes on with DMA.
+	 */
+	if (on && atomic_load(&transport->gone))
 		return -ENODEV;
 	return transport_blocking(on ? set_bus_master : clear_bus_master, of(transport)->device);
 }

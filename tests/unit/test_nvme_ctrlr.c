@@ -237,6 +237,22 @@ test_does_not_stop(void **state)
 	put(qpair);
 }
 
+/* It does not answer any more. That does not say that it leaves memory alone. */
+static void
+test_gone_with_requests(void **state)
+{
+	struct nvme_qpair *qpair;
+
+	(void)state;
+	rig_attach();
+	qpair = submit_flush();
+	rig_take_away();
+	rig_wait_for(request_rc != 1);
+	assert_int_equal(request_rc, -ENODEV);
+	assert_false(rig.bus_master);
+	put(qpair);
+}
+
 /* The longest that a request may take: docs/nvme.md has the formula. */
 static void
 test_bound(void **state)
@@ -444,6 +460,7 @@ main(void)
 		rig_test(test_never_ready),
 		rig_test(test_left_on),
 		rig_test(test_does_not_stop),
+		rig_test(test_gone_with_requests),
 		rig_test(test_bound),
 		rig_test(test_no_list),
 		rig_test(test_list_makes_no_sense),

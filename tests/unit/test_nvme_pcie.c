@@ -188,6 +188,12 @@ expect_gone(const char *reason)
 	assert_true(ops->read(transport, 0, 8) == UINT64_MAX);
 	assert_int_equal(ops->set_interrupts(transport, 1, fds), -ENODEV);
 	assert_int_equal(ops->reset(transport), -ENODEV);
+	/* Its registers do not answer. Its DMA may go on: it can be cut off, and stays so. */
+	assert_int_equal(rig_command(), 6);
+	assert_int_equal(ops->set_bus_master(transport, false), 0);
+	assert_int_equal(rig_command(), 2);
+	assert_int_equal(ops->set_bus_master(transport, true), -ENODEV);
+	assert_int_equal(rig_command(), 2);
 	assert_int_equal(log_capture_count(), 1);
 	assert_non_null(strstr(log_capture_last(), reason));
 }

@@ -292,6 +292,13 @@ test_reset(void **state)
 	assert_int_equal(vfio_reset(device), 0);
 	assert_int_equal(rig.resets, 1);
 	assert_int_equal(rig_command(), 6);
+	/* But one that was cut off from memory does not get it back by that. */
+	assert_int_equal(vfio_set_bus_master(device, false), 0);
+	assert_int_equal(rig_command(), 2);
+	assert_int_equal(vfio_reset(device), 0);
+	assert_int_equal(rig_command(), 2);
+	assert_int_equal(vfio_set_bus_master(device, true), 0);
+	assert_int_equal(rig_command(), 6);
 	rig.fail_request = VFIO_DEVICE_RESET;
 	rig.fail_errno = EAGAIN;
 	assert_int_equal(vfio_reset(device), -EAGAIN);
@@ -299,7 +306,7 @@ test_reset(void **state)
 	rig.device.flags = VFIO_DEVICE_FLAGS_PCI;
 	reopen_device();
 	assert_int_equal(vfio_reset(device), -EOPNOTSUPP);
-	assert_int_equal(rig.resets, 1);
+	assert_int_equal(rig.resets, 2);
 }
 
 /* ---- and others ---- */
