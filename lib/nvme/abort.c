@@ -40,19 +40,20 @@ check_command(struct nvme_abort *abort)
 	abort->command = NULL;
 }
 
-/* Whether it goes on. */
+/* Whether it goes on: until both commands have ended, or Abort would find the identifier's next. */
 static bool
 check(struct nvme_ctrlr *ctrlr, struct nvme_abort *abort)
 {
-	if (atomic_load(state_of(abort)) == NVME_ABORT_ENDED) {
+	check_command(abort);
+	if (abort->command == NULL && atomic_load(state_of(abort)) == NVME_ABORT_ENDED) {
 		atomic_store(state_of(abort), NVME_ABORT_NONE);
 		finish(abort);
 		return false;
 	}
-	check_command(abort);
 	if (nvme_us_until(abort->deadline) == 0) {
-		ctrlr_log(warn, ctrlr, "queue %u: command %u could not be aborted",
-			  abort->qpair->id, abort->cid);
+		ctrlr_log(warn, ctrlr, "queue %u: command %u could not be aborted%s",
+			  abort->qpair->id, abort->cid,
+			  abort->command != NULL ? ": Abort has no end" : "");
 		nvme_ctrlr_work(ctrlr, NVME_WORK_RESET);
 		finish(abort);
 		return false;
@@ -60,14 +61,13 @@ check(struct nvme_ctrlr *ctrlr, struct nvme_abort *abort)
 	return true;
 }
 
-/* Takes what is wanted. false: it ended by itself. */
+/* From one state to the next; false: it ended by itself. */
 static bool
-take(struct nvme_qpair *qpair, uint16_t cid)
+move(struct nvme_qpair *qpair, uint16_t cid, uint8_t from, uint8_t to)
 {
 	_Atomic uint8_t *state = &qpair->slots[cid].abort;
-	uint8_t wanted = NVME_ABORT_WANTED;
 
-	if (atomic_compare_exchange_strong(state, &wanted, NVME_ABORT_ACTIVE))
+	if (atomic_compare_exchange_strong(state, &from, to))
 		return true;
 	atomic_store(state, NVME_ABORT_NONE);
 	return false;
@@ -86,13 +86,12 @@ begin(struct nvme_ctrlr *ctrlr, struct nvme_qpair *qpair, uint16_t cid)
 	}
 	if (abort == NULL)
 		return false;
+	/* Before Abort is sent: after that the identifier must not be used again. */
+	if (!move(qpair, cid, NVME_ABORT_WANTED, NVME_ABORT_ACTIVE))
+		return true;
 	abort->command = nvme_admin_send_abort(ctrlr, qpair->id, cid);
 	if (abort->command == NULL)
-		return false;
-	if (!take(qpair, cid)) {
-		finish(abort);
-		return true;
-	}
+		return !move(qpair, cid, NVME_ABORT_ACTIVE, NVME_ABORT_WANTED);
 	abort->qpair = qpair;
 	abort->cid = cid;
 	abort->deadline = nvme_deadline(nvme_ctrlr_admin_timeout_us(ctrlr));

@@ -337,12 +337,15 @@ give_up(struct nvme_ctrlr *ctrlr, struct nvme_admin_slot *slot, struct completio
 {
 	uint16_t cid = (uint16_t)(slot - ctrlr->admin.slots);
 	struct nvme_admin_slot *abort = nvme_admin_send_abort(ctrlr, 0, cid);
+	uint64_t deadline = nvme_deadline(nvme_ctrlr_admin_timeout_us(ctrlr));
 	int rc = -ETIMEDOUT;
 
 	if (abort != NULL) {
+		rc = wait_for_end(ctrlr, slot, completion, deadline);
+		/* The slot stays ours meanwhile: Abort must not find another command in it. */
+		while (rc == 0 && abort->state == NVME_ADMIN_SENT)
+			rc = nvme_us_until(deadline) > 0 ? coroutine_sleep(RETRY_US) : -ETIMEDOUT;
 		nvme_admin_release(abort);
-		rc = wait_for_end(ctrlr, slot, completion,
-				  nvme_deadline(nvme_ctrlr_admin_timeout_us(ctrlr)));
 	}
 	if (rc == -ETIMEDOUT)
 		nvme_ctrlr_work(ctrlr, NVME_WORK_RESET);

@@ -37,7 +37,7 @@ enum nvme_qpair_state {
 enum nvme_abort_state {
 	NVME_ABORT_NONE,
 	NVME_ABORT_WANTED, /* nvme_ctrlr_timed_out(), on the qpair's thread */
-	NVME_ABORT_ACTIVE, /* the app thread took it, from WANTED */
+	NVME_ABORT_ACTIVE, /* the app thread took it, from WANTED; or cannot yet, and gives it back */
 	/*
 	 * Its thread: the command has ended, in WANTED or ACTIVE (atomic_exchange()). The app thread
 	 * makes it NONE when it needs the identifier no more, without a word: the slot is found
