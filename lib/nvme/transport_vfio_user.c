@@ -50,7 +50,7 @@ of(struct nvme_transport *transport)
 	return (struct vfio_user_transport *)transport;
 }
 
-/* A request whose reply is a structure of at least reply_size bytes, without fds. */
+/* A request whose reply is a structure of reply_size bytes. */
 static int
 request(struct vfio_user *connection, uint16_t command, const void *payload, uint32_t size,
 	void *reply, uint32_t reply_size)
@@ -64,8 +64,6 @@ request(struct vfio_user *connection, uint16_t command, const void *payload, uin
 
 	if (rc != 0)
 		return rc;
-	for (uint32_t i = 0; i < call.reply_fd_count; i++)
-		close(call.reply_fds[i]);
 	return call.reply_size == reply_size ? 0 : -EPROTO;
 }
 
@@ -107,14 +105,10 @@ region_write(void *arg)
 				      .request_size = (uint32_t)sizeof(wanted) + access->size,
 				      .reply = &reply,
 				      .reply_max = sizeof(reply)};
-	int rc;
 
 	memcpy(message, &wanted, sizeof(wanted));
 	memcpy(message + sizeof(wanted), &access->value, access->size);
-	rc = vfio_user_call(access->connection, &call);
-	while (rc == 0 && call.reply_fd_count > 0)
-		close(call.reply_fds[--call.reply_fd_count]);
-	return rc;
+	return vfio_user_call(access->connection, &call);
 }
 
 /* A server that does not answer as it must is of no use. */
@@ -430,7 +424,8 @@ open_registers(struct vfio_user_transport *self)
 					       .request = &wanted,
 					       .request_size = sizeof(wanted),
 					       .reply = region->reply,
-					       .reply_max = sizeof(region->reply)};
+					       .reply_max = sizeof(region->reply),
+					       .wants_fds = true};
 	rc = vfio_user_call(self->connection, &region->call);
 	if (rc == 0) {
 		memcpy(&region->info, region->reply, sizeof(region->info));

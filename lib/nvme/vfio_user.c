@@ -304,7 +304,7 @@ vfio_user_call(struct vfio_user *connection, struct vfio_user_call *call)
 		rc = -ENODEV;
 	else
 		rc = answer;
-	if (rc != 0)
+	if (rc != 0 || !call->wants_fds)
 		close_fds(call);
 	return rc;
 }
@@ -376,7 +376,6 @@ negotiate(struct vfio_user *connection)
 	rc = vfio_user_call(connection, &call);
 	if (rc != 0)
 		return rc;
-	close_fds(&call);
 	if (call.reply_size < sizeof(version))
 		return -EPROTO;
 	memcpy(&version, reply, sizeof(version));

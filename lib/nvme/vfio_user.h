@@ -112,6 +112,7 @@ struct vfio_user_call {
 	void *reply;
 	const int *fds; /* sent along, the caller's */
 	uint32_t fd_count;
+	bool wants_fds; /* else those that come along are closed */
 	/* set, with the fds that came along: the caller's from now on, if the call succeeded */
 	uint32_t reply_fd_count;
 	int reply_fds[VFIO_USER_MAX_FDS];

@@ -261,6 +261,40 @@ test_memory_refused(void **state)
 		munmap(kept[i], PAGE);
 }
 
+/* File descriptors that nobody asked for are closed, whatever they come with. */
+static void
+test_fds_with_each_reply(void **state)
+{
+	static const uint16_t commands[] = {VFIO_USER_DMA_MAP,      VFIO_USER_DMA_UNMAP,
+					    VFIO_USER_DEVICE_RESET, VFIO_USER_REGION_READ,
+					    VFIO_USER_REGION_WRITE, VFIO_USER_DEVICE_SET_IRQS};
+	int before;
+
+	(void)state;
+	open_transport();
+	before = count_fds();
+	rig.lie = LIE_FDS;
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+		uint64_t iova;
+		void *memory;
+
+		rig.lie_to = commands[i];
+		memory = dma_alloc(transport->dma, PAGE, &iova, NULL);
+		assert_non_null(memory);
+		dma_free(transport->dma, memory, PAGE);
+		assert_int_equal(transport->ops->reset(transport), 0);
+		transport->ops->write(transport, 0x14, 4, transport->ops->read(transport, 0x14, 4));
+		assert_int_equal(transport->ops->set_interrupts(transport, 0, NULL), 0);
+		assert_false(transport->gone);
+		/* What is the server's own may come and go. */
+		for (int wait = 0; count_fds() != before; wait++) {
+			assert_true(wait < WAIT_S * 1000);
+			usleep(1000);
+		}
+	}
+	rig.lie = LIE_NONE;
+}
+
 /*
  * Memory that the server does not let go of cannot be used for anything else: it is not trusted any
  * more.
@@ -773,19 +807,33 @@ main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(test_open),           TEST(test_folder),
-		TEST(test_no_socket),      TEST(test_registers),
-		TEST(test_doorbells),      TEST(test_memory),
-		TEST(test_memory_refused), TEST(test_unmap_refused),
-		TEST(test_interrupts),     TEST(test_interrupts_one_by_one),
-		TEST(test_reset),          TEST(test_coroutine),
-		TEST(test_lies),           TEST(test_versions),
-		TEST(test_other_devices),  TEST(test_vectors),
-		TEST(test_whole_region),   TEST(test_areas),
-		TEST(test_bad_areas),      TEST(test_bad_capabilities),
-		TEST(test_bad_regions),    TEST(test_lies_in_registers),
-		TEST(test_hang_up),        TEST(test_wanted_back),
-		TEST(test_all_ones),       TEST(test_doorbells_cut_off),
+		TEST(test_open),
+		TEST(test_folder),
+		TEST(test_no_socket),
+		TEST(test_registers),
+		TEST(test_fds_with_each_reply),
+		TEST(test_doorbells),
+		TEST(test_memory),
+		TEST(test_memory_refused),
+		TEST(test_unmap_refused),
+		TEST(test_interrupts),
+		TEST(test_interrupts_one_by_one),
+		TEST(test_reset),
+		TEST(test_coroutine),
+		TEST(test_lies),
+		TEST(test_versions),
+		TEST(test_other_devices),
+		TEST(test_vectors),
+		TEST(test_whole_region),
+		TEST(test_areas),
+		TEST(test_bad_areas),
+		TEST(test_bad_capabilities),
+		TEST(test_bad_regions),
+		TEST(test_lies_in_registers),
+		TEST(test_hang_up),
+		TEST(test_wanted_back),
+		TEST(test_all_ones),
+		TEST(test_doorbells_cut_off),
 	};
 
 	return cmocka_run_group_tests_name("nvme_vfio_user", tests, NULL, NULL);
