@@ -40,13 +40,15 @@ struct nvme_tuning {
 	uint64_t admin_timeout_us; /* of admin commands; 0: NVME_ADMIN_TIMEOUT_US */
 	/*
 	 * How often a request is sent again, after a reset, or with a status that says that it may
-	 * work then (no DNR).
+	 * work then (no DNR, not of the media): at once, then after 100 ms, 200 ms … 1.6 s. At
+	 * most NVME_RETRIES_MAX.
 	 */
 	uint32_t retries;
 };
 #define NVME_IO_TIMEOUT_US    30000000u
 #define NVME_ADMIN_TIMEOUT_US 10000000u
 #define NVME_RETRIES          4u
+#define NVME_RETRIES_MAX      255u
 
 struct nvme_opts {
 	const char *name; /* in messages, at most NVME_NAME_MAX bytes; copied */

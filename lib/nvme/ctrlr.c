@@ -633,7 +633,9 @@ nvme_tune(struct nvme_ctrlr *ctrlr, const struct nvme_tuning *tuning)
 	if (tuning->io_timeout_us != 0)
 		ticks = nvme_deadline(tuning->io_timeout_us) - env_ticks();
 	atomic_store(&ctrlr->io_timeout_ticks, ticks);
-	atomic_store(&ctrlr->retries, tuning->retries);
+	/* A request counts them in 8 bits. */
+	atomic_store(&ctrlr->retries,
+		     tuning->retries < NVME_RETRIES_MAX ? tuning->retries : NVME_RETRIES_MAX);
 	atomic_store(&ctrlr->action, (uint8_t)tuning->action);
 }
 

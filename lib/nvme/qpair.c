@@ -12,13 +12,16 @@
 
 #include "ctrlr.h"
 #include "data.h"
+#include "env.h"
 #include "log.h"
 
 #define likely(condition)   __builtin_expect(!!(condition), 1)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
 
-#define REAP_BATCH 128u /* completions in one poll: others are to have their turn */
-#define END_BATCH  64u  /* requests that end without having been sent, the same */
+#define REST_US    100000u /* before a request is tried again for the second time, ... */
+#define REST_STEPS 4u      /* ... and so often twice as long */
+#define REAP_BATCH 128u    /* completions in one poll: others are to have their turn */
+#define END_BATCH  64u     /* requests that end without having been sent, the same */
 
 /* ---- sending ---- */
 
@@ -320,12 +323,31 @@ again(struct nvme_request *request)
 	request->state = 0;
 }
 
-/* Retry delays (CRD) are 0 as long as the host does not enable them. */
+/*
+ * The first time at once, then later and later: what a device is not ready for it answers within
+ * microseconds. (Its own retry delays, CRD, are 0 as long as the host does not enable them.)
+ * Returns whether it rests: until the time-outs are looked at.
+ */
+static bool
+rest(struct nvme_qpair *qpair, struct nvme_request *request)
+{
+	uint32_t step = request->retries - 2u;
+
+	if (request->retries < 2)
+		return false;
+	if (step > REST_STEPS)
+		step = REST_STEPS;
+	request->submit_ticks =
+		thread_now(qpair->thread) + (uint64_t)(REST_US << step) * env_ticks_hz() / 1000000;
+	nvme_request_list_append(&qpair->resting, request);
+	return true;
+}
+
 static void
 retry(struct nvme_qpair *qpair, struct nvme_request *request)
 {
 	again(request);
-	if (send(qpair, request) != 0)
+	if (!rest(qpair, request) && send(qpair, request) != 0)
 		wait_in_front(qpair, request);
 }
 
@@ -348,6 +370,10 @@ complete_fused(struct nvme_qpair *qpair, struct nvme_request *request)
 	}
 	again(first);
 	again(second);
+	if (rest(qpair, first)) {
+		rest(qpair, second);
+		return;
+	}
 	if (send_pair(qpair, first, second) != 0) {
 		wait_in_front(qpair, second);
 		wait_in_front(qpair, first);
@@ -478,6 +504,23 @@ look_at_sent(struct nvme_qpair *qpair, uint64_t now, uint64_t timeout)
 	}
 }
 
+/* Those that have rested long enough wait, in front; the halves of a pair do so together. */
+static void
+look_at_resting(struct nvme_qpair *qpair, uint64_t now)
+{
+	struct nvme_request_list kept = {0}, due = {0};
+	struct nvme_request *request;
+
+	while ((request = nvme_request_list_pop(&qpair->resting)) != NULL)
+		nvme_request_list_append(now < request->submit_ticks ? &kept : &due, request);
+	qpair->resting = kept;
+	if (due.first == NULL)
+		return;
+	nvme_request_list_join(&due, &qpair->waiting);
+	qpair->waiting = due;
+	qpair->attention = true;
+}
+
 /* Of those that wait while the device is off. */
 static void
 look_at_parked(struct nvme_qpair *qpair, uint64_t now, uint64_t timeout)
@@ -507,6 +550,7 @@ nvme_qpair_look_for_timeouts(void *arg)
 		collect_slots(qpair);
 		if (reap(qpair, qpair->slot_count) > 0)
 			qpair->attention = true;
+		look_at_resting(qpair, now);
 	}
 	if (timeout != 0 && qpair->state == NVME_QPAIR_LIVE && qpair->queue.in_flight > 0)
 		look_at_sent(qpair, now, timeout);

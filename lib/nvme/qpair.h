@@ -82,6 +82,7 @@ struct nvme_qpair {
 	uint32_t slot_count;
 	uint32_t dma_hint;
 	struct nvme_request_list waiting; /* in order; those of a pair one behind the other */
+	struct nvme_request_list resting; /* to be tried again, not before their submit_ticks */
 	struct thread *thread;
 	uint64_t commands; /* sent so far */
 	struct nvme_queue queue;

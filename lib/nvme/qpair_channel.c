@@ -150,7 +150,7 @@ channel_destroy(void *dev, void *channel_ctx)
 	struct nvme_qpair *qpair = ((struct nvme_channel *)channel_ctx)->qpair;
 
 	(void)dev;
-	assert(qpair->waiting.first == NULL);
+	assert(qpair->waiting.first == NULL && qpair->resting.first == NULL);
 	nvme_qpair_stop(qpair);
 	poller_unregister(&qpair->poller);
 	poller_unregister(&qpair->timeout_poller);

@@ -94,6 +94,16 @@ end_lost(struct nvme_request_list *list)
 		request->done(request, rc_of_lost(request));
 }
 
+/* What rests, and then what waits, behind `list`. */
+static void
+join_others(struct nvme_qpair *qpair, struct nvme_request_list *list)
+{
+	nvme_request_list_join(list, &qpair->resting);
+	nvme_request_list_join(list, &qpair->waiting);
+	qpair->resting.first = NULL;
+	qpair->waiting.first = NULL;
+}
+
 /*
  * What was sent waits, in front. Returns what must not be sent again: that has been, often enough;
  * or half of a pair may have been carried out, and the comparison would fail now.
@@ -115,7 +125,9 @@ put_back(struct nvme_qpair *qpair)
 		request->submit_ticks = thread_now(qpair->thread);
 		nvme_request_list_append(&again, request);
 	}
-	nvme_request_list_join(&again, &qpair->waiting);
+	for (request = qpair->resting.first; request != NULL; request = request->next)
+		request->submit_ticks = thread_now(qpair->thread);
+	join_others(qpair, &again);
 	qpair->waiting = again;
 	return lost;
 }
@@ -151,8 +163,7 @@ nvme_qpair_fail(struct nvme_qpair *qpair, int rc)
 	qpair->state = NVME_QPAIR_FAILED;
 	qpair->fail_rc = rc;
 	all = take_sent(qpair);
-	nvme_request_list_join(&all, &qpair->waiting);
-	qpair->waiting.first = NULL;
+	join_others(qpair, &all);
 	end_all(&all, rc);
 }
 

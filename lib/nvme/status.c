@@ -22,7 +22,7 @@ struct status {
  * As Linux' nvme_error_status() says, but: a range outside of the namespace is -EINVAL and not
  * -EREMOTEIO, a namespace that is not there is -ENODEV and not -EOPNOTSUPP, write protection is
  * -EROFS, what was aborted is -ECANCELED, and paths have no errno of their own. What is not here is
- * -EIO, and is tried again.
+ * -EIO, and is tried again, unless the media are to blame.
  */
 static const struct status statuses[] = {
 	{GENERIC(NVME_SC_INVALID_OPCODE), -EOPNOTSUPP, true, "Invalid Command Opcode"},
@@ -75,15 +75,15 @@ static const struct status statuses[] = {
 	{SPECIFIC(NVME_SC_INVALID_PI), -EILSEQ, true, "Invalid Protection Information"},
 	{SPECIFIC(NVME_SC_READ_ONLY), -EROFS, true, "Attempted Write to Read Only Range"},
 	{SPECIFIC(NVME_SC_CMD_SIZE_LIMIT_EXCEEDED), -EINVAL, true, "Command Size Limit Exceeded"},
-	{MEDIA(NVME_SC_WRITE_FAULT), -ENODATA, false, "Write Fault"},
-	{MEDIA(NVME_SC_READ_ERROR), -ENODATA, false, "Unrecovered Read Error"},
-	{MEDIA(NVME_SC_GUARD_CHECK), -EILSEQ, false, "End-to-end Guard Check Error"},
-	{MEDIA(NVME_SC_APPTAG_CHECK), -EILSEQ, false, "End-to-end Application Tag Check Error"},
-	{MEDIA(NVME_SC_REFTAG_CHECK), -EILSEQ, false, "End-to-end Reference Tag Check Error"},
+	{MEDIA(NVME_SC_WRITE_FAULT), -ENODATA, true, "Write Fault"},
+	{MEDIA(NVME_SC_READ_ERROR), -ENODATA, true, "Unrecovered Read Error"},
+	{MEDIA(NVME_SC_GUARD_CHECK), -EILSEQ, true, "End-to-end Guard Check Error"},
+	{MEDIA(NVME_SC_APPTAG_CHECK), -EILSEQ, true, "End-to-end Application Tag Check Error"},
+	{MEDIA(NVME_SC_REFTAG_CHECK), -EILSEQ, true, "End-to-end Reference Tag Check Error"},
 	{MEDIA(NVME_SC_COMPARE_FAILED), -ENODATA, true, "Compare Failure"},
 	{MEDIA(NVME_SC_ACCESS_DENIED), -ENODATA, true, "Access Denied"},
 	{MEDIA(NVME_SC_UNWRITTEN_BLOCK), -ENODATA, true, "Deallocated or Unwritten Block"},
-	{MEDIA(NVME_SC_STORAGE_TAG_CHECK), -EILSEQ, false, "End-to-End Storage Tag Check Error"},
+	{MEDIA(NVME_SC_STORAGE_TAG_CHECK), -EILSEQ, true, "End-to-End Storage Tag Check Error"},
 	{PATH(NVME_SC_ANA_INTERNAL_PATH_ERROR), -EIO, false, "Internal Path Error"},
 	{PATH(NVME_SC_ANA_PERSISTENT_LOSS), -EIO, true, "Asymmetric Access Persistent Loss"},
 	{PATH(NVME_SC_ANA_INACCESSIBLE), -EIO, false, "Asymmetric Access Inaccessible"},
@@ -132,5 +132,8 @@ nvme_status_is_final(uint16_t status)
 {
 	const struct status *known = find(status);
 
+	/* The device has tried by itself for as long as that made sense. */
+	if ((status & NVME_STATUS_MASK) >> NVME_SCT_SHIFT == NVME_SCT_MEDIA)
+		return true;
 	return (status & NVME_DNR) != 0 || (known != NULL && known->final);
 }

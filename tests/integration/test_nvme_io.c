@@ -309,7 +309,7 @@ test_statuses(void **state)
 	(void)state;
 	begin();
 	survive("status queue=io nth=100 count=4 status=0x06");
-	survive("status queue=io nth=1 count=1 status=0x281");
+	survive("status queue=io nth=1 count=1 status=0x6");
 	/* Not again. */
 	rig_control("fault-clear");
 	rig_control("fault status queue=io nth=1 status=0x4281");

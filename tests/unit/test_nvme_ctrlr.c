@@ -24,6 +24,9 @@ test_attach(void **state)
 	assert_true(info->shadow_doorbells);
 	assert_string_equal(info->model, "");
 	assert_int_equal(rig.held_count, 3);
+	rig.opts.tuning.retries = UINT32_MAX;
+	nvme_tune(rig.ctrlr, &rig.opts.tuning);
+	assert_int_equal(rig.ctrlr->retries, UINT8_MAX);
 	rig_detach();
 	assert_int_equal(rig.shutdowns, 1);
 	assert_int_equal(rig.cc & 1, 0);

@@ -10,14 +10,16 @@
 #include <poll.h>
 #include <sys/mman.h>
 
+#include "env.h"
 #include "log_capture.h"
 
 #define QUEUE_SIZE 8 /* entries: one less can be in flight */
 #define SLOTS      (QUEUE_SIZE - 1)
 #define OPS        300
 #define MAX_DATA   32768u
-#define LOST       0x2281u /* Unrecovered Read Error, bits that do not matter set */
-#define RETRY      (NVME_SCT_MEDIA << NVME_SCT_SHIFT | NVME_SC_READ_ERROR)
+#define FAILED     0x2006u /* Internal Error, bits that do not matter set */
+#define LOST       (NVME_SCT_MEDIA << NVME_SCT_SHIFT | NVME_SC_READ_ERROR)
+#define REST_US    100000u /* before the second retry */
 
 struct op {
 	struct nvme_request request;
@@ -410,38 +412,101 @@ test_impossible(void **state)
 
 /* ---- errors ---- */
 
+/* The first time at once, then later and later. */
 static void
 test_retries(void **state)
 {
 	(void)state;
 	ON_THREAD(submit(0); submit(1));
 	run();
-	/* The device has it for the third time, and that is the last. */
 	take(0);
 	rig_complete(qpair, take(1), 0);
-	for (uint32_t i = 0; i < 2; i++) {
-		rig_complete(qpair, ops[0].request.cid, LOST);
-		run();
-		expect_waiting(0);
-		take(0);
-	}
-	rig_complete(qpair, ops[0].request.cid, 0);
+	rig_complete(qpair, ops[0].request.cid, FAILED);
+	run();
+	rig_complete(qpair, take(0), FAILED);
+	run();
+	/* It has no slot, and the thread may sleep. */
+	assert_int_equal(qpair->free_count, SLOTS);
+	assert_true(nvme_qpair_arm(qpair));
+	pass(REST_US - RIG_LOOK_US / 2);
+	assert_int_equal(rig_told(qpair), 0);
+	expect_waiting(0);
+	pass(RIG_LOOK_US);
+	rig_complete(qpair, take(0), 0);
 	run();
 	expect_done(0, 0);
 	assert_int_equal(ops[0].request.status, 0);
 	expect_done(1, 0);
 	assert_int_equal(log_capture_count(), 0);
 
+	/* The device has it for the third time, and that is the last. */
 	ON_THREAD(submit(2));
 	for (uint32_t i = 0; i < 3; i++) {
+		pass(REST_US + RIG_LOOK_US);
+		rig_complete(qpair, take(2), FAILED);
 		run();
-		rig_complete(qpair, take(2), LOST);
+	}
+	expect_done(2, -EIO);
+	assert_int_equal(ops[2].request.status, NVME_SC_INTERNAL);
+	assert_int_equal(log_capture_count(), 1);
+	assert_non_null(strstr(log_capture_last(), "Internal Error"));
+}
+
+/* What is not ready for a second gets one. */
+static void
+test_long_rests(void **state)
+{
+	uint64_t begin = env_ticks();
+
+	(void)state;
+	rig.ctrlr.retries = NVME_RETRIES_MAX;
+	ON_THREAD(submit(0));
+	run();
+	for (uint32_t i = 0; i < 12; i++) {
+		rig_complete(qpair, take(0), NVME_SC_NS_NOT_READY);
+		run();
+		while (rig_told(qpair) == 0)
+			pass(RIG_LOOK_US);
+	}
+	/* 0.1 + 0.2 + 0.4 + 0.8 + 7 * 1.6 s, each up to 0.2 s more. */
+	assert_true(env_ticks() - begin > 12700000 * TICKS_PER_US);
+	assert_true(env_ticks() - begin < 15000000 * TICKS_PER_US);
+	rig_complete(qpair, take(0), 0);
+	run();
+	expect_done(0, 0);
+}
+
+/* Those that rest, and what comes of them when the controller stops. */
+static void
+test_stop_resting(void **state)
+{
+	(void)state;
+	ON_THREAD(submit(0); submit(1));
+	for (uint32_t i = 0; i < 2; i++) {
+		run();
+		rig_complete(qpair, take(0), FAILED);
+		rig_complete(qpair, take(1), FAILED);
 	}
 	run();
-	expect_done(2, -ENODATA);
-	assert_int_equal(ops[2].request.status, RETRY);
-	assert_int_equal(log_capture_count(), 1);
-	assert_non_null(strstr(log_capture_last(), "Unrecovered Read Error"));
+	assert_int_equal(rig_told(qpair), 0);
+	ON_THREAD(nvme_qpair_stop(qpair));
+	pass(REST_US + RIG_LOOK_US);
+	create_and_start();
+	rig_complete(qpair, take(0), FAILED);
+	take(1);
+	run();
+	expect_done(0, -EIO);
+	expect_waiting(1);
+
+	ON_THREAD(submit(2));
+	for (uint32_t i = 0; i < 2; i++) {
+		run();
+		rig_complete(qpair, take(2), FAILED);
+	}
+	run();
+	ON_THREAD(nvme_qpair_fail(qpair, -ENODEV));
+	expect_done(1, -ENODEV);
+	expect_done(2, -ENODEV);
 }
 
 static void
@@ -451,7 +516,10 @@ test_final(void **state)
 		uint16_t status;
 		int rc;
 	} cases[] = {
-		{NVME_DNR | RETRY, -ENODATA},
+		{NVME_DNR | NVME_SC_INTERNAL, -EIO},
+		{LOST, -ENODATA},
+		{0x280, -ENODATA},
+		{0x2ff, -EIO},
 		{NVME_SC_LBA_RANGE, -EINVAL},
 		{NVME_SC_CAP_EXCEEDED, -ENOSPC},
 		{NVME_SC_NS_WRITE_PROTECTED, -EROFS},
@@ -487,7 +555,7 @@ test_retry_when_full(void **state)
 	ON_THREAD(for (uint32_t i = 0; i < SLOTS + 3; i++) submit(i));
 	for (uint32_t i = 0; i < SLOTS; i++)
 		cids[i] = take(i);
-	rig_complete(qpair, cids[3], LOST);
+	rig_complete(qpair, cids[3], FAILED);
 	run();
 	assert_int_equal(take(3), cids[3]);
 	rig_complete(qpair, cids[3], 0);
@@ -919,12 +987,12 @@ test_fused(void **state)
 	/* Both are sent again, because of either. */
 	ON_THREAD(submit_pair(4));
 	for (uint32_t i = 0; i < 3; i++) {
-		run();
+		pass(REST_US + RIG_LOOK_US);
 		take_pair(4, cids);
 		rig_complete(qpair, cids[0], i == 0 ? NVME_SC_INTERNAL : 0);
-		rig_complete(qpair, cids[1], i == 0 ? NVME_SC_FUSED_FAIL : i == 1 ? LOST : 0);
+		rig_complete(qpair, cids[1], i == 0 ? NVME_SC_FUSED_FAIL : i == 1 ? FAILED : 0);
+		run();
 	}
-	run();
 	expect_done(4, 0);
 	expect_done(5, 0);
 }
@@ -945,7 +1013,7 @@ test_fused_when_full(void **state)
 	run();
 	take_pair(20, cids);
 	assert_int_equal(rig_told(qpair), 0);
-	rig_complete(qpair, cids[0], LOST);
+	rig_complete(qpair, cids[0], FAILED);
 	rig_complete(qpair, cids[1], NVME_SC_FUSED_FAIL);
 	run();
 	take_pair(20, cids);
@@ -1166,6 +1234,8 @@ main(void)
 		LIVE(test_wait_for_buffer),
 		LIVE(test_impossible),
 		LIVE(test_retries),
+		LIVE(test_long_rests),
+		LIVE(test_stop_resting),
 		LIVE(test_final),
 		LIVE(test_retry_when_full),
 		LIVE(test_unknown_cid),
