@@ -126,7 +126,7 @@ struct nvme_ctrlr_info {
 	char model[41], serial[21], firmware[9]; /* without the padding, printable */
 	char subnqn[224];
 	uint64_t max_transfer; /* bytes of one command's data */
-	bool write_cache;      /* volatile, and on */
+	bool write_cache;      /* volatile; it may be off */
 	uint16_t oncs;         /* NVME_CTRL_ONCS_ */
 	uint16_t fuses;
 	bool sgl;
@@ -146,7 +146,7 @@ struct dma_space *nvme_dma_space(struct nvme_ctrlr *ctrlr);
 struct nvme_ns {
 	uint32_t nsid;
 	uint32_t block_size;          /* bytes, 512 … 65536, a power of two */
-	uint32_t physical_block_size; /* NPWG or AWUPF, else block_size */
+	uint32_t physical_block_size; /* NPWG and AWUPF, the smaller; else block_size */
 	uint64_t blocks;
 	uint64_t boundary;                     /* bytes: NOIOB; 0: none */
 	uint32_t discard_granularity;          /* bytes: NPDG; 0: unknown */

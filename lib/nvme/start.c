@@ -282,6 +282,11 @@ note_controller(struct nvme_ctrlr *ctrlr)
 	if (id->mdts > 0 && id->mdts <= MDTS_MAX && in_pages(ctrlr, id->mdts) < max)
 		max = in_pages(ctrlr, id->mdts);
 	info->max_transfer = max;
+	/*
+	 * Whether it is on now does not matter: a reset may switch it on again, or another
+	 * controller of the subsystem.
+	 */
+	info->write_cache = (id->vwc & NVME_CTRL_VWC_PRESENT) != 0;
 	info->oncs = id->oncs;
 	info->fuses = id->fuses;
 	info->sgl = (id->sgls & NVME_CTRL_SGLS_SUPPORTED) != 0;
@@ -396,23 +401,6 @@ configure_doorbell_buffers(struct nvme_ctrlr *ctrlr, struct errmsg *err)
 	return 0;
 }
 
-/* It stays as it is; FLUSH is needed where it is on. A device that does not say: it is. */
-static int
-ask_for_write_cache(struct nvme_ctrlr *ctrlr, struct errmsg *err)
-{
-	uint32_t result = 0;
-	int rc;
-
-	ctrlr->info.write_cache = (ctrlr->id->vwc & NVME_CTRL_VWC_PRESENT) != 0;
-	if (!ctrlr->info.write_cache)
-		return 0;
-	rc = feature(ctrlr, nvme_admin_get_features, NVME_FEAT_FID_VOLATILE_WC, 0, &result,
-		     "Volatile Write Cache", err);
-	if (rc == 0)
-		ctrlr->info.write_cache = NVME_GET(result, FEAT_VWC_WCE) != 0;
-	return rc > 0 ? 0 : rc;
-}
-
 /* Controllers behind PCIe need none, unless somebody has switched it on. */
 static int
 ask_for_keep_alive(struct nvme_ctrlr *ctrlr, struct errmsg *err)
@@ -458,9 +446,8 @@ ask_for_events(struct nvme_ctrlr *ctrlr, struct errmsg *err)
 /* ---- all of it ---- */
 
 static int (*const steps[])(struct nvme_ctrlr *ctrlr, struct errmsg *err) = {
-	identify_controller, set_queue_count,      configure_doorbell_buffers,
-	ask_for_write_cache, ask_for_keep_alive,   ask_for_events,
-	identify_limits,     nvme_namespaces_scan, nvme_qpairs_make,
+	identify_controller, set_queue_count, configure_doorbell_buffers, ask_for_keep_alive,
+	ask_for_events,      identify_limits, nvme_namespaces_scan,       nvme_qpairs_make,
 };
 
 int

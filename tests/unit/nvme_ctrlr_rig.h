@@ -70,6 +70,7 @@ static struct {
 	struct nvme_id_ctrl_nvm limits;
 	uint32_t nsids[NVME_ID_NS_LIST_MAX * 2]; /* active; 0 ends them */
 	uint8_t command_set;
+	uint16_t ns_status, descriptor_status; /* of Identify */
 	uint32_t kato, queues;
 
 	/* what goes wrong: command number `at` of those with the opcode, `count` from there on */
@@ -284,6 +285,8 @@ rig_identify(const struct nvme_sqe *sqe, void *data)
 		memcpy(data, &rig.id, sizeof(rig.id));
 		return 0;
 	case NVME_IDENTIFY_CNS_NS:
+		if (rig.ns_status != 0)
+			return rig.ns_status;
 		if (rig_is_active(sqe->nsid))
 			memcpy(data, &rig.ns, sizeof(rig.ns));
 		return 0;
@@ -295,6 +298,8 @@ rig_identify(const struct nvme_sqe *sqe, void *data)
 		}
 		return 0;
 	case NVME_IDENTIFY_CNS_NS_DESC_LIST:
+		if (rig.descriptor_status != 0)
+			return rig.descriptor_status;
 		descriptor[0] = NVME_NIDT_CSI;
 		descriptor[1] = 1;
 		descriptor[4] = rig.command_set;
@@ -329,7 +334,8 @@ rig_run(const struct nvme_sqe *sqe)
 			dw0 = (rig.queues - 1) << 16 | (rig.queues - 1);
 		break;
 	case nvme_admin_get_features:
-		dw0 = sqe->cdw10 == NVME_FEAT_FID_KATO ? rig.kato : 1;
+		/* The write cache is off just now. */
+		dw0 = sqe->cdw10 == NVME_FEAT_FID_KATO ? rig.kato : 0;
 		break;
 	case nvme_admin_get_log_page:
 		memset(data, 0, ((sqe->cdw10 >> 16) + 1) * 4);
