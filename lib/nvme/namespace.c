@@ -55,11 +55,16 @@ static void
 note_hints(const struct nvme_ctrlr *ctrlr, const struct nvme_id_ns *id, struct nvme_ns *ns)
 {
 	bool hints = (id->nsfeat & NVME_NS_FEAT_IO_OPT) != 0;
-	uint32_t atomic = ctrlr->id->awupf;
+	uint32_t physical = ctrlr->id->awupf;
 
 	if ((id->nsfeat & NVME_NS_FEAT_NATOMIC) != 0 && id->nawupf != 0)
-		atomic = id->nawupf;
-	ns->physical_block_size = physical_size(hints ? id->npwg : atomic, ns->block_size);
+		physical = id->nawupf;
+	/* Guests take it for what a loss of power leaves whole. */
+	if (id->nabo != 0)
+		physical = 0;
+	if (hints && id->npwg < physical)
+		physical = id->npwg;
+	ns->physical_block_size = physical_size(physical, ns->block_size);
 	ns->discard_granularity = hints ? (id->npdg + 1u) * ns->block_size : 0;
 	ns->boundary = (uint64_t)id->noiob * ns->block_size;
 	ns->read_only = (id->nsattr & NSATTR_PROTECTED) != 0;
@@ -135,38 +140,74 @@ identify(struct nvme_ctrlr *ctrlr, uint8_t structure, uint32_t nsid, void *data,
 	return rc;
 }
 
+union identify_data {
+	struct nvme_id_ns id;
+	uint8_t bytes[NVME_IDENTIFY_DATA_SIZE];
+};
+
+/* What is usable by the first data: and by its descriptors. [waits] 0 or a negative errno. */
+static int
+read_descriptors(struct nvme_ctrlr *ctrlr, const struct nvme_known_ns *before,
+		 union identify_data *data, struct nvme_ns *ns, const char **problem,
+		 struct errmsg *err)
+{
+	uint16_t status;
+	int rc = identify(ctrlr, NVME_IDENTIFY_CNS_NS_DESC_LIST, ns->nsid, data, &status, err);
+
+	if (rc == 0 && parse_descriptors(data->bytes, sizeof(*data), ns) != NVME_CSI_NVM)
+		*problem = "it has another command set than NVM";
+	/* A device that does not say it now has not taken it back. */
+	if (rc != 0 && before != NULL)
+		memcpy(ns->uuid, before->ns.uuid, sizeof(ns->uuid));
+	return status != 0 ? 0 : rc;
+}
+
+/*
+ * Identify has failed with a status. A namespace that was there is gone only if the device means
+ * it; but before requests go there after a reset, it must be known to be the same.
+ */
+static int
+keep_unknown(struct nvme_ctrlr *ctrlr, struct scan *scan, uint32_t nsid,
+	     const struct nvme_known_ns *before, uint16_t status, int rc)
+{
+	if (nvme_status_is_final(status))
+		return 0;
+	if (before == NULL) {
+		ctrlr_log(warn, ctrlr, "namespace %u is not used: Identify: %s", nsid,
+			  nvme_status_name(status));
+		return 0;
+	}
+	if (ctrlr->starting)
+		return rc;
+	scan->list[scan->count++] = *before;
+	return 0;
+}
+
 /* Adds it, if it is there. -errno: none will. [waits] */
 static int
 scan_one(struct nvme_ctrlr *ctrlr, struct scan *scan, uint32_t nsid, struct errmsg *err)
 {
 	struct nvme_known_ns *known = &scan->list[scan->count];
-	const struct nvme_known_ns *before;
-	union {
-		struct nvme_id_ns id;
-		uint8_t bytes[NVME_IDENTIFY_DATA_SIZE];
-	} data;
+	const struct nvme_known_ns *before = find(ctrlr, nsid);
+	union identify_data data;
 	const char *problem;
 	uint16_t status;
 	int rc = identify(ctrlr, NVME_IDENTIFY_CNS_NS, nsid, &data, &status, err);
 
-	/* One that has gone in this moment. */
 	if (rc != 0)
-		return status != 0 ? 0 : rc;
-	if (data.id.nsze == 0 || scan->count == NAMESPACES_MAX)
+		return status != 0 ? keep_unknown(ctrlr, scan, nsid, before, status, rc) : rc;
+	/* One that has gone in this moment. */
+	if (data.id.nsze == 0)
 		return 0;
 	scan->count++;
 	known->ns.nsid = nsid;
 	problem = parse(ctrlr, &data.id, &known->ns);
 	if (problem == NULL && ctrlr->info.version >= VERSION(1, 3)) {
-		rc = identify(ctrlr, NVME_IDENTIFY_CNS_NS_DESC_LIST, nsid, &data, &status, err);
-		if (rc != 0 && status == 0)
+		rc = read_descriptors(ctrlr, before, &data, &known->ns, &problem, err);
+		if (rc != 0)
 			return rc;
-		if (rc == 0 &&
-		    parse_descriptors(data.bytes, sizeof(data), &known->ns) != NVME_CSI_NVM)
-			problem = "it has another command set than NVM";
 	}
 	known->usable = problem == NULL;
-	before = find(ctrlr, nsid);
 	if (problem != NULL && (before == NULL || before->usable))
 		ctrlr_log(warn, ctrlr, "namespace %u is not used: %s", nsid, problem);
 	return 0;
@@ -240,6 +281,41 @@ is_as_before(const struct nvme_ctrlr *ctrlr, const struct scan *scan)
 		memcmp(scan->list, ctrlr->namespaces, scan->count * sizeof(scan->list[0])) == 0);
 }
 
+/* Whether it is still the one that requests were meant for. */
+static bool
+is_same(const struct nvme_ns *a, const struct nvme_ns *b)
+{
+	return a->block_size == b->block_size &&
+	       memcmp(a->eui64, b->eui64, sizeof(a->eui64)) == 0 &&
+	       memcmp(a->nguid, b->nguid, sizeof(a->nguid)) == 0 &&
+	       memcmp(a->uuid, b->uuid, sizeof(a->uuid)) == 0;
+}
+
+/* Notes which ones others have taken the place of while the controller was off. */
+static int
+find_replaced(struct nvme_ctrlr *ctrlr, const struct scan *scan)
+{
+	uint32_t *replaced = malloc((ctrlr->namespace_count + 1) * sizeof(replaced[0])), count = 0;
+
+	if (replaced == NULL)
+		return -ENOMEM;
+	for (uint32_t i = 0, j = 0; i < ctrlr->namespace_count; i++) {
+		const struct nvme_known_ns *before = &ctrlr->namespaces[i];
+
+		/* Both ascend. */
+		while (j < scan->count && scan->list[j].ns.nsid < before->ns.nsid)
+			j++;
+		if (before->usable &&
+		    (j == scan->count || scan->list[j].ns.nsid != before->ns.nsid ||
+		     !scan->list[j].usable || !is_same(&before->ns, &scan->list[j].ns)))
+			replaced[count++] = before->ns.nsid;
+	}
+	free(ctrlr->replaced);
+	ctrlr->replaced = replaced;
+	ctrlr->replaced_count = count;
+	return 0;
+}
+
 int
 nvme_namespaces_scan(struct nvme_ctrlr *ctrlr, struct errmsg *err)
 {
@@ -254,6 +330,8 @@ nvme_namespaces_scan(struct nvme_ctrlr *ctrlr, struct errmsg *err)
 		rc = scan_list(ctrlr, &scan, err);
 	else
 		rc = scan_all_numbers(ctrlr, &scan, err);
+	if (rc == 0 && ctrlr->starting && find_replaced(ctrlr, &scan) != 0)
+		rc = ctrlr_err(ctrlr, err, -ENOMEM, "%s", strerror(ENOMEM));
 	if (rc != 0 || is_as_before(ctrlr, &scan)) {
 		free(scan.list);
 		return rc;

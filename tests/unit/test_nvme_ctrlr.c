@@ -22,6 +22,7 @@ test_attach(void **state)
 	assert_int_equal(info->max_dsm_ranges, 7);
 	assert_int_equal(info->max_dsm_blocks, 99);
 	assert_true(info->shadow_doorbells);
+	assert_true(info->write_cache);
 	assert_string_equal(info->model, "");
 	assert_int_equal(rig.held_count, 3);
 	rig.opts.tuning.retries = UINT32_MAX;
@@ -179,12 +180,13 @@ test_left_on(void **state)
 
 static struct nvme_request request;
 static int request_rc;
+static uint32_t request_life; /* the controller's, when it was submitted */
 
 static void
 on_done(struct nvme_request *ended, int rc)
 {
 	assert_ptr_equal(ended, &request);
-	assert_true(rc == 0 || !rig.bus_master || rig.csts == 0);
+	assert_true(rc == 0 || !rig.bus_master || rig.csts == 0 || rig.enables > request_life);
 	request_rc = rc;
 }
 
@@ -200,6 +202,7 @@ submit_flush(void)
 	rig_poll_for_us(10000);
 	assert_int_equal(qpair->state, NVME_QPAIR_LIVE);
 	request_rc = 1;
+	request_life = rig.enables;
 	request = (struct nvme_request){.command = {.opcode = nvme_cmd_flush, .nsid = 1},
 					.done = on_done};
 	thread_set_current(rig.app);
@@ -391,6 +394,7 @@ test_formats(void **state)
 	rig.ns.flbas = 4 | 1 << 5;
 	rig.ns.nsattr = 1;
 	rig.ns.nsfeat = NVME_NS_FEAT_IO_OPT;
+	rig.id.awupf = 7;
 	rig.ns.npwg = 3;
 	rig.ns.npdg = 7;
 	rig_attach();
@@ -411,6 +415,87 @@ test_formats(void **state)
 }
 
 /* ---- while it is attached ---- */
+
+/* What a loss of power leaves whole, as far as it can be written well. */
+static void
+test_physical_blocks(void **state)
+{
+	static const struct {
+		uint16_t awupf, nawupf, npwg, nabo;
+		uint8_t nsfeat;
+		uint32_t size;
+	} cases[] = {
+		{0, 7, 7, 0, 0, 512},      {7, 0, 0, 0, 0, 4096},     {7, 15, 0, 0, 2, 8192},
+		{0, 0, 7, 0, 0x10, 512},   {31, 0, 7, 0, 0x10, 4096}, {7, 0, 31, 0, 0x10, 4096},
+		{15, 15, 7, 3, 0x12, 512}, {6, 0, 0, 0, 0, 512},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		rig.id.awupf = cases[i].awupf;
+		rig.ns.nawupf = cases[i].nawupf;
+		rig.ns.npwg = cases[i].npwg;
+		rig.ns.nabo = cases[i].nabo;
+		rig.ns.nsfeat = cases[i].nsfeat;
+		rig_attach();
+		assert_int_equal(nvme_ns_next(rig.ctrlr, 0)->physical_block_size, cases[i].size);
+		rig_detach();
+	}
+}
+
+/* A status that may be another in a moment does not take a namespace away; one that may not does. */
+static void
+test_namespaces_not_ready(void **state)
+{
+	const uint32_t changed = NVME_AER_NOTICE | NVME_AER_NOTICE_NS_CHANGED << 8 |
+				 (uint32_t)NVME_LOG_LID_CHANGED_NS << 16;
+
+	(void)state;
+	rig_attach();
+	rig.ns_status = NVME_SC_NS_NOT_READY;
+	rig_event(changed);
+	rig_poll_for_us(1000000);
+	assert_non_null(nvme_ns_next(rig.ctrlr, 0));
+	assert_int_equal(rig.events[NVME_EVENT_NAMESPACES], 0);
+	rig.ns_status = NVME_SC_INVALID_NS | NVME_DNR;
+	rig_event(changed);
+	rig_poll_for_us(1000000);
+	assert_null(nvme_ns_next(rig.ctrlr, 0));
+	assert_int_equal(rig.events[NVME_EVENT_NAMESPACES], 1);
+}
+
+/* Requests of before a reset do not go to another namespace that has the number now. */
+static void
+test_replaced_namespace(void **state)
+{
+	struct nvme_qpair *qpair;
+
+	(void)state;
+	rig.ns.eui64[0] = 1;
+	rig_attach();
+	qpair = submit_flush();
+	assert_int_equal(rig_memory.doorbells[2 * qpair->id], 1);
+	rig.ns.eui64[0] = 2;
+	nvme_ctrlr_work(rig.ctrlr, NVME_WORK_RESET);
+	rig_wait_for(request_rc != 1);
+	assert_int_equal(request_rc, -ENODEV);
+	assert_int_equal(nvme_get_info(rig.ctrlr)->state, NVME_LIVE);
+	assert_int_equal(qpair->queue.in_flight, 0);
+	assert_int_equal(rig.events[NVME_EVENT_NAMESPACES], 1);
+	put(qpair);
+	rig_poll_for_us(10000);
+	/* New ones do. Descriptors that cannot be read now say nothing. */
+	qpair = submit_flush();
+	rig.descriptor_status = NVME_SC_INTERNAL;
+	nvme_ctrlr_work(rig.ctrlr, NVME_WORK_RESET);
+	rig_poll_for_us(100000);
+	assert_int_equal(nvme_get_info(rig.ctrlr)->resets, 2);
+	assert_int_equal(qpair->queue.in_flight, 1);
+	complete_request(qpair);
+	rig_wait_for(request_rc != 1);
+	assert_int_equal(request_rc, 0);
+	put(qpair);
+}
 
 static void
 test_keep_alive(void **state)
@@ -512,6 +597,9 @@ main(void)
 		rig_test(test_many_namespaces),
 		rig_test(test_other_command_set),
 		rig_test(test_formats),
+		rig_test(test_physical_blocks),
+		rig_test(test_namespaces_not_ready),
+		rig_test(test_replaced_namespace),
 		rig_test(test_keep_alive),
 		rig_test(test_flood_of_events),
 		rig_test(test_event_requests_refused),
