@@ -499,7 +499,8 @@ nvme_ctrlr_look(struct nvme_ctrlr *ctrlr)
 {
 	uint32_t csts;
 
-	if (!ctrlr->running)
+	/* One that is cut off is tried again when it is time to. */
+	if (!ctrlr->running || ctrlr->cut_off)
 		return;
 	csts = (uint32_t)read_register(ctrlr, NVME_REG_CSTS, 4);
 	if (is_gone(ctrlr)) {
