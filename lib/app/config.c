@@ -173,15 +173,18 @@ first_place(json_t *failed, json_t *entries)
 static void
 give_up_made_up(json_t *document)
 {
-	size_t i = json_array_size(config.failed);
+	size_t i = 0;
 
-	while (i-- > 0) {
+	/* Forwards: subsystems that nobody knows keep their order. */
+	while (i < json_array_size(config.failed)) {
 		json_t *kept = json_array_get(config.failed, i);
 		json_t *entry = json_object_get(kept, "entry");
 		const char *subsystem = json_string_value(json_object_get(kept, "subsystem"));
 
-		if (!is_made_up_for(entry, entries_of(document, subsystem)))
+		if (!is_made_up_for(entry, entries_of(document, subsystem))) {
+			i++;
 			continue;
+		}
 		log_notice("state: %s exists again; its entry that failed is given up",
 			   display_name(entry));
 		json_array_remove(config.failed, i);
