@@ -256,6 +256,48 @@ test_counters(void **state)
 	assert_int_equal(take(err_fd), 1);
 }
 
+/* A device's poller may run after the queue's: what it completes is seen before the thread sleeps. */
+static void
+test_completion_before_sleep(void **state)
+{
+	uint16_t used;
+
+	(void)state;
+	start(false);
+	take(call_fd);
+	hold = true;
+	used = rig.used->idx;
+	assert_int_equal(do_one(), 0);
+	assert_true(thread_arm(thread));
+	thread_disarm(thread);
+	assert_int_equal(rig.used->idx, used);
+	let_go();
+	assert_true(thread_arm(thread));
+	assert_int_equal(rig.used->idx, (uint16_t)(used + 1));
+	assert_int_equal(take(call_fd), 1);
+	thread_disarm(thread);
+}
+
+/* ... and a queue that only waits for that does not sleep over its end. */
+static void
+test_last_completion_before_sleep(void **state)
+{
+	(void)state;
+	start(false);
+	hold = true;
+	do_one();
+	thread_set_current(thread);
+	vhost_queue_stop(queue);
+	thread_set_current(NULL);
+	assert_int_equal(queue->state, VHOST_QUEUE_STOPPING);
+	assert_true(thread_arm(thread));
+	thread_disarm(thread);
+	let_go();
+	assert_false(thread_arm(thread));
+	poll_once(thread);
+	assert_int_equal(queue->state, VHOST_QUEUE_STOPPED);
+}
+
 /* Its session may have waited for another one, long after the front-end's message was answered. */
 static void
 test_failed_start_is_told(void **state)
@@ -563,6 +605,8 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_off),
 		TEST(test_counters),
+		TEST(test_completion_before_sleep),
+		TEST(test_last_completion_before_sleep),
 		TEST(test_failed_start_is_told),
 		TEST(test_call_is_tried_again),
 		TEST(test_first_call_is_tried_again),
