@@ -138,6 +138,7 @@ setup(void **state)
 	queue->home = main_thread;
 	queue->ops = &device_ops;
 	set_coalescing(0, 60000);
+	atomic_store(&memory.lost, false);
 	channel_rc = 0;
 	notifier_fails = false;
 	hold = false;
@@ -296,6 +297,24 @@ test_last_completion_before_sleep(void **state)
 	assert_false(thread_arm(thread));
 	poll_once(thread);
 	assert_int_equal(queue->state, VHOST_QUEUE_STOPPED);
+}
+
+/* A request may be what the driver wrote, or zeroes in its place. */
+static void
+test_lost_memory_breaks_the_queue(void **state)
+{
+	uint16_t used;
+
+	(void)state;
+	start(false);
+	used = rig.used->idx;
+	atomic_store(&memory.lost, true);
+	do_one();
+	assert_int_equal(rig.used->idx, used);
+	assert_int_equal(take(err_fd), 1);
+	assert_int_equal(queue->counters[VHOST_BREAKS], 1);
+	do_one();
+	assert_int_equal(take(err_fd), 0);
 }
 
 /* Its session may have waited for another one, long after the front-end's message was answered. */
@@ -607,6 +626,7 @@ main(void)
 		TEST(test_counters),
 		TEST(test_completion_before_sleep),
 		TEST(test_last_completion_before_sleep),
+		TEST(test_lost_memory_breaks_the_queue),
 		TEST(test_failed_start_is_told),
 		TEST(test_call_is_tried_again),
 		TEST(test_first_call_is_tried_again),
