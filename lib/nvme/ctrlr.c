@@ -347,8 +347,10 @@ part(struct nvme_ctrlr *ctrlr)
 {
 	struct errmsg err;
 
-	if (atomic_load(&ctrlr->transport->gone) || ctrlr->info.state == NVME_GONE)
+	if (atomic_load(&ctrlr->transport->gone) || ctrlr->info.state == NVME_GONE) {
+		nvme_admin_close(ctrlr, -ENODEV);
 		return;
+	}
 	if (ctrlr->admin.open && ctrlr->info.state == NVME_LIVE)
 		delete_queues(ctrlr);
 	nvme_admin_close(ctrlr, -ECANCELED);
@@ -365,16 +367,20 @@ take_down(struct nvme_ctrlr *ctrlr)
 	ctrlr->parting = true;
 	if (ctrlr->registered)
 		unregister(ctrlr);
-	if (ctrlr->transport != NULL) {
+	if (ctrlr->transport != NULL)
 		part(ctrlr);
+	/* Its owner may be in the middle of being told something, and use it there. */
+	while (ctrlr->teller_runs)
+		coroutine_sleep(NO_MEMORY_US);
+	if (ctrlr->transport != NULL) {
 		for (uint32_t i = 0; ctrlr->qpairs != NULL && i < ctrlr->qpair_count; i++)
 			nvme_qpair_free(&ctrlr->qpairs[i]);
 		nvme_admin_free(ctrlr);
 		transport_dma_free(ctrlr->transport, ctrlr->dbbuf, 2 * NVME_PAGE_SIZE);
 		ctrlr->ops->close(ctrlr->transport);
 	}
-	/* Its owner may be in the middle of being told something; and a wake-up under way. */
-	while (ctrlr->teller_runs || atomic_load(&ctrlr->wake_sent))
+	/* A wake-up may be under way. */
+	while (atomic_load(&ctrlr->wake_sent))
 		coroutine_sleep(NO_MEMORY_US);
 }
 

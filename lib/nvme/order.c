@@ -81,8 +81,12 @@ nvme_order_wait(struct nvme_order *order, struct errmsg *err)
 static int
 give_order(struct nvme_ctrlr *ctrlr, nvme_order_fn run, struct errmsg *err)
 {
-	struct nvme_order *order = nvme_order_create(run);
+	struct nvme_order *order;
 
+	/* Nobody carries orders out any more. */
+	if (ctrlr->parting)
+		return ctrlr_err(ctrlr, err, -ENODEV, "it is being detached");
+	order = nvme_order_create(run);
 	if (order == NULL)
 		return err_set(err, -ENOMEM, "%s", strerror(ENOMEM));
 	TAILQ_INSERT_TAIL(&ctrlr->orders, order, link);

@@ -40,6 +40,7 @@ static struct {
 	struct nvme_opts opts;
 	struct errmsg err;
 	unsigned int events[4]; /* by enum nvme_event */
+	void (*in_event)(void); /* the owner's business when it is told; may be NULL */
 
 	/* the transport */
 	bool open;
@@ -447,6 +448,8 @@ rig_on_event(void *ctx, enum nvme_event event)
 {
 	(void)ctx;
 	rig.events[event]++;
+	if (rig.in_event != NULL)
+		rig.in_event();
 }
 
 static inline void

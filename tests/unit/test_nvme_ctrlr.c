@@ -557,6 +557,47 @@ test_event_requests_refused(void **state)
 	assert_int_equal(nvme_get_info(rig.ctrlr)->state, NVME_LIVE);
 }
 
+static struct nvme_ctrlr *told_of;
+static unsigned int refusals;
+
+/* Uses it for as long as it can, and longer. */
+static void
+use_while_detached(void)
+{
+	struct nvme_smart_log health;
+	struct errmsg err;
+
+	told_of = rig.ctrlr;
+	for (int i = 0; i < 300; i++) {
+		refusals += nvme_get_health(told_of, &health) != 0;
+		if (refusals > 0)
+			assert_int_equal(nvme_reset(told_of, &err), -ENODEV);
+		coroutine_sleep(1000);
+	}
+	told_of = NULL;
+}
+
+/* Its owner is being told something meanwhile, and takes its time. */
+static void
+test_detach_while_told(void **state)
+{
+	(void)state;
+	for (int gone = 0; gone < 2; gone++) {
+		rig_attach();
+		refusals = 0;
+		rig.in_event = use_while_detached;
+		nvme_ctrlr_tell(rig.ctrlr, NVME_EVENT_HEALTH);
+		rig_wait_for(told_of != NULL);
+		if (gone)
+			atomic_store(&rig_memory.transport.gone, true);
+		rig_detach();
+		assert_null(told_of);
+		assert_true(refusals > 100);
+		rig.in_event = NULL;
+		rig_renew();
+	}
+}
+
 static void
 test_shutdown(void **state)
 {
@@ -607,6 +648,7 @@ main(void)
 		rig_test(test_keep_alive),
 		rig_test(test_flood_of_events),
 		rig_test(test_event_requests_refused),
+		rig_test(test_detach_while_told),
 		rig_test(test_shutdown),
 	};
 
