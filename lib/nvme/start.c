@@ -316,6 +316,18 @@ identify_controller(struct nvme_ctrlr *ctrlr, struct errmsg *err)
 	return 0;
 }
 
+/* How many blocks the ranges of one Dataset Management may have together; 0: any number. */
+static void
+note_dsm_sum(struct nvme_ctrlr_info *info, uint64_t blocks)
+{
+	if (blocks == 0)
+		return;
+	if (info->max_dsm_blocks > blocks)
+		info->max_dsm_blocks = blocks;
+	if (info->max_dsm_ranges > blocks / info->max_dsm_blocks)
+		info->max_dsm_ranges = (uint32_t)(blocks / info->max_dsm_blocks);
+}
+
 /* NVM Command Set 1.0 §4.1.5.2. It need not know this one. */
 static int
 identify_limits(struct nvme_ctrlr *ctrlr, struct errmsg *err)
@@ -338,6 +350,7 @@ identify_limits(struct nvme_ctrlr *ctrlr, struct errmsg *err)
 		info->max_dsm_ranges = limits.dmrl;
 	if (limits.dmrsl != 0)
 		info->max_dsm_blocks = limits.dmrsl;
+	note_dsm_sum(info, limits.dmsl);
 	if (limits.wzsl != 0 && limits.wzsl <= MDTS_MAX)
 		info->max_write_zeroes = in_pages(ctrlr, limits.wzsl);
 	return 0;

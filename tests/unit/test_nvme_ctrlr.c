@@ -97,6 +97,33 @@ test_every_allocation_fails(void **state)
 }
 
 static void
+test_discard_limits(void **state)
+{
+	static const struct {
+		uint8_t dmrl;
+		uint32_t dmrsl;
+		uint64_t dmsl;
+		uint32_t ranges;
+		uint64_t blocks;
+	} cases[] = {
+		{0, 0, 0, 256, UINT32_MAX},   {8, 100, 0, 8, 100},
+		{8, 100, 800, 8, 100},        {8, 100, 799, 7, 100},
+		{8, 100, 99, 1, 99},          {0, 0, 1, 1, 1},
+		{8, 100, UINT64_MAX, 8, 100}, {255, UINT32_MAX, 1ull << 33, 2, UINT32_MAX},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		rig.limits = (struct nvme_id_ctrl_nvm){
+			.dmrl = cases[i].dmrl, .dmrsl = cases[i].dmrsl, .dmsl = cases[i].dmsl};
+		rig_attach();
+		assert_int_equal(nvme_get_info(rig.ctrlr)->max_dsm_ranges, cases[i].ranges);
+		assert_int_equal(nvme_get_info(rig.ctrlr)->max_dsm_blocks, cases[i].blocks);
+		rig_detach();
+	}
+}
+
+static void
 test_transport_refuses(void **state)
 {
 	(void)state;
@@ -629,6 +656,7 @@ main(void)
 		rig_test(test_attach),
 		rig_test(test_every_command_fails),
 		rig_test(test_every_allocation_fails),
+		rig_test(test_discard_limits),
 		rig_test(test_transport_refuses),
 		rig_test(test_registers),
 		rig_test(test_never_ready),
