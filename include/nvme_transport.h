@@ -82,7 +82,6 @@ struct nvme_transport {
 	volatile uint32_t *doorbells;
 	uint32_t doorbells_size; /* bytes that are mapped; queues beyond cannot be used */
 	uint32_t vectors;        /* MSI-X vectors that there are */
-	uint64_t alignment;      /* bytes: the page size that DMA memory has at least */
 
 	/* any thread: set once the device has disappeared, or broke the transport's rules */
 	_Atomic bool gone;

@@ -170,7 +170,6 @@ transport_open(const char *traddr, nvme_gone_fn gone, void *ctx, struct nvme_tra
 	if (self == NULL)
 		return err_set(err, -ENOMEM, "%s: %s", traddr, strerror(ENOMEM));
 	self->transport.ops = &nvme_transport_pcie;
-	self->transport.alignment = DMA_PAGE_SIZE;
 	self->watch = (struct transport_watch){
 		.transport = &self->transport, .look = look, .gone = gone, .ctx = ctx};
 	rc = transport_blocking(open_device, &opening);

@@ -545,7 +545,6 @@ transport_open(const char *traddr, nvme_gone_fn gone, void *ctx, struct nvme_tra
 		return explain(traddr, rc, err);
 	}
 	self->transport.ops = &nvme_transport_vfio_user;
-	self->transport.alignment = PAGE;
 	self->wanted_back = -1;
 	self->watch = (struct transport_watch){
 		.transport = &self->transport, .look = look, .gone = gone, .ctx = ctx};

@@ -78,7 +78,6 @@ rig_memory_setup(void)
 	rig_memory.transport.dma = rig_memory.space;
 	rig_memory.transport.doorbells = rig_memory.doorbells;
 	rig_memory.transport.doorbells_size = sizeof(rig_memory.doorbells);
-	rig_memory.transport.alignment = RIG_PAGE;
 }
 
 /* Nothing of the tested code's is mapped any more. */

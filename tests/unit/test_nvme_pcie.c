@@ -85,7 +85,6 @@ test_open(void **state)
 	assert_int_equal(try_open(), 0);
 	assert_int_equal(transport->vectors, VECTORS);
 	assert_int_equal(transport->doorbells_size, BAR_SIZE - 0x1000);
-	assert_int_equal(transport->alignment, 4096);
 	assert_non_null(transport->dma);
 	assert_int_equal(rig_command(), 6);
 	let_it_look();

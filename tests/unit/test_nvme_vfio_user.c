@@ -138,7 +138,6 @@ test_open(void **state)
 	open_transport();
 	assert_int_equal(transport->vectors, RIG_VECTORS);
 	assert_int_equal(transport->doorbells_size, RIG_BAR_SIZE - RIG_DOORBELLS);
-	assert_int_equal(transport->alignment, 4096);
 	assert_false(transport->gone);
 	assert_non_null(transport->dma);
 	/* Memory and bus mastering are on. */
