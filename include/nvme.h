@@ -98,8 +98,8 @@ int nvme_attach(const struct nvme_opts *opts, nvme_event_fn event, void *ctx,
 void nvme_detach(struct nvme_ctrlr *ctrlr);
 
 /*
- * [waits] 0, -ENODEV (or it is being detached), -EBUSY (disabled), or why the controller did not come back; one that has
- * failed is tried again. -ECANCELED: it goes on, or is being detached.
+ * [waits] 0, -ENODEV (or it is being detached), -EBUSY (disabled), or why the controller did not
+ * come back; one that has failed is tried again. -ECANCELED: it goes on, or is being detached.
  */
 int nvme_reset(struct nvme_ctrlr *ctrlr, struct errmsg *err);
 /*

@@ -4,8 +4,8 @@
  * lib/nvme; the data path's functions are in nvme.h.
  *
  * All queue pairs that the device can have are there, as structs, while the controller is attached.
- * One is made on the device when a thread uses it for the first time, and stays there: what a thread
- * puts the next one gets, at once.
+ * One is made on the device when a thread uses it for the first time, and stays there: what a
+ * thread puts the next one gets, at once.
  *
  *   controller's coroutine (app thread)          qpair's thread
  *     nvme_qpair_create()  rings, CQ, SQ
@@ -37,10 +37,10 @@ enum nvme_qpair_state {
 enum nvme_abort_state {
 	NVME_ABORT_NONE,
 	NVME_ABORT_WANTED, /* nvme_ctrlr_timed_out(), on the qpair's thread */
-	NVME_ABORT_ACTIVE, /* the app thread took it, from WANTED; or cannot yet, and gives it back */
+	NVME_ABORT_ACTIVE, /* the app thread took it, from WANTED (or has to give it back) */
 	/*
-	 * Its thread: the command has ended, in WANTED or ACTIVE (atomic_exchange()). The app thread
-	 * makes it NONE when it needs the identifier no more, without a word: the slot is found
+	 * Its thread: the command has ended, in WANTED or ACTIVE (atomic_exchange()). The app
+	 * thread makes it NONE when it needs the identifier no more, without a word: the slot is found
 	 * when the qpair's thread next looks for time-outs.
 	 */
 	NVME_ABORT_ENDED,
@@ -156,12 +156,12 @@ void nvme_qpair_park(struct nvme_qpair *qpair);
 /*
  * Created. Nothing when it is LIVE, or broken (see nvme_ctrlr_timed_out()) since it was created.
  * Sends what was sent before the stop, in order (each once more than before; those with no retries
- * left end with -ETIMEDOUT if they had timed out, else -EIO; so do fused pairs, of which one command
- * may have been carried out), then what waits; but what was for a namespace that another has taken
+ * left end with -ETIMEDOUT if they had timed out, else -EIO; so do fused pairs, of which one
+ * command may have been carried out), then what waits; but what was for a namespace that another has taken
  * the place of ends with -ENODEV.
  */
 void nvme_qpair_start(struct nvme_qpair *qpair);
-/* The device is off or gone, and will not be back soon: ends all requests, and all to come, with rc. */
+/* The device is off or gone, for longer: ends all requests, and all to come, with rc. */
 void nvme_qpair_fail(struct nvme_qpair *qpair, int rc);
 
 /* ---- between qpair*.c, its thread ---- */

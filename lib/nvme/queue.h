@@ -15,7 +15,7 @@
 #include "nvme_spec.h"
 #include "nvme_transport.h"
 
-/* A doorbell, and its shadow (NVMe 1.4 §5.7, Doorbell Buffer Config), where the device has those. */
+/* A doorbell, and its shadow (NVMe 1.4 §5.7, Doorbell Buffer Config), where there is one. */
 struct nvme_doorbell {
 	volatile uint32_t *reg;
 	volatile uint32_t *shadow; /* NULL: none */
@@ -51,17 +51,20 @@ struct nvme_queue {
 };
 
 /*
- * [waits] or blocks, as transport_dma_alloc(). Both rings, contiguous for the device and aligned to page_size
- * (CC.MPS, a power of two). entries: 2 … 65536. 0, or -ENOMEM with the reason in err.
+ * [waits] or blocks, as transport_dma_alloc(). Both rings, contiguous for the device and aligned
+ * to page_size (CC.MPS, a power of two). entries: 2 … 65536. 0, or -ENOMEM with the reason in err.
  */
 int nvme_queue_alloc(struct nvme_queue *queue, struct nvme_transport *transport, uint16_t id,
 		     uint32_t entries, uint32_t page_size, struct errmsg *err);
-/* [waits] or blocks. The device does not use them any more. One that was never allocated (all zeroes) is fine. */
+/*
+ * [waits] or blocks. The device does not use them any more. One that was never allocated (all
+ * zeroes) is fine.
+ */
 void nvme_queue_free(struct nvme_queue *queue);
 /*
  * Before it is made on the device, for the first time or after a reset: empty, phase 1.
- * stride: CAP.DSTRD. shadows, events: the pages of DBBUF, or NULL. -ENODEV: its doorbells are beyond
- * what is mapped.
+ * stride: CAP.DSTRD. shadows, events: the pages of DBBUF, or NULL. -ENODEV: its doorbells are
+ * beyond what is mapped.
  */
 int nvme_queue_reset(struct nvme_queue *queue, uint32_t stride, uint32_t *shadows,
 		     uint32_t *events);

@@ -578,7 +578,7 @@ sleep_or_poll(uint32_t *naps)
 	if (!thread_arm(rig.io))
 		return;
 	(*naps)++;
-	/* What wakes is an interrupt; the app thread's messages, and time, need a look now and then. */
+	/* What wakes is an interrupt; the app thread's messages, and time, need a look. */
 	assert_true(poll(fds, 1, 20) >= 0);
 	thread_disarm(rig.io);
 }

@@ -474,7 +474,7 @@ test_physical_blocks(void **state)
 	}
 }
 
-/* A status that may be another in a moment does not take a namespace away; one that may not does. */
+/* A status that may be another in a moment takes no namespace away; one that may not does. */
 static void
 test_namespaces_not_ready(void **state)
 {

@@ -2,8 +2,8 @@
 /* links: nvme thread testlib env */
 /* ldflags: -Wl,--wrap=log_write */
 /*
- * Queue pairs: requests that are sent, wait, are tried again, time out, are stopped and started with
- * the controller; and a device that answers what nobody asked.
+ * Queue pairs: requests that are sent, wait, are tried again, time out, are stopped and started
+ * with the controller; and a device that answers what nobody asked.
  */
 #include "nvme_rig.h"
 
