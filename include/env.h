@@ -6,6 +6,7 @@
 #ifndef VHOSTD_ENV_H
 #define VHOSTD_ENV_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -74,5 +75,12 @@ const struct cpumask *env_housekeeping_cpus(void);
 
 /* Pins the calling OS thread to the housekeeping CPUs. Returns 0 or a negative errno. */
 int env_pin_to_housekeeping(void);
+
+/*
+ * What OS threads that do not handle signals block: all but those that the processor raises. Of a
+ * blocked one the kernel would end the process without its handler (mapping.h has one for SIGBUS).
+ * Threads inherit the mask, those of libraries too.
+ */
+void env_fill_sigset(sigset_t *set);
 
 #endif

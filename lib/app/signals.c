@@ -25,16 +25,9 @@ stop_set(sigset_t *set)
 void
 signals_block(sigset_t *before)
 {
-	/*
-	 * What the processor raises is not blocked: the kernel would end the process without its
-	 * handler.
-	 */
-	static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
 	sigset_t set;
 
-	sigfillset(&set);
-	for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++)
-		sigdelset(&set, faults[i]);
+	env_fill_sigset(&set);
 	pthread_sigmask(SIG_BLOCK, &set, before);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);

@@ -455,11 +455,11 @@ watch(struct server *server, int fd, void *ptr)
 static int
 start_os_thread(struct server *server)
 {
-	sigset_t all, before;
+	sigset_t set, before;
 	int rc;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
+	env_fill_sigset(&set);
+	pthread_sigmask(SIG_SETMASK, &set, &before);
 	rc = pthread_create(&server->os_thread, NULL, server_main, server);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return -rc;

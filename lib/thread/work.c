@@ -15,6 +15,7 @@
 #include <sys/queue.h>
 #include <time.h>
 
+#include "env.h"
 #include "log.h"
 
 #define DEFAULT_MAX_WORKERS 64
@@ -174,7 +175,7 @@ start_worker(void)
 	pthread_t thread;
 	int rc;
 
-	sigfillset(&signals); /* they are for the daemon's own threads */
+	env_fill_sigset(&signals); /* they are for the daemon's own threads */
 	pthread_attr_init(&attr);
 	rc = pthread_attr_setsigmask_np(&attr, &signals);
 	if (rc == 0)

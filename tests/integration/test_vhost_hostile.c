@@ -575,6 +575,31 @@ test_changing_descriptors(void **state)
 	}
 }
 
+/* Memory is gone when a queue is to start: who looks there first is no reactor. */
+static void
+test_truncated_before_start(void **state)
+{
+	const struct client_options options = {.queues = 2, .start_mask = 1};
+	struct client_vring_addr addr;
+	struct guest guest;
+	struct client_device *device = &guest.device;
+	struct client_ring *ring;
+
+	(void)state;
+	guest_start(&guest, "disk", &options);
+	ring = &device->rings[1];
+	client_ring_addr(ring, 1, &addr);
+	assert_int_equal(client_set_vring_num(&device->client, 1, ring->size, true), 0);
+	assert_int_equal(client_set_vring_base(&device->client, 1, 0, true), 0);
+	assert_int_equal(client_set_vring_addr(&device->client, &addr, true), 0);
+	for (unsigned int i = 0; i < device->memory.count; i++)
+		assert_int_equal(ftruncate(device->memory.regions[i].fd, 0), 0);
+	/* Whether it is taken does not matter. */
+	client_set_vring_kick(&device->client, 1, ring->kick_fd, true);
+	rig_check();
+	guest_end(&guest);
+}
+
 /* ---- random rings ---- */
 
 static void
@@ -643,6 +668,7 @@ main(void)
 		RIG_TEST(test_full_error_eventfd),
 		RIG_TEST(test_closed_eventfds),
 		RIG_TEST(test_changing_descriptors),
+		RIG_TEST(test_truncated_before_start),
 		RIG_TEST(test_random_rings),
 		cmocka_unit_test(rig_test_end),
 	};
