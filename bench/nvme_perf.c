@@ -35,7 +35,8 @@
 #define LOOK_US     1000
 #define NAME        "nvme"
 #define BDEV        NAME "n1"
-#define WARM_UP_PER 10 /* parts of what is counted */
+#define WARM_UP_PER 10  /* parts of what is counted */
+#define WARM_UP_S   0.3 /* with a socket; until then the driver has switched its interrupts off */
 
 const struct nvme_transport_ops *const nvme_transports[] = {
 	&path_nvme_transport,
@@ -157,13 +158,13 @@ report(void)
 		path_fail("there are allocations within requests", -EINVAL);
 }
 
-/* Of one time limit, or so many I/Os. */
+/* What is to be done: so many I/Os, or with a socket so long. */
 static bool
-has_lasted(uint64_t begin, uint64_t first_done, unsigned int divisor)
+has_lasted(uint64_t first_done, unsigned int ios, double seconds)
 {
 	if (options.socket == NULL)
-		return bench.done - first_done >= options.ios / divisor;
-	return (double)(env_ticks() - begin) >= options.seconds / divisor * (double)env_ticks_hz();
+		return bench.done - first_done >= ios;
+	return (double)(env_ticks() - bench.begin) >= seconds * (double)env_ticks_hz();
 }
 
 static void
@@ -175,9 +176,9 @@ next_phase(void)
 			completion_signal(bench.end, 0);
 		}
 	} else if (!bench.counting) {
-		if (has_lasted(bench.begin, 0, WARM_UP_PER))
+		if (has_lasted(0, options.ios / WARM_UP_PER, WARM_UP_S))
 			begin_counting();
-	} else if (has_lasted(bench.begin, bench.first_done, 1)) {
+	} else if (has_lasted(bench.first_done, options.ios, options.seconds)) {
 		report();
 		bench.counting = false;
 		bench.stopping = true;

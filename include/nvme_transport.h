@@ -4,7 +4,7 @@
  * that it can read and write, and its interrupts. Part of the room nvme; `pcie` (VFIO, lib/env) and
  * `vfio_user` (a socket) implement it, and unit tests do.
  *
- * All functions but read and write are called by the controller's control path: on the app thread,
+ * All functions but read, write and switch_interrupt are called by the controller's control path: on the app thread,
  * where they may wait [waits] if they are in a coroutine and block if not (as tests and small
  * programs do).
  */
@@ -58,6 +58,11 @@ struct nvme_transport_ops {
 	 * model (7.2) signals no vector that was off when its completion queue was made.
 	 */
 	int (*set_interrupts)(struct nvme_transport *transport, uint32_t count, int *fds);
+	/*
+	 * Whether vector, one of those, signals its eventfd. Any OS thread; may block. NULL: it is
+	 * always on. 0 or a negative errno: it is as before.
+	 */
+	int (*switch_interrupt)(struct nvme_transport *transport, uint32_t vector, bool on);
 	/*
 	 * Whether the device may read and write memory; open() lets it. For one that does not stop
 	 * in another way; false also for one that is gone: its registers may read as all ones

@@ -59,6 +59,12 @@ uint32_t vfio_msix_count(const struct vfio_device *device);
  * errno: then none does.
  */
 int vfio_set_msix(struct vfio_device *device, const int *fds, uint32_t count);
+/*
+ * One of those vectors signals this eventfd (borrowed) from now on, or with -1 nothing. Any OS
+ * thread; blocks until an interrupt that is under way has been signalled. 0 or a negative errno: it
+ * is as before.
+ */
+int vfio_switch_msix(struct vfio_device *device, uint32_t vector, int fd);
 
 /*
  * Whether it may read and write memory; vfio_open() lets it. Also for a device whose registers do

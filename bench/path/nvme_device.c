@@ -284,7 +284,6 @@ open_device(const char *traddr, nvme_gone_fn gone, void *ctx, struct nvme_transp
 	device.transport.ops = &path_nvme_transport;
 	device.transport.doorbells = device.doorbells;
 	device.transport.doorbells_size = sizeof(device.doorbells);
-	device.transport.alignment = DMA_PAGE_SIZE;
 	device.admin = poller_register(poll_admin, NULL, ADMIN_US, "nvme_device");
 	if (device.admin == NULL)
 		return -ENOMEM;

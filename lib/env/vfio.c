@@ -393,7 +393,7 @@ vfio_set_bus_master(struct vfio_device *device, bool on)
 /* ---- interrupts ---- */
 
 static int
-set_irqs(struct vfio_device *device, uint32_t index, const int *fds, uint32_t count)
+set_irqs(struct vfio_device *device, uint32_t index, uint32_t start, const int *fds, uint32_t count)
 {
 	struct vfio_irq_set *set = calloc(1, sizeof(*set) + count * sizeof(fds[0]));
 	int rc;
@@ -404,6 +404,7 @@ set_irqs(struct vfio_device *device, uint32_t index, const int *fds, uint32_t co
 	set->flags = VFIO_IRQ_SET_ACTION_TRIGGER |
 		     (count > 0 ? VFIO_IRQ_SET_DATA_EVENTFD : VFIO_IRQ_SET_DATA_NONE);
 	set->index = index;
+	set->start = start;
 	set->count = count;
 	if (count > 0)
 		memcpy(set->data, fds, count * sizeof(fds[0]));
@@ -428,14 +429,20 @@ vfio_set_msix(struct vfio_device *device, const int *fds, uint32_t count)
 	 * error, though.
 	 */
 	if (device->msix_on)
-		rc = set_irqs(device, VFIO_PCI_MSIX_IRQ_INDEX, NULL, 0);
+		rc = set_irqs(device, VFIO_PCI_MSIX_IRQ_INDEX, 0, NULL, 0);
 	if (rc != 0)
 		return rc;
 	device->msix_on = false;
 	if (count > 0)
-		rc = set_irqs(device, VFIO_PCI_MSIX_IRQ_INDEX, fds, count);
+		rc = set_irqs(device, VFIO_PCI_MSIX_IRQ_INDEX, 0, fds, count);
 	device->msix_on = rc == 0 && count > 0;
 	return rc;
+}
+
+int
+vfio_switch_msix(struct vfio_device *device, uint32_t vector, int fd)
+{
+	return set_irqs(device, VFIO_PCI_MSIX_IRQ_INDEX, vector, &fd, 1);
 }
 
 static uint32_t
@@ -457,7 +464,7 @@ listen_for_request(struct vfio_device *device)
 		return;
 	device->request = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (device->request < 0 ||
-	    set_irqs(device, VFIO_PCI_REQ_IRQ_INDEX, &device->request, 1) == 0)
+	    set_irqs(device, VFIO_PCI_REQ_IRQ_INDEX, 0, &device->request, 1) == 0)
 		return;
 	close(device->request);
 	device->request = -1;

@@ -373,8 +373,10 @@ take_down(struct nvme_ctrlr *ctrlr)
 	while (ctrlr->teller_runs)
 		coroutine_sleep(NO_MEMORY_US);
 	if (ctrlr->transport != NULL) {
-		for (uint32_t i = 0; ctrlr->qpairs != NULL && i < ctrlr->qpair_count; i++)
+		for (uint32_t i = 0; ctrlr->qpairs != NULL && i < ctrlr->qpair_count; i++) {
+			nvme_interrupt_settle(&ctrlr->qpairs[i]);
 			nvme_qpair_free(&ctrlr->qpairs[i]);
+		}
 		nvme_admin_free(ctrlr);
 		transport_dma_free(ctrlr->transport, ctrlr->dbbuf, 2 * NVME_PAGE_SIZE);
 		ctrlr->ops->close(ctrlr->transport);

@@ -475,17 +475,18 @@ nvme_qpair_poll(void *arg)
 bool
 nvme_qpair_arm(void *arg)
 {
-	const struct nvme_qpair *qpair = arg;
+	struct nvme_qpair *qpair = arg;
 	const struct nvme_queue *queue = &qpair->queue;
+	bool woken;
 
 	if (qpair->attention)
 		return false;
 	/* What ends that is a message. */
 	if (qpair->state != NVME_QPAIR_LIVE)
 		return true;
-	if (queue->sq_tail != queue->sq_rung || nvme_queue_has_completion(queue))
-		return false;
-	return queue->in_flight == 0 || qpair->interrupt_fd >= 0;
+	/* First: what is completed before that is found below. */
+	woken = queue->in_flight == 0 || nvme_interrupt_wakes(qpair);
+	return woken && queue->sq_tail == queue->sq_rung && !nvme_queue_has_completion(queue);
 }
 
 /* ---- time-outs ---- */
@@ -547,6 +548,7 @@ nvme_qpair_look_for_timeouts(void *arg)
 
 	/* What has been completed is not late: it is this thread that is. */
 	if (qpair->state == NVME_QPAIR_LIVE) {
+		nvme_interrupt_look(qpair);
 		collect_slots(qpair);
 		if (reap(qpair, qpair->slot_count) > 0)
 			qpair->attention = true;

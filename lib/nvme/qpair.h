@@ -20,6 +20,7 @@
 
 #include "nvme.h"
 #include "queue.h"
+#include "work.h"
 
 #define NVME_MAX_BUFFERS 16u /* of a queue pair, for data that must be copied */
 
@@ -73,6 +74,31 @@ struct nvme_request_list {
 	struct nvme_request *last; /* meaningful when first is not NULL */
 };
 
+/* Whether the queue pair's vector signals; see interrupt.c. */
+enum nvme_interrupt_state {
+	NVME_INTERRUPT_ON,
+	NVME_INTERRUPT_OFF,
+	NVME_INTERRUPT_SWITCHING, /* a worker has it */
+};
+
+struct nvme_interrupt {
+	/* set by create */
+	uint32_t vector;
+	bool own; /* no other queue's, too, and the transport can switch it */
+
+	/* its thread, and the app thread before it is created again */
+	_Atomic uint8_t state;
+	/* set by whoever switches, before */
+	bool on;
+	struct work work;
+	/* whoever switches: it cannot, and is not to be tried again */
+	_Atomic bool stays;
+
+	/* its thread, since the last look */
+	uint64_t needed;   /* how often it would have slept with requests under way */
+	uint64_t commands; /* nvme_qpair.commands then */
+};
+
 struct nvme_qpair {
 	/* its thread, for each request; nobody's while it is put */
 	enum nvme_qpair_state state;
@@ -95,6 +121,7 @@ struct nvme_qpair {
 	/* its thread, else */
 	bool attention;   /* those that wait are to be looked at, though no command has ended */
 	int interrupt_fd; /* that the poller sleeps on, or -1 */
+	struct nvme_interrupt interrupt;
 	int fail_rc;
 	uint32_t held;           /* slots that are free but for their abort */
 	uint64_t broken;         /* the creation that is not to be trusted; 0: none */
@@ -172,6 +199,17 @@ bool nvme_qpair_arm(void *arg);
 int nvme_qpair_look_for_timeouts(void *arg);
 /* LIVE: sends what waits, as far as there is room. FAILED: ends it. */
 void nvme_qpair_send_waiting(struct nvme_qpair *qpair);
+
+/* ---- interrupt.c ---- */
+
+/* Its thread: whether it is woken by completions from now on; look for some afterwards. */
+bool nvme_interrupt_wakes(struct nvme_qpair *qpair);
+/* Its thread, now and then. */
+void nvme_interrupt_look(struct nvme_qpair *qpair);
+/* App thread [waits]: no worker has it any more, and its thread does not switch it. */
+void nvme_interrupt_settle(struct nvme_qpair *qpair);
+/* The same; it is on, then. */
+void nvme_interrupt_restore(struct nvme_qpair *qpair);
 
 static inline void
 nvme_request_list_append(struct nvme_request_list *list, struct nvme_request *request)

@@ -118,8 +118,14 @@ nvme_ctrlr_create_queues(struct nvme_qpair *qpair, struct errmsg *err)
 				     .prp1 = queue->sq_iova};
 	struct nvme_admin_call delete_cq = {
 		.command = {.opcode = nvme_admin_delete_cq, .cdw10 = qpair->id}};
-	int rc = nvme_admin_call_named(ctrlr, &cq, "Create I/O Completion Queue", err);
+	int rc;
 
+	/* Its vector has to be on: see nvme_transport_ops.set_interrupts. */
+	qpair->interrupt.vector = vector_of(qpair);
+	qpair->interrupt.own =
+		ctrlr->vector_count > ctrlr->info.io_queues && ctrlr->ops->switch_interrupt != NULL;
+	nvme_interrupt_restore(qpair);
+	rc = nvme_admin_call_named(ctrlr, &cq, "Create I/O Completion Queue", err);
 	if (rc != 0)
 		return rc;
 	rc = nvme_admin_call_named(ctrlr, &sq, "Create I/O Submission Queue", err);

@@ -219,6 +219,14 @@ transport_set_interrupts(struct nvme_transport *transport, uint32_t count, int *
 }
 
 static int
+transport_switch_interrupt(struct nvme_transport *transport, uint32_t vector, bool on)
+{
+	struct pcie_transport *self = of(transport);
+
+	return vfio_switch_msix(self->device, vector, on ? self->interrupts.fds[vector] : -1);
+}
+
+static int
 set_bus_master(void *device)
 {
 	return vfio_set_bus_master(device, true);
@@ -263,6 +271,7 @@ const struct nvme_transport_ops nvme_transport_pcie = {
 	.read = transport_read,
 	.write = transport_write,
 	.set_interrupts = transport_set_interrupts,
+	.switch_interrupt = transport_switch_interrupt,
 	.set_bus_master = transport_set_bus_master,
 	.reset = transport_reset,
 };

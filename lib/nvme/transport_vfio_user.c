@@ -605,6 +605,25 @@ transport_set_interrupts(struct nvme_transport *transport, uint32_t count, int *
 	return rc;
 }
 
+/* Without an eventfd the vector has none any more; servers that do not know that refuse. */
+static int
+transport_switch_interrupt(struct nvme_transport *transport, uint32_t vector, bool on)
+{
+	struct vfio_user_transport *self = of(transport);
+	struct vfio_irq_set set = {.argsz = sizeof(set),
+				   .flags = VFIO_IRQ_SET_ACTION_TRIGGER | VFIO_IRQ_SET_DATA_EVENTFD,
+				   .index = VFIO_PCI_MSIX_IRQ_INDEX,
+				   .start = vector,
+				   .count = 1};
+	struct vfio_user_call call = {.command = VFIO_USER_DEVICE_SET_IRQS,
+				      .request = &set,
+				      .request_size = sizeof(set),
+				      .fds = &self->interrupts.fds[vector],
+				      .fd_count = on};
+
+	return atomic_load(&transport->gone) ? -ENODEV : vfio_user_call(self->connection, &call);
+}
+
 static int
 transport_set_bus_master(struct nvme_transport *transport, bool on)
 {
@@ -639,6 +658,7 @@ const struct nvme_transport_ops nvme_transport_vfio_user = {
 	.read = transport_read,
 	.write = transport_write,
 	.set_interrupts = transport_set_interrupts,
+	.switch_interrupt = transport_switch_interrupt,
 	.set_bus_master = transport_set_bus_master,
 	.reset = transport_reset,
 };

@@ -1218,6 +1218,129 @@ test_sleep_with_interrupts(void **state)
 	expect_done(1, 0);
 }
 
+/* ---- interrupts of who polls anyway ---- */
+
+static struct {
+	_Atomic uint32_t switches;
+	_Atomic bool on;
+	int rc;
+} vector = {.on = true};
+
+static int
+switch_interrupt(struct nvme_transport *transport, uint32_t number, bool on)
+{
+	(void)transport;
+	assert_int_equal(number, 7);
+	if (vector.rc == 0)
+		atomic_store(&vector.on, on);
+	atomic_fetch_add(&vector.switches, 1);
+	return vector.rc;
+}
+
+static void
+start_with_vector(int rc)
+{
+	static const struct nvme_transport_ops switching = {.switch_interrupt = switch_interrupt};
+
+	rig.interrupt = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	rig.ctrlr.ops = &switching;
+	qpair->interrupt.vector = 7;
+	qpair->interrupt.own = true;
+	vector.rc = rc;
+	atomic_store(&vector.switches, 0);
+	assert_int_equal(work_pool_start(NULL), 0);
+	create_and_start();
+}
+
+/* Until a worker has done what was asked for. */
+static void
+expect_switches(uint32_t count, bool on)
+{
+	for (int i = 0;
+	     i < 10000 && atomic_load(&qpair->interrupt.state) == NVME_INTERRUPT_SWITCHING; i++)
+		usleep(1000);
+	assert_int_equal(atomic_load(&vector.switches), count);
+	assert_int_equal(atomic_load(&vector.on), on);
+	assert_int_equal(atomic_load(&qpair->interrupt.state),
+			 on ? NVME_INTERRUPT_ON : NVME_INTERRUPT_OFF);
+}
+
+static void
+be_busy(uint32_t op)
+{
+	submit_and_take(op);
+	rig_complete(qpair, ops[op].request.cid, 0);
+	run();
+	expect_done(op, 0);
+	ticks_advance_us(RIG_LOOK_US);
+	run();
+}
+
+static void
+test_busy_threads_need_no_interrupts(void **state)
+{
+	(void)state;
+	start_with_vector(0);
+	be_busy(0);
+	expect_switches(1, false);
+	/* Who is busy leaves it as it is, and so does who sleeps with nothing under way. */
+	be_busy(1);
+	assert_true(arms());
+	expect_switches(1, false);
+	/* It is on before the thread sleeps. */
+	submit_and_take(2);
+	assert_false(arms());
+	expect_switches(2, true);
+	assert_true(arms());
+	rig_complete(qpair, ops[2].request.cid, 0);
+	assert_false(arms());
+	run();
+	/* Who has slept may sleep again. */
+	ticks_advance_us(RIG_LOOK_US);
+	run();
+	expect_switches(2, true);
+	/* Nothing to do is no reason, either. */
+	ticks_advance_us(RIG_LOOK_US);
+	run();
+	expect_switches(2, true);
+	be_busy(3);
+	expect_switches(3, false);
+	/* The device may count on it where the queues are made. */
+	ON_THREAD(nvme_qpair_stop(qpair));
+	nvme_interrupt_restore(qpair);
+	expect_switches(4, true);
+	create_and_start();
+	work_pool_stop();
+}
+
+static void
+test_interrupts_that_cannot_be_switched(void **state)
+{
+	(void)state;
+	start_with_vector(-EINVAL);
+	be_busy(0);
+	expect_switches(1, true);
+	be_busy(1);
+	expect_switches(1, true);
+	submit_and_take(2);
+	assert_true(arms());
+	rig_complete(qpair, ops[2].request.cid, 0);
+	run();
+	work_pool_stop();
+}
+
+static void
+test_shared_interrupts_stay_on(void **state)
+{
+	(void)state;
+	start_with_vector(0);
+	qpair->interrupt.own = false;
+	be_busy(0);
+	be_busy(1);
+	expect_switches(0, true);
+	work_pool_stop();
+}
+
 int
 main(void)
 {
@@ -1261,6 +1384,9 @@ main(void)
 		LIVE(test_no_more),
 		LIVE(test_sleep_without_interrupts),
 		NEW(test_sleep_with_interrupts),
+		NEW(test_busy_threads_need_no_interrupts),
+		NEW(test_interrupts_that_cannot_be_switched),
+		NEW(test_shared_interrupts_stay_on),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

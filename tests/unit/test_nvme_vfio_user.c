@@ -359,6 +359,27 @@ test_interrupts_one_by_one(void **state)
 }
 
 static void
+test_interrupt_switched(void **state)
+{
+	eventfd_t count;
+	int fds[2];
+
+	(void)state;
+	open_transport();
+	assert_int_equal(transport->ops->set_interrupts(transport, 2, fds), 0);
+	/* A server that does not know that leaves it as it is. */
+	assert_int_equal(transport->ops->switch_interrupt(transport, 1, false), -EINVAL);
+	assert_true(rig.irqs[1] >= 0);
+	rig.vectors_go_off = true;
+	assert_int_equal(transport->ops->switch_interrupt(transport, 1, false), 0);
+	assert_int_equal(rig.irqs[1], -1);
+	assert_true(rig.irqs[0] >= 0);
+	assert_int_equal(transport->ops->switch_interrupt(transport, 1, true), 0);
+	assert_int_equal(eventfd_write(rig.irqs[1], 1), 0);
+	assert_int_equal(eventfd_read(fds[1], &count), 0);
+}
+
+static void
 test_reset(void **state)
 {
 	(void)state;
@@ -817,6 +838,7 @@ main(void)
 		TEST(test_unmap_refused),
 		TEST(test_interrupts),
 		TEST(test_interrupts_one_by_one),
+		TEST(test_interrupt_switched),
 		TEST(test_reset),
 		TEST(test_coroutine),
 		TEST(test_lies),

@@ -253,6 +253,11 @@ test_interrupts(void **state)
 	assert_int_equal(vfio_set_msix(device, NULL, 0), 0);
 	assert_int_equal(vfio_set_msix(device, fds, VECTORS), 0);
 	assert_memory_equal(rig.msix, fds, sizeof(fds));
+	assert_int_equal(vfio_switch_msix(device, 2, -1), 0);
+	assert_int_equal(rig.msix[2], -1);
+	assert_int_equal(rig.msix[1], 11);
+	assert_int_equal(vfio_switch_msix(device, 2, 12), 0);
+	assert_memory_equal(rig.msix, fds, sizeof(fds));
 	assert_int_equal(vfio_set_msix(device, fds + 2, 1), 0);
 	assert_int_equal(rig.msix_count, 1);
 	assert_int_equal(rig.msix[0], 12);

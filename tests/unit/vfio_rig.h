@@ -215,6 +215,11 @@ rig_set_irqs(struct vfio_irq_set *set)
 		rig.request = dup(*(int *)(void *)set->data);
 		return 0;
 	}
+	/* Some of those that are on. */
+	if (on && set->count < rig.msix_count && set->start < rig.msix_count) {
+		memcpy(&rig.msix[set->start], set->data, set->count * sizeof(int));
+		return 0;
+	}
 	/*
 	 * The kernel's rules: from one number to another only by way of none, and from none to none
 	 * not at all.

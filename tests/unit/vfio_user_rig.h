@@ -93,6 +93,7 @@ static struct rig {
 	struct rig_map maps[RIG_MAPS];
 	uint32_t map_count;
 	int irqs[RIG_VECTORS], request;
+	bool vectors_go_off; /* one by one */
 	uint32_t largest_irq_batch;
 	unsigned int resets, refused;
 	unsigned int calls[32];
@@ -206,6 +207,11 @@ rig_set_irqs(struct rig_request *request)
 				close(rig.irqs[i]);
 			rig.irqs[i] = -1;
 		}
+		return 0;
+	}
+	if (request->fd_count == 0 && set.count == 1 && rig.vectors_go_off) {
+		close(rig.irqs[set.start]);
+		rig.irqs[set.start] = -1;
 		return 0;
 	}
 	if (request->fd_count != set.count)
