@@ -308,7 +308,8 @@ nvme_ctrlr_lose(struct nvme_ctrlr *ctrlr)
 		return;
 	ctrlr_log(warn, ctrlr, "the device is gone");
 	/* Before a request ends: it may only seem to be gone, see nvme_transport_ops. */
-	ctrlr->ops->set_bus_master(ctrlr->transport, false);
+	if (ctrlr->running)
+		ctrlr->ops->set_bus_master(ctrlr->transport, false);
 	nvme_ctrlr_set_state(ctrlr, NVME_GONE);
 	nvme_admin_close(ctrlr, -ENODEV);
 	nvme_aborts_forget(ctrlr);

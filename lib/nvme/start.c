@@ -179,11 +179,10 @@ nvme_ctrlr_turn_off(struct nvme_ctrlr *ctrlr, struct errmsg *err)
 		ctrlr_log(warn, ctrlr, "it was not off within CAP.TO, and was reset as a function");
 		rc = wait_ready(ctrlr, false);
 	}
-	if (rc == 0 || rc == -ENODEV) {
+	if (rc == 0)
 		ctrlr->running = false;
-	} else if (ctrlr->running && rc != -ECANCELED && !ctrlr->cut_off) {
+	else if (ctrlr->running && rc != -ECANCELED && rc != -ENODEV && !ctrlr->cut_off)
 		cut_off(ctrlr);
-	}
 	return rc == 0 ? 0 : explain(ctrlr, rc, "it does not turn off (CSTS.RDY)", err);
 }
 

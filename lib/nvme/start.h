@@ -15,8 +15,9 @@ int nvme_ctrlr_read_capabilities(struct nvme_ctrlr *ctrlr, struct errmsg *err);
 /* CAP.TO. */
 uint64_t nvme_ctrlr_ready_timeout_us(const struct nvme_ctrlr *ctrlr);
 /*
- * After this, with success or not, it uses no memory of ours (unless it is -ECANCELED): it is off;
- * or gone; or was reset as a function; or must not master the bus any more.
+ * After this, with success or not, it uses no memory of ours (unless it is -ECANCELED, or -ENODEV:
+ * see nvme_ctrlr_lose()): it is off; or was reset as a function; or must not master the bus any
+ * more.
  */
 int nvme_ctrlr_turn_off(struct nvme_ctrlr *ctrlr, struct errmsg *err);
 /*
@@ -40,7 +41,7 @@ void nvme_qpairs_settle(struct nvme_ctrlr *ctrlr);
 /* Reset, until it is live again, failed or gone. 0 when it is live. */
 int nvme_ctrlr_recover(struct nvme_ctrlr *ctrlr, struct errmsg *err);
 int nvme_ctrlr_disable(struct nvme_ctrlr *ctrlr, struct errmsg *err);
-/* It is gone: it is now. */
+/* It is gone, or seems to be: it is now, and does not master the bus any more. */
 void nvme_ctrlr_lose(struct nvme_ctrlr *ctrlr);
 /* It is wanted back: shut down, and gone for its users. */
 void nvme_ctrlr_leave(struct nvme_ctrlr *ctrlr);

@@ -329,6 +329,30 @@ test_gone_with_requests(void **state)
 	assert_int_equal(request_rc, -ENODEV);
 	assert_false(rig.bus_master);
 	put(qpair);
+	rig_detach();
+	/* Gone in the middle of a reset. */
+	rig_renew();
+	rig_attach();
+	qpair = submit_flush();
+	rig.never_off = true;
+	nvme_ctrlr_work(rig.ctrlr, NVME_WORK_RESET);
+	rig_poll_for_us(100000);
+	assert_int_equal(request_rc, 1);
+	assert_true(rig.bus_master);
+	rig_take_away();
+	rig_wait_for(request_rc != 1);
+	assert_int_equal(request_rc, -ENODEV);
+	assert_false(rig.bus_master);
+	put(qpair);
+	rig_detach();
+	/* One that is wanted back was switched off in order. */
+	rig.never_off = false;
+	rig_renew();
+	rig.cut_offs = 0;
+	rig_attach();
+	rig.gone(rig.gone_ctx);
+	rig_wait_for(nvme_get_info(rig.ctrlr)->state == NVME_GONE);
+	assert_int_equal(rig.cut_offs, 0);
 }
 
 /* The longest that a request may take: docs/nvme.md has the formula. */
