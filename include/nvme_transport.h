@@ -4,9 +4,9 @@
  * that it can read and write, and its interrupts. Part of the room nvme; `pcie` (VFIO, lib/env) and
  * `vfio_user` (a socket) implement it, and unit tests do.
  *
- * All functions but read, write and switch_interrupt are called by the controller's control path: on the app thread,
- * where they may wait [waits] if they are in a coroutine and block if not (as tests and small
- * programs do).
+ * All functions but read, write and switch_interrupt are called by the controller's control path:
+ * on the app thread, where they may wait [waits] if they are in a coroutine and block if not (as
+ * tests and small programs do).
  */
 #ifndef VHOSTD_NVME_TRANSPORT_H
 #define VHOSTD_NVME_TRANSPORT_H
