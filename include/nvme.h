@@ -71,8 +71,14 @@ enum nvme_event {
 	NVME_EVENT_GONE,
 	NVME_EVENT_STATE,  /* nvme_ctrlr_info.state has changed */
 	NVME_EVENT_HEALTH, /* SMART: nvme_get_health() has a critical warning, or none any more */
+	/*
+	 * NVME_EVENT_NAMESPACES is to come. After a reset the queue pairs go on when this returns:
+	 * a namespace may have the number of another one, whose requests must not go there.
+	 */
+	NVME_EVENT_CHANGING,
 };
 /*
+ * NVME_EVENT_CHANGING: app thread; it must not wait. The others:
  * App thread, in a coroutine of the controller's [waits], one event after the other. It may wait
  * for requests, and for nvme_admin(), nvme_reset() …; it must not detach the controller, nor wait
  * for one that does (another may).

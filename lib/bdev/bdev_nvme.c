@@ -137,6 +137,10 @@ on_event(void *ctx, enum nvme_event event)
 {
 	struct nvme_controller *controller = ctx;
 
+	if (event == NVME_EVENT_CHANGING) {
+		bdev_nvme_stop_replaced(controller);
+		return;
+	}
 	controller->news |= 1u << event;
 	wake(controller);
 }

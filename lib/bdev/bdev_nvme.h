@@ -9,6 +9,7 @@
 #ifndef VHOSTD_BDEV_NVME_H
 #define VHOSTD_BDEV_NVME_H
 
+#include <stdatomic.h>
 #include <sys/queue.h>
 
 #include "bdev.h"
@@ -34,6 +35,9 @@ struct nvme_disk {
 	uint32_t dsm_ranges; /* of one command */
 	uint64_t dsm_blocks; /* of one range */
 	bool can_write_zeroes_unmap;
+
+	/* any thread; set by the app thread: the namespace is another one, or none */
+	_Atomic bool replaced;
 
 	/* app thread */
 	TAILQ_ENTRY(nvme_disk) link; /* in controller->disks, by nsid */
@@ -91,6 +95,8 @@ int bdev_nvme_found(const char *address, bool interrupts);
  * with why; else that is in the log. 0 or a negative errno.
  */
 int bdev_nvme_scan(struct nvme_controller *controller, bool strict, struct errmsg *err);
+/* Does not wait: requests of disks that scanning will remove end with -ENODEV from now on. */
+void bdev_nvme_stop_replaced(struct nvme_controller *controller);
 /* All of them. */
 void bdev_nvme_remove_disks(struct nvme_controller *controller);
 

@@ -59,6 +59,13 @@ io_done(struct nvme_request *request, int rc)
 	bdev_complete(bdev_request_of(request), rc);
 }
 
+/* Its number may be another namespace's now. */
+static bool
+is_replaced(const struct nvme_disk *disk)
+{
+	return unlikely(atomic_load_explicit(&disk->replaced, memory_order_relaxed));
+}
+
 /* ---- READ, WRITE, WRITE_ZEROES, FLUSH ---- */
 
 /* With bits of CDW12, the upper half (NVMe 1.4 §6.15, §6.17). */
@@ -135,6 +142,8 @@ discard_done(struct nvme_request *request, int rc)
 {
 	struct nvme_io *io = (struct nvme_io *)request;
 
+	if (rc == 0 && io->left > 0 && is_replaced(io->channel->disk))
+		rc = -ENODEV;
 	if (rc != 0 || io->left == 0) {
 		bdev_complete(bdev_request_of(io), rc);
 		return;
@@ -206,6 +215,10 @@ nvme_submit(void *channel_ctx, struct bdev_request *rq)
 	struct nvme_channel *channel = channel_ctx;
 	struct nvme_request *request = &request_io(rq)->request;
 
+	if (is_replaced(channel->disk)) {
+		bdev_complete(rq, -ENODEV);
+		return;
+	}
 	if (unlikely(rq->type > BDEV_WRITE)) {
 		rare[rq->type](channel, rq);
 		return;

@@ -256,13 +256,25 @@ is_stale(const struct nvme_disk *disk)
 	return strcmp(uuid, disk->uuid) != 0;
 }
 
-static struct nvme_disk *
-find_stale(struct nvme_controller *controller)
+void
+bdev_nvme_stop_replaced(struct nvme_controller *controller)
 {
 	struct nvme_disk *disk;
 
 	TAILQ_FOREACH (disk, &controller->disks, link) {
 		if (is_stale(disk))
+			atomic_store(&disk->replaced, true);
+	}
+}
+
+static struct nvme_disk *
+find_replaced(struct nvme_controller *controller)
+{
+	struct nvme_disk *disk;
+
+	bdev_nvme_stop_replaced(controller);
+	TAILQ_FOREACH (disk, &controller->disks, link) {
+		if (atomic_load(&disk->replaced))
 			return disk;
 	}
 	return NULL;
@@ -286,10 +298,10 @@ int
 bdev_nvme_scan(struct nvme_controller *controller, bool strict, struct errmsg *err)
 {
 	const struct nvme_ns *ns = NULL;
-	struct nvme_disk *stale;
+	struct nvme_disk *replaced;
 
-	while ((stale = find_stale(controller)) != NULL)
-		remove_disk(stale);
+	while ((replaced = find_replaced(controller)) != NULL)
+		remove_disk(replaced);
 	/* From here on nothing waits. */
 	while ((ns = nvme_ns_next(controller->ctrlr, ns != NULL ? ns->nsid : 0)) != NULL) {
 		int rc = adopt_namespace(controller, ns, err);

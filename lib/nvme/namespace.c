@@ -341,6 +341,8 @@ nvme_namespaces_scan(struct nvme_ctrlr *ctrlr, struct errmsg *err)
 	free(ctrlr->namespaces);
 	ctrlr->namespaces = list != NULL ? list : scan.list;
 	ctrlr->namespace_count = scan.count;
+	if (ctrlr->event != NULL && ctrlr->attaching == NULL)
+		ctrlr->event(ctrlr->event_ctx, NVME_EVENT_CHANGING);
 	nvme_ctrlr_tell(ctrlr, NVME_EVENT_NAMESPACES);
 	return 0;
 }

@@ -82,6 +82,32 @@ test_write_zeroes(void **state)
 	close_disk();
 }
 
+/* Nothing is sent to another namespace that has the number now. */
+static void
+test_replaced(void **state)
+{
+	(void)state;
+	assert_int_equal(attach("a", 0), 0);
+	open_disk("an1");
+	assert_int_equal(transfer(BDEV_READ, 0, 0, data, 512), 0);
+	fake[0].ns[0].nguid[3] ^= 1;
+	fake_tell(&fake[0], NVME_EVENT_CHANGING);
+	fake[0].logged = 0;
+	assert_int_equal(transfer(BDEV_READ, 0, 0, data, 512), -ENODEV);
+	assert_int_equal(transfer(BDEV_DISCARD, 0, 0, NULL, 4096), -ENODEV);
+	assert_int_equal(transfer(BDEV_FLUSH, 0, 0, NULL, 0), -ENODEV);
+	assert_int_equal(fake[0].logged, 0);
+	/* It is another disk then, also when it is the old one again. */
+	fake[0].ns[0].nguid[3] ^= 1;
+	fake_tell(&fake[0], NVME_EVENT_NAMESPACES);
+	assert_int_equal(transfer(BDEV_READ, 0, 0, data, 512), -ENODEV);
+	close_disk();
+	UNTIL(find("an1") != NULL);
+	open_disk("an1");
+	assert_int_equal(transfer(BDEV_READ, 0, 0, data, 512), 0);
+	close_disk();
+}
+
 static void
 test_discard(void **state)
 {
@@ -307,6 +333,7 @@ main(void)
 		TEST(test_transfers),
 		TEST(test_errors_keep_their_meaning),
 		TEST(test_write_zeroes),
+		TEST(test_replaced),
 		TEST(test_discard),
 		TEST(test_discard_in_ranges),
 		TEST(test_nothing_is_sent_before_the_flush),

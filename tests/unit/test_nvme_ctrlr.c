@@ -519,6 +519,15 @@ test_namespaces_not_ready(void **state)
 	assert_int_equal(rig.events[NVME_EVENT_NAMESPACES], 1);
 }
 
+static enum nvme_qpair_state state_at_change;
+
+static void
+note_state(void)
+{
+	if (rig.events[NVME_EVENT_NAMESPACES] == 0 && rig.events[NVME_EVENT_CHANGING] == 1)
+		state_at_change = rig.ctrlr->qpairs[0].state;
+}
+
 /* Requests of before a reset do not go to another namespace that has the number now. */
 static void
 test_replaced_namespace(void **state)
@@ -526,6 +535,8 @@ test_replaced_namespace(void **state)
 	struct nvme_qpair *qpair;
 
 	(void)state;
+	state_at_change = NVME_QPAIR_LIVE;
+	rig.in_event = note_state;
 	rig.ns.eui64[0] = 1;
 	rig_attach();
 	qpair = submit_flush();
@@ -537,6 +548,9 @@ test_replaced_namespace(void **state)
 	assert_int_equal(nvme_get_info(rig.ctrlr)->state, NVME_LIVE);
 	assert_int_equal(qpair->queue.in_flight, 0);
 	assert_int_equal(rig.events[NVME_EVENT_NAMESPACES], 1);
+	/* The owner heard of it before the queue pairs went on. */
+	assert_int_equal(rig.events[NVME_EVENT_CHANGING], 1);
+	assert_int_equal(state_at_change, NVME_QPAIR_STOPPED);
 	put(qpair);
 	rig_poll_for_us(10000);
 	/* New ones do. Descriptors that cannot be read now say nothing. */
