@@ -33,8 +33,8 @@ int guest_mem_create(const struct guest_mem_region *regions, uint32_t count,
 void guest_mem_destroy(struct guest_mem *mem);
 
 /*
- * The fast half of guest_mem_map(): whether the buffer is in one piece in that region, and then
- * where. An empty one is not.
+ * Whether the guest's buffer [gpa, gpa + len) is in one piece in that region, and then where. An
+ * empty one is not: what this does not find is for guest_mem_map_split().
  */
 static inline bool
 guest_mem_region_map(const struct guest_mem_region *region, uint64_t gpa, uint32_t len,
@@ -51,23 +51,12 @@ guest_mem_region_map(const struct guest_mem_region *region, uint64_t gpa, uint32
 	return true;
 }
 
-/* The slow half: searches, and splits a buffer that crosses into the next region. */
-int guest_mem_map_split(const struct guest_mem *mem, uint32_t *hint, uint64_t gpa, uint32_t len,
-			struct iovec *iov, uint32_t max);
-
 /*
- * Translates the guest's buffer [gpa, gpa + len) to at most max iovecs; len 0 gives none. *hint is
- * the region of the last hit, kept by the caller (one per queue, start with 0; it must be <
- * mem->count). Returns the number of iovecs, -EFAULT (some byte is outside memory, or the range
- * wraps) or -ENOBUFS (more than max).
+ * Searches for the buffer, and splits it where it crosses into the next region: at most max iovecs,
+ * none for len 0. Returns their number, with the region of the last one in *last (unchanged if there
+ * is none); -EFAULT (some byte is outside memory, or the range wraps) or -ENOBUFS (more than max).
  */
-static inline int
-guest_mem_map(const struct guest_mem *mem, uint32_t *hint, uint64_t gpa, uint32_t len,
-	      struct iovec *iov, uint32_t max)
-{
-	if (max != 0 && guest_mem_region_map(&mem->regions[*hint], gpa, len, iov))
-		return 1;
-	return guest_mem_map_split(mem, hint, gpa, len, iov, max);
-}
+int guest_mem_map_split(const struct guest_mem *mem, uint32_t *last, uint64_t gpa, uint32_t len,
+			struct iovec *iov, uint32_t max);
 
 #endif

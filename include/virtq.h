@@ -190,8 +190,6 @@ uint32_t virtq_waiting(const struct virtq *vq);
  * of the next one to use (after what was published) in bits 16 – 31.
  */
 uint32_t virtq_base(const struct virtq *vq);
-/* The same of a split ring. */
-uint16_t virtq_last_avail(const struct virtq *vq);
 /* The slot whose ctx that is. */
 static inline struct virtq_slot *
 virtq_slot_from_ctx(void *ctx)

@@ -83,7 +83,7 @@ find_region(const struct guest_mem *mem, uint64_t gpa)
 }
 
 int
-guest_mem_map_split(const struct guest_mem *mem, uint32_t *hint, uint64_t gpa, uint32_t len,
+guest_mem_map_split(const struct guest_mem *mem, uint32_t *last, uint64_t gpa, uint32_t len,
 		    struct iovec *iov, uint32_t max)
 {
 	uint32_t index = find_region(mem, gpa);
@@ -106,7 +106,7 @@ guest_mem_map_split(const struct guest_mem *mem, uint32_t *hint, uint64_t gpa, u
 		part = region->size - offset < len ? region->size - offset : len;
 		iov[count].iov_base = region->hva + offset;
 		iov[count].iov_len = part;
-		*hint = index;
+		*last = index;
 		count++;
 		index++;
 		gpa += part;

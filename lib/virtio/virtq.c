@@ -440,12 +440,6 @@ virtq_base(const struct virtq *vq)
 							    << 16;
 }
 
-uint16_t
-virtq_last_avail(const struct virtq *vq)
-{
-	return vq->last_avail;
-}
-
 struct virtq_slot *
 virtq_slot_at(struct virtq *vq, uint32_t i)
 {

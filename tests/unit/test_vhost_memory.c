@@ -105,10 +105,10 @@ test_mapping(void **state)
 	assert_int_equal(vhost_mem_create(regions, fds, 3, &memory), 0);
 	assert_memory_equal(vhost_mem_from_user(memory, USER + (1 << 30) + 5, 6), "second", 6);
 	assert_memory_equal(vhost_mem_from_user(memory, USER + 16 * PAGE, 5), "third", 5);
-	assert_int_equal(guest_mem_map(memory->map, &hint, GPA + 5, 6, iov, 2), 1);
+	assert_int_equal(guest_mem_map_split(memory->map, &hint, GPA + 5, 6, iov, 2), 1);
 	assert_ptr_equal(iov[0].iov_base, vhost_mem_from_user(memory, USER + (1 << 30) + 5, 6));
 	/* A buffer over the border of two regions that touch in the guest. */
-	assert_int_equal(guest_mem_map(memory->map, &hint, 16 * PAGE - 2, 7, iov, 2), 2);
+	assert_int_equal(guest_mem_map_split(memory->map, &hint, 16 * PAGE - 2, 7, iov, 2), 2);
 	assert_memory_equal(iov[1].iov_base, "third", 5);
 	/* Rings lie in one region. */
 	assert_non_null(vhost_mem_from_user(memory, USER + 15 * PAGE, PAGE));
