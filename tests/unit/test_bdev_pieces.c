@@ -66,6 +66,32 @@ test_max_transfer(void **state)
 	stop();
 }
 
+/* Each later piece is submitted when its user is not about to flush: a doorbell must ring for it. */
+static void
+test_later_pieces_are_flushed(void **state)
+{
+	struct rig_request *request;
+
+	(void)state;
+	start(1, 0, 4096);
+	fake.delayed = true;
+	request = rig_request_new(fake.bdev);
+	rig_request_set(request, BDEV_WRITE, 0, buffer, 3 * 4096);
+	rig_submit(fake_channel, rig_io[0], request);
+	for (unsigned int piece = 1; piece <= 3; piece++) {
+		unsigned int submitted = fake.last_waiting;
+		unsigned int before = fake.flushes;
+
+		assert_int_equal(submitted, piece);
+		assert_true(fake_complete_one(rig_io[0]));
+		assert_true(fake.last_waiting == submitted || fake.flushes > before);
+	}
+	rig_wait(&request->finished);
+	assert_int_equal(request->status, 0);
+	free(request);
+	stop();
+}
+
 static void
 test_max_iovs(void **state)
 {
@@ -366,6 +392,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		test(test_max_transfer),
+		test(test_later_pieces_are_flushed),
 		test(test_max_iovs),
 		test(test_tiny_iovs),
 		test(test_bounce),
