@@ -76,6 +76,7 @@ enum nvme_event {
 	 * a namespace may have the number of another one, whose requests must not go there.
 	 */
 	NVME_EVENT_CHANGING,
+	NVME_EVENTS,
 };
 /*
  * NVME_EVENT_CHANGING: app thread; it must not wait. The others:

@@ -41,7 +41,7 @@ static struct {
 	struct nvme_ctrlr *ctrlr;
 	struct nvme_opts opts;
 	struct errmsg err;
-	unsigned int events[4]; /* by enum nvme_event: how often */
+	unsigned int events[NVME_EVENTS]; /* by enum nvme_event: how often */
 	int fds;                /* before */
 } rig;
 

@@ -39,7 +39,7 @@ static struct {
 	struct nvme_ctrlr *ctrlr;
 	struct nvme_opts opts;
 	struct errmsg err;
-	unsigned int events[5]; /* by enum nvme_event */
+	unsigned int events[NVME_EVENTS]; /* by enum nvme_event */
 	void (*in_event)(void); /* the owner's business when it is told; may be NULL */
 
 	/* the transport */
