@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * blk_check SOCKET verify|load: a front-end for a vhost-user-blk controller whose disk has at least 8
+ * blk_check SOCKET MODE: a front-end for a vhost-user-blk controller whose disk has at least 8
  * MiB. Runs in a guest, next to the daemon (qemu-tests/test_nvme.py).
  *
  *   verify   random reads and writes on all queues of a disk that is all zeroes then, flush, write
  *            zeroes and discard, each followed by reads that know what must be there
+ *   zeroes   what was discarded, and zeroed with leave to discard, reads as zeroes
+ *   tables   reads and writes while memory is plugged and unplugged
  *   load     reads and writes until the first error, which the disk's removal makes: then each
  *            request that is under way must end, too
  *
@@ -24,6 +26,7 @@
 #define REQUESTS     4000
 #define WAIT_MS      60000
 #define DEPTH        16
+#define TABLES       60
 #define AREA         (WORKLOAD_DISK_BYTES / CLIENT_SECTOR) /* the sectors behind the workload */
 #define AREA_BYTES   (64u * WORKLOAD_BLOCK)
 #define AREA_SECTORS (AREA_BYTES / CLIENT_SECTOR)
@@ -109,6 +112,63 @@ verify(const char *socket)
 	workload_close(&load);
 }
 
+/* ---- zeroes ---- */
+
+static void
+check_zeroes(const char *socket)
+{
+	static struct workload load;
+	struct client_blk *blk = &load.queues[0].blk;
+
+	must(workload_open(&load, socket, 0, 1), "open");
+	write_area(blk, 0x5a);
+	must(client_blk_discard(blk, AREA, AREA_SECTORS), "discard");
+	expect_area(blk, 0, "discarded");
+	write_area(blk, 0xa5);
+	must(client_blk_write_zeroes(blk, AREA, AREA_SECTORS, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP),
+	     "write zeroes");
+	expect_area(blk, 0, "zeroed");
+	workload_close(&load);
+}
+
+/* ---- tables ---- */
+
+static void
+change_memory(struct client_device *device, unsigned int regions)
+{
+	static const struct client_region_layout more = {
+		.gpa = 20ULL << 30, .user_addr = 0x7d0000000000, .size = 1 << 20, .file = 9};
+	struct client_memory *memory = &device->memory;
+	int rc = memory->count == regions ? client_memory_add(memory, &more)
+					  : client_memory_remove(memory);
+
+	if (rc == 0)
+		rc = client_set_mem_table(&device->client, memory, true);
+	if (rc != 0)
+		fail("a table of %u regions: %d", memory->count, rc);
+}
+
+static void
+change_tables(const char *socket)
+{
+	static struct workload load;
+	unsigned int regions;
+
+	must(workload_open(&load, socket, 0, 1), "open");
+	must(client_blk_write_zeroes(&load.queues[0].blk, 0, AREA, 0), "all zeroes");
+	regions = load.device.memory.count;
+	for (unsigned int i = 0; i < TABLES; i++) {
+		int rc = workload_run(&load, 50, WAIT_MS);
+
+		if (rc != 0)
+			fail("requests with table %u: %d", i, rc);
+		change_memory(&load.device, regions);
+	}
+	must(workload_drain(&load, WAIT_MS), "drained");
+	must(workload_verify(&load), "verified");
+	workload_close(&load);
+}
+
 /* ---- load ---- */
 
 static void
@@ -156,7 +216,7 @@ load_until_error(const char *socket)
 		under_way++;
 	}
 	printf("%llu requests, %u failed\n", (unsigned long long)done, failed);
-	if (client_blk_flush(blk) != VIRTIO_BLK_S_IOERR)
+	if (client_blk_flush(blk) <= VIRTIO_BLK_S_OK)
 		fail("a flush of a disk that is gone");
 	workload_close(&load);
 }
@@ -164,12 +224,22 @@ load_until_error(const char *socket)
 int
 main(int argc, char **argv)
 {
-	if (argc == 3 && strcmp(argv[2], "verify") == 0)
-		verify(argv[1]);
-	else if (argc == 3 && strcmp(argv[2], "load") == 0)
-		load_until_error(argv[1]);
-	else
-		fail("usage: blk_check SOCKET verify|load");
-	printf("done\n");
-	return 0;
+	static const struct {
+		const char *name;
+		void (*run)(const char *socket);
+	} modes[] = {
+		{"verify", verify},
+		{"zeroes", check_zeroes},
+		{"tables", change_tables},
+		{"load", load_until_error},
+	};
+
+	for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
+		if (argc == 3 && strcmp(argv[2], modes[i].name) == 0) {
+			modes[i].run(argv[1]);
+			printf("done\n");
+			return 0;
+		}
+	}
+	fail("usage: blk_check SOCKET verify|zeroes|tables|load");
 }
