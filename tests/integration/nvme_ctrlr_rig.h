@@ -42,7 +42,7 @@ static struct {
 	struct nvme_opts opts;
 	struct errmsg err;
 	unsigned int events[NVME_EVENTS]; /* by enum nvme_event: how often */
-	int fds;                /* before */
+	int fds;                          /* before */
 } rig;
 
 static inline int

@@ -40,7 +40,7 @@ static struct {
 	struct nvme_opts opts;
 	struct errmsg err;
 	unsigned int events[NVME_EVENTS]; /* by enum nvme_event */
-	void (*in_event)(void); /* the owner's business when it is told; may be NULL */
+	void (*in_event)(void);           /* the owner's business when it is told; may be NULL */
 
 	/* the transport */
 	bool open;

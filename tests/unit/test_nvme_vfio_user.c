@@ -71,6 +71,7 @@ static void
 close_transport(void)
 {
 	thread_set_current(thread);
+	rig_looked();
 	transport->ops->close(transport);
 	thread_set_current(NULL);
 	transport = NULL;
