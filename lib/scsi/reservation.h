@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * reservation: the persistent reservations of one logical unit (SPC-4 §5.13) as a value and
+ * functions of it: no threads, no memory of its own, no I/O. Private to the room scsi.
+ *
+ * A struct scsi_reservations belongs to one thread at a time. It may be copied: who wants a change
+ * on disk before it counts lets scsi_reserve_out() work on a copy, saves that, and then copies it
+ * back.
+ *
+ * Registrations live on when their nexus goes, and through every reset (SPC-4 §5.13.1). A nexus is
+ * two names, so it makes no difference here who is connected at the moment.
+ */
+#ifndef VHOSTD_SCSI_RESERVATION_H
+#define VHOSTD_SCSI_RESERVATION_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "errmsg.h"
+
+#define SCSI_REGISTRATIONS_MAX 256
+
+/* Bytes that persistent-reserve-in answers at most: READ FULL STATUS of as many as there can be. */
+#define SCSI_RESERVE_IN_MAX (8 + SCSI_REGISTRATIONS_MAX * (24 + SCSI_TRANSPORT_ID_SIZE))
+
+/* ---- who ---- */
+
+/*
+ * An I_T nexus. The initiator port has a SAS address, from which its TransportID is made (SPC-4
+ * §7.6.4.5: virtio-scsi has no form of its own). Target port: the relative target port identifier,
+ * from 1. SPEC_I_PT registers others on the target port through which it came, so it is of use only
+ * when initiators share a target port.
+ */
+struct scsi_nexus_id {
+	uint64_t initiator;
+	uint16_t target_port;
+};
+
+#define SCSI_TRANSPORT_ID_SIZE 24
+void scsi_transport_id_put(uint8_t id[SCSI_TRANSPORT_ID_SIZE], uint64_t initiator);
+/* False when it is of another protocol or form, or the address is 0. */
+bool scsi_transport_id_get(const uint8_t id[SCSI_TRANSPORT_ID_SIZE], uint64_t *initiator);
+
+/* ---- what ---- */
+
+/* SPC-4 §6.15.3.4; the wire's values. */
+enum reservation_type {
+	RESERVATION_NONE = 0,
+	RESERVATION_WRITE_EXCLUSIVE = 1,
+	RESERVATION_EXCLUSIVE_ACCESS = 3,
+	RESERVATION_WRITE_EXCLUSIVE_REGISTRANTS = 5,
+	RESERVATION_EXCLUSIVE_ACCESS_REGISTRANTS = 6,
+	RESERVATION_WRITE_EXCLUSIVE_ALL = 7, /* all registrants are holders */
+	RESERVATION_EXCLUSIVE_ACCESS_ALL = 8,
+};
+
+struct scsi_registration {
+	uint64_t key; /* not 0 */
+	struct scsi_nexus_id nexus;
+	bool holder; /* of the reservation; with types of all registrants nobody in particular */
+};
+
+struct scsi_reservations {
+	bool can_persist;    /* set once: APTPL may be asked for */
+	bool aptpl;          /* the last valid APTPL bit: all this survives a restart */
+	uint8_t type;        /* enum reservation_type */
+	uint16_t count;      /* of registrations, in the order in which they came */
+	uint32_t generation; /* PRgeneration */
+	struct scsi_registration registrations[SCSI_REGISTRATIONS_MAX];
+};
+
+/* Nothing registered. can_persist: the caller saves the state when `save` says so. */
+void scsi_reservations_init(struct scsi_reservations *reservations, bool can_persist);
+
+/* ---- the data path's check ---- */
+
+/* How a command stands to reservations (SPC-4 §5.13.1, SBC-3 §4.17): the columns of its table. */
+enum scsi_access {
+	/*
+	 * Runs whoever holds what: INQUIRY, REPORT LUNS, REQUEST SENSE, TEST UNIT READY, READ
+	 * CAPACITY, PERSISTENT RESERVE IN and OUT (which have rules of their own), PREVENT ALLOW
+	 * with PREVENT 0, START STOP UNIT with START and no power condition, …
+	 */
+	SCSI_ACCESS_ALWAYS,
+	/* A type that excludes writes lets it pass: READ, PRE-FETCH, VERIFY, GET LBA STATUS, … */
+	SCSI_ACCESS_READ,
+	/* Each reservation of others stops it: WRITE, UNMAP, SYNCHRONIZE CACHE, MODE SELECT, … */
+	SCSI_ACCESS_WRITE,
+};
+
+/*
+ * What one nexus may do now: whoever submits commands keeps a copy, which is replaced when
+ * `views` says that reservations changed.
+ */
+struct scsi_reservation_view {
+	uint8_t conflicts; /* 1 << enum scsi_access */
+};
+
+struct scsi_reservation_view scsi_reservation_view(const struct scsi_reservations *reservations,
+						   struct scsi_nexus_id nexus);
+
+/* Whether the command ends in RESERVATION CONFLICT. */
+static inline bool
+scsi_reservation_conflicts(struct scsi_reservation_view view, enum scsi_access access)
+{
+	return view.conflicts >> access & 1;
+}
+
+/* ---- the commands ---- */
+
+enum scsi_reserve_status {
+	SCSI_RESERVE_GOOD,
+	SCSI_RESERVE_CONFLICT, /* RESERVATION CONFLICT; no sense data */
+	SCSI_RESERVE_REFUSED,  /* CHECK CONDITION, ILLEGAL REQUEST, `code` */
+};
+
+/* Unit attentions: additional sense code << 8 | qualifier. */
+enum scsi_reserve_attention {
+	SCSI_RESERVE_NO_ATTENTION = 0,
+	RESERVATIONS_PREEMPTED = 0x2a03,
+	RESERVATIONS_RELEASED = 0x2a04,
+	REGISTRATIONS_PREEMPTED = 0x2a05,
+};
+
+/* What a command did to one nexus. */
+struct scsi_reserve_effect {
+	struct scsi_nexus_id nexus;
+	uint16_t attention; /* enum scsi_reserve_attention: to be established for the nexus */
+	/*
+	 * PREEMPT AND ABORT: its tasks are to be aborted before the command completes, all but this
+	 * very command. May be the nexus that sent it.
+	 */
+	bool abort;
+};
+
+struct scsi_reserve_result {
+	enum scsi_reserve_status status;
+	/* With SCSI_RESERVE_REFUSED: additional sense code << 8 | qualifier. */
+	uint16_t code;
+	/* The field pointer: into the CDB, or else the parameter list; bit -1: the whole byte. */
+	bool field_valid, field_in_cdb;
+	uint16_t field;
+	int8_t field_bit;
+	/* With SCSI_RESERVE_GOOD: */
+	bool views; /* what nexuses may do may have changed */
+	bool save;  /* what scsi_reservations_to_json() gives has changed */
+	uint32_t effect_count;
+	/* At most one for each nexus. */
+	struct scsi_reserve_effect effects[SCSI_REGISTRATIONS_MAX];
+};
+
+/*
+ * PERSISTENT RESERVE OUT, from a nexus. cdb: the 10 bytes, whose reserved bits are checked
+ * elsewhere. list: the parameter data that there is; *result is filled in whole. Unless it ends
+ * good, nothing has changed.
+ */
+void scsi_reserve_out(struct scsi_reservations *reservations, struct scsi_nexus_id nexus,
+		      const uint8_t cdb[10], const uint8_t *list, size_t length,
+		      struct scsi_reserve_result *result);
+
+/*
+ * PERSISTENT RESERVE IN: writes the answer, cut to the CDB's allocation length and to size. The
+ * bytes written; result as above, without effects.
+ */
+size_t scsi_reserve_in(const struct scsi_reservations *reservations, const uint8_t cdb[10],
+		       uint8_t *data, size_t size, struct scsi_reserve_result *result);
+
+/* ---- APTPL: through restarts ---- */
+
+/*
+ * What has to survive, as {"type", "registrations": [{"initiator", "target_port", "key",
+ * "holder"}]}, or NULL in *json when APTPL is not active. 0 and a new reference, or -ENOMEM.
+ */
+int scsi_reservations_to_json(const struct scsi_reservations *reservations, json_t **json);
+
+/*
+ * Replaces the state, from what the above gave; PRgeneration begins at 0. 0, or -EINVAL with the
+ * reason in err, and nothing changed: it contradicts itself or is none of ours.
+ */
+int scsi_reservations_from_json(struct scsi_reservations *reservations, json_t *json,
+				struct errmsg *err);
+
+#endif
