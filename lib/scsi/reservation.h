@@ -22,14 +22,18 @@
 
 #define SCSI_REGISTRATIONS_MAX 256
 
-/* Bytes that persistent-reserve-in answers at most: READ FULL STATUS of as many as there can be. */
+#define SCSI_TRANSPORT_ID_SIZE 24
+
+/* Bytes. The longest answer: READ FULL STATUS of as many registrations as there can be. */
 #define SCSI_RESERVE_IN_MAX (8 + SCSI_REGISTRATIONS_MAX * (24 + SCSI_TRANSPORT_ID_SIZE))
+/* Bytes. The longest parameter list: REGISTER of as many. */
+#define SCSI_RESERVE_OUT_MAX (28 + SCSI_REGISTRATIONS_MAX * SCSI_TRANSPORT_ID_SIZE)
 
 /* ---- who ---- */
 
 /*
  * An I_T nexus. The initiator port has a SAS address, from which its TransportID is made (SPC-4
- * §7.6.4.5: virtio-scsi has no form of its own). Target port: the relative target port identifier,
+ * §7.6.4.7: virtio-scsi has no form of its own). Target port: the relative target port identifier,
  * from 1. SPEC_I_PT registers others on the target port through which it came, so it is of use only
  * when initiators share a target port.
  */
@@ -38,7 +42,6 @@ struct scsi_nexus_id {
 	uint16_t target_port;
 };
 
-#define SCSI_TRANSPORT_ID_SIZE 24
 void scsi_transport_id_put(uint8_t id[SCSI_TRANSPORT_ID_SIZE], uint64_t initiator);
 /* False when it is of another protocol or form, or the address is 0. */
 bool scsi_transport_id_get(const uint8_t id[SCSI_TRANSPORT_ID_SIZE], uint64_t *initiator);
@@ -71,28 +74,46 @@ struct scsi_reservations {
 	struct scsi_registration registrations[SCSI_REGISTRATIONS_MAX];
 };
 
+/* Whether that one of its registrations is (one of) the holder(s) of the reservation, if any. */
+bool scsi_registration_holds(const struct scsi_reservations *reservations,
+			     const struct scsi_registration *registration);
+
+/* Whether there can be a reservation of that type with so many registrations, holders of which. */
+bool scsi_reservation_fits(int64_t type, uint32_t registrations, uint32_t holders);
+
 /* Nothing registered. can_persist: the caller saves the state when `save` says so. */
 void scsi_reservations_init(struct scsi_reservations *reservations, bool can_persist);
 
 /* ---- the data path's check ---- */
 
-/* How a command stands to reservations (SPC-4 §5.13.1, SBC-3 §4.17): the columns of its table. */
+/*
+ * How a command stands to reservations (SPC-4 tables 65 and 208, SBC-4 table 13). PERSISTENT
+ * RESERVE OUT is one that always runs: it has rules of its own.
+ */
 enum scsi_access {
 	/*
-	 * Runs whoever holds what: INQUIRY, REPORT LUNS, REQUEST SENSE, TEST UNIT READY, READ
-	 * CAPACITY, PERSISTENT RESERVE IN and OUT (which have rules of their own), PREVENT ALLOW
-	 * with PREVENT 0, START STOP UNIT with START and no power condition, …
+	 * Whoever holds what: INQUIRY, LOG SENSE, PERSISTENT RESERVE IN, PREVENT ALLOW MEDIUM
+	 * REMOVAL with PREVENT 0, READ CAPACITY, RECEIVE COPY RESULTS, REPORT LUNS, REPORT TARGET
+	 * PORT GROUPS, REQUEST SENSE, START STOP UNIT with START 1 and POWER CONDITION 0, TEST UNIT
+	 * READY.
 	 */
 	SCSI_ACCESS_ALWAYS,
-	/* A type that excludes writes lets it pass: READ, PRE-FETCH, VERIFY, GET LBA STATUS, … */
+	/*
+	 * Unless reads are excluded as well: GET LBA STATUS, MODE SENSE, PRE-FETCH, READ, READ
+	 * BUFFER, READ DEFECT DATA, RECEIVE DIAGNOSTIC RESULTS, REPORT SUPPORTED OPERATION CODES,
+	 * REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS, VERIFY.
+	 */
 	SCSI_ACCESS_READ,
-	/* Each reservation of others stops it: WRITE, UNMAP, SYNCHRONIZE CACHE, MODE SELECT, … */
+	/*
+	 * Only in the absence of others' reservations: all the rest, also EXTENDED COPY, MODE
+	 * SELECT, SANITIZE, SEND DIAGNOSTIC, SYNCHRONIZE CACHE, UNMAP.
+	 */
 	SCSI_ACCESS_WRITE,
 };
 
 /*
  * What one nexus may do now: whoever submits commands keeps a copy, which is replaced when
- * `views` says that reservations changed.
+ * `changed` says so.
  */
 struct scsi_reservation_view {
 	uint8_t conflicts; /* 1 << enum scsi_access */
@@ -144,8 +165,8 @@ struct scsi_reserve_result {
 	uint16_t field;
 	int8_t field_bit;
 	/* With SCSI_RESERVE_GOOD: */
-	bool views; /* what nexuses may do may have changed */
-	bool save;  /* what scsi_reservations_to_json() gives has changed */
+	bool changed; /* the state; PRgeneration alone does not count */
+	bool save;    /* and scsi_reservations_to_json() gives something else than before */
 	uint32_t effect_count;
 	/* At most one for each nexus. */
 	struct scsi_reserve_effect effects[SCSI_REGISTRATIONS_MAX];
@@ -153,8 +174,8 @@ struct scsi_reserve_result {
 
 /*
  * PERSISTENT RESERVE OUT, from a nexus. cdb: the 10 bytes, whose reserved bits are checked
- * elsewhere. list: the parameter data that there is; *result is filled in whole. Unless it ends
- * good, nothing has changed.
+ * elsewhere. list: the parameter data, length bytes; it is not looked at when there are more than
+ * SCSI_RESERVE_OUT_MAX. *result is overwritten. Unless it ends good, nothing has changed.
  */
 void scsi_reserve_out(struct scsi_reservations *reservations, struct scsi_nexus_id nexus,
 		      const uint8_t cdb[10], const uint8_t *list, size_t length,
@@ -170,16 +191,16 @@ size_t scsi_reserve_in(const struct scsi_reservations *reservations, const uint8
 /* ---- APTPL: through restarts ---- */
 
 /*
- * What has to survive, as {"type", "registrations": [{"initiator", "target_port", "key",
- * "holder"}]}, or NULL in *json when APTPL is not active. 0 and a new reference, or -ENOMEM.
+ * What has to survive: {"type", "registrations": [{"initiator", "target_port", "key", "holder"}]},
+ * or NULL in *json when APTPL is not active. 0 and a new reference, or -ENOMEM.
  */
 int scsi_reservations_to_json(const struct scsi_reservations *reservations, json_t **json);
 
 /*
- * Replaces the state, from what the above gave; PRgeneration begins at 0. 0, or -EINVAL with the
- * reason in err, and nothing changed: it contradicts itself or is none of ours.
+ * Replaces the state (all but can_persist) by what the above gave; PRgeneration begins at 0. 0, or
+ * -EINVAL with the reason in err, and nothing changed: it contradicts itself, or is none of ours.
  */
-int scsi_reservations_from_json(struct scsi_reservations *reservations, json_t *json,
+int scsi_reservations_from_json(struct scsi_reservations *reservations, const json_t *json,
 				struct errmsg *err);
 
 #endif
