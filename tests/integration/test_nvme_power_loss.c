@@ -481,21 +481,6 @@ static void (*const cut_kinds[])(void) = {
 
 /* ---- the test ---- */
 
-/*
- * Not known to the next daemon is that the guest has chosen write-through, as QEMU does not repeat
- * it: there the machine ends.
- */
-static void
-cut(unsigned int i)
-{
-	const unsigned int kinds = sizeof(cut_kinds) / sizeof(cut_kinds[0]);
-	void (*make)(void) = cut_kinds[i % kinds];
-
-	if (load.write_through && (make == kill_daemon_alone || make == cut_power_under_guest))
-		make = cut_power;
-	make();
-}
-
 static void
 test_cuts(void **state)
 {
@@ -512,7 +497,7 @@ test_cuts(void **state)
 			check_cache();
 			run(random_below(MAX_REQUESTS));
 		}
-		cut(i);
+		cut_kinds[i % (sizeof(cut_kinds) / sizeof(cut_kinds[0]))]();
 	}
 	drain();
 	die();
