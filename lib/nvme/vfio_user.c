@@ -435,7 +435,9 @@ vfio_user_connect(const char *path, struct vfio_user **connection, struct errmsg
 	if (rc == -EOPNOTSUPP)
 		return err_set(err, rc, "%s: the server cannot map memory of 4 KiB pages", path);
 	if (rc == -ENODEV)
-		return err_set(err, rc, "%s: the server does not answer as vfio-user asks for",
+		return err_set(err, rc,
+			       "%s: the server does not answer as vfio-user asks for; it may be in "
+			       "use by another client",
 			       path);
 	return err_set(err, rc == -ENOENT ? -ENODEV : rc, "%s: %s", path, strerror(-rc));
 }

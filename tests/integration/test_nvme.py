@@ -2,6 +2,7 @@
 """NVMe controllers over JSON-RPC, with the software device: what clients see, what comes back."""
 
 import json
+import socket
 
 import pytest
 from harness import wait_until
@@ -143,6 +144,26 @@ def test_refusals(daemon, device):
                    "disable_controller", "get_controllers", "get_controller_health_info"):
         error = daemon.error(f"bdev_nvme_{method}", name="none")
         assert error.code == -19 and "No such device" in error.message
+
+
+def test_device_in_use(daemon, device):
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(str(device.socket))
+        wait_until(lambda: device.stats()["connected"] == "1", "the device has another client")
+        error = daemon.error("bdev_nvme_attach_controller", name="nvme0", trtype="VFIOUSER",
+                             traddr=str(device.socket))
+        assert error.code == -19 and f"{device.socket}: " in error.message, error
+        assert "in use by another client" in error.message
+    assert daemon.rpc("bdev_nvme_get_controllers") == []
+    assert attach(daemon, device) == ["nvme0n1", "nvme0n3"]
+
+
+def test_not_an_nvme_device(daemon):
+    """Somebody else's server: our own, which answers in JSON."""
+    error = daemon.error("bdev_nvme_attach_controller", name="nvme0", trtype="VFIOUSER",
+                         traddr=str(daemon.socket))
+    assert error.code < 0 and str(daemon.socket) in error.message, error
+    assert daemon.rpc("bdev_nvme_get_controllers") == []
 
 
 def test_names_that_are_taken(daemon, device):
