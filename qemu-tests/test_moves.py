@@ -13,7 +13,7 @@ from guest import disk_arguments
 QUEUES = 4
 MIB = 1 << 20
 MOVE_INTERVAL = 0.1     # seconds
-MOVES_MIN = 50
+MOVES_MIN = 10
 
 FIO = f"""
     fio --name=verify --filename=/dev/vda --direct=1 --ioengine=libaio --iodepth=16 --rw=randwrite --bs=4k \\
