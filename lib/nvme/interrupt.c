@@ -10,7 +10,8 @@
  *       to no sleep while some were under way
  *     ─────── SWITCHING ─────────────────────────▶ the transport's switch_interrupt(): OFF
  *     OFF: it would sleep with requests under
- *       way, and goes on polling
+ *       way, often or for some ms, and goes on
+ *       polling until it is
  *     ─────── SWITCHING ─────────────────────────▶ switch_interrupt(): ON
  *     ON: looks for completions, and sleeps
  */
@@ -22,6 +23,7 @@
 
 #define SWITCHING_US       1000u /* how often who waits for a worker looks */
 #define COMMANDS_PER_SLEEP 100u  /* with fewer between two sleeps an interrupt is worth it */
+#define PATIENCE           8u    /* tries to sleep on the same commands, some 200 µs apart */
 
 static int
 switch_vector(void *arg)
@@ -65,7 +67,11 @@ nvme_interrupt_wakes(struct nvme_qpair *qpair)
 	if (qpair->interrupt_fd < 0)
 		return false;
 	interrupt->needed++;
-	if (state == NVME_INTERRUPT_OFF)
+	if (qpair->commands != interrupt->stuck_at) {
+		interrupt->stuck_at = qpair->commands;
+		interrupt->stuck = 0;
+	}
+	if (state == NVME_INTERRUPT_OFF && ++interrupt->stuck >= PATIENCE)
 		begin_switch(qpair, true);
 	return state == NVME_INTERRUPT_ON;
 }
@@ -75,13 +81,18 @@ nvme_interrupt_look(struct nvme_qpair *qpair)
 {
 	struct nvme_interrupt *interrupt = &qpair->interrupt;
 	const uint64_t commands = qpair->commands - interrupt->commands;
+	const uint8_t state = atomic_load(&interrupt->state);
+	const bool sleeps = interrupt->needed > 0;
 	const bool busy = commands > interrupt->needed * COMMANDS_PER_SLEEP;
 
 	interrupt->commands = qpair->commands;
 	interrupt->needed = 0;
-	if (busy && interrupt->own && qpair->interrupt_fd >= 0 && !atomic_load(&interrupt->stays) &&
-	    atomic_load(&interrupt->state) == NVME_INTERRUPT_ON)
+	if (!interrupt->own || qpair->interrupt_fd < 0 || atomic_load(&interrupt->stays))
+		return;
+	if (state == NVME_INTERRUPT_ON && busy)
 		begin_switch(qpair, false);
+	else if (state == NVME_INTERRUPT_OFF && sleeps && !busy)
+		begin_switch(qpair, true);
 }
 
 void

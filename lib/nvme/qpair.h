@@ -97,6 +97,9 @@ struct nvme_interrupt {
 	/* its thread, since the last look */
 	uint64_t needed;   /* how often it would have slept with requests under way */
 	uint64_t commands; /* nvme_qpair.commands then */
+	/* its thread: the same when it last would have slept, and how often since then */
+	uint64_t stuck_at;
+	uint32_t stuck;
 };
 
 struct nvme_qpair {

@@ -1287,9 +1287,12 @@ test_busy_threads_need_no_interrupts(void **state)
 	be_busy(1);
 	assert_true(arms());
 	expect_switches(1, false);
-	/* It is on before the thread sleeps. */
+	/* It is on before the thread sleeps, but not at once. */
 	submit_and_take(2);
 	assert_false(arms());
+	expect_switches(1, false);
+	for (int i = 1; i < 8; i++)
+		assert_false(arms());
 	expect_switches(2, true);
 	assert_true(arms());
 	rig_complete(qpair, ops[2].request.cid, 0);
@@ -1305,10 +1308,20 @@ test_busy_threads_need_no_interrupts(void **state)
 	expect_switches(2, true);
 	be_busy(3);
 	expect_switches(3, false);
+	/* Who would sleep again and again gets it, too. */
+	submit_and_take(4);
+	assert_false(arms());
+	rig_complete(qpair, ops[4].request.cid, 0);
+	run();
+	ticks_advance_us(RIG_LOOK_US);
+	run();
+	expect_switches(4, true);
+	be_busy(5);
+	expect_switches(5, false);
 	/* The device may count on it where the queues are made. */
 	ON_THREAD(nvme_qpair_stop(qpair));
 	nvme_interrupt_restore(qpair);
-	expect_switches(4, true);
+	expect_switches(6, true);
 	create_and_start();
 	work_pool_stop();
 }
