@@ -22,7 +22,8 @@
 #define VERSION_1_4  0x10400u
 
 struct queue {
-	struct nvme_sqe *sqes; /* NULL: it is not there */
+	bool started; /* atomic: the rest is there; one reactor makes it, another may use it */
+	struct nvme_sqe *sqes;
 	struct nvme_cqe *cqes;
 	uint32_t entries;
 	uint32_t sq_head, cq_tail;
@@ -105,7 +106,7 @@ take(struct queue *queue, uint32_t id)
 	const struct nvme_sqe *sqe;
 	uint32_t tail;
 
-	if (queue->sqes == NULL)
+	if (!__atomic_load_n(&queue->started, __ATOMIC_ACQUIRE))
 		return NULL;
 	tail = __atomic_load_n(&device.doorbells[2 * id], __ATOMIC_ACQUIRE);
 	if (queue->sq_head == tail)
@@ -133,13 +134,16 @@ complete(struct queue *queue, uint16_t cid, uint16_t status, uint32_t dw0)
 static void
 start_queue(uint32_t id, uint64_t sqes, uint64_t cqes, uint32_t entries)
 {
-	device.queues[id] = (struct queue){
-		.sqes = need(sqes, entries * sizeof(struct nvme_sqe)),
-		.cqes = need(cqes, entries * sizeof(struct nvme_cqe)),
-		.entries = entries,
-		.phase = 1,
-	};
+	struct queue *queue = &device.queues[id];
+
+	queue->sqes = need(sqes, entries * sizeof(struct nvme_sqe));
+	queue->cqes = need(cqes, entries * sizeof(struct nvme_cqe));
+	queue->entries = entries;
+	queue->sq_head = 0;
+	queue->cq_tail = 0;
+	queue->phase = 1;
 	device.doorbells[2 * id] = 0;
+	__atomic_store_n(&queue->started, true, __ATOMIC_RELEASE);
 }
 
 /* ---- the admin queue ---- */
@@ -199,7 +203,7 @@ run_admin(struct queue *admin, const struct nvme_sqe *sqe)
 		start_queue(id, sqe->prp1, cqes[id], (sqe->cdw10 >> 16) + 1);
 		break;
 	case nvme_admin_delete_sq:
-		device.queues[id].sqes = NULL;
+		__atomic_store_n(&device.queues[id].started, false, __ATOMIC_RELEASE);
 		break;
 	default:
 		break;
@@ -350,24 +354,44 @@ controller(void)
 	return TAILQ_FIRST(&bdev_nvme_controllers)->ctrlr;
 }
 
+struct view {
+	const struct nvme_ctrlr *ctrlr;
+	uint32_t core;
+	uint32_t queues;
+};
+
 /*
  * A moment's view, asked for again until the load begins: another reactor's thread may take a queue
  * pair meanwhile, which is none of ours.
  */
-__attribute__((no_sanitize("thread"))) uint32_t
-path_nvme_queues_here(void)
+static __attribute__((no_sanitize("thread"), noinline)) uint32_t
+queues_of(const struct nvme_ctrlr *ctrlr, const struct thread *thread)
 {
-	const uint32_t core = thread_core(thread_current());
-	const struct nvme_ctrlr *ctrlr = controller();
 	uint32_t queues = 0;
 
 	for (uint32_t id = 1; id < QUEUES && id <= ctrlr->qpair_count; id++) {
-		struct thread *thread = ctrlr->qpairs[id - 1].thread;
-
-		if (thread != NULL && thread_core(thread) == core)
+		if (ctrlr->qpairs[id - 1].thread == thread)
 			queues |= 1u << id;
 	}
 	return queues;
+}
+
+static void
+look_at_thread(void *ctx, struct thread *thread)
+{
+	struct view *view = ctx;
+
+	if (thread_core(thread) == view->core)
+		view->queues |= queues_of(view->ctrlr, thread);
+}
+
+uint32_t
+path_nvme_queues_here(void)
+{
+	struct view view = {.ctrlr = controller(), .core = thread_core(thread_current())};
+
+	thread_look_at_each(look_at_thread, &view);
+	return view.queues;
 }
 
 void
