@@ -35,6 +35,8 @@ WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wer
 OPTIMISE ?= -O2
 # SSE4.2 is what DPDK's inline functions need.
 CFLAGS   := $(CSTD) $(WARNINGS) $(OPTIMISE) -g -march=x86-64-v2 -fno-strict-aliasing -fstack-protector-strong -pthread
+# Structures of the kernel's with an array at their end are parts of ours.
+CFLAGS += $(if $(findstring clang,$(CC)),-Wno-gnu-variable-sized-type-not-at-end)
 CPPFLAGS := -D_GNU_SOURCE -DVHOSTD_VERSION='"$(VERSION)"' -Iinclude -MMD -MP
 LDFLAGS  := -pthread -Wl,--as-needed
 ifneq ($(SANITIZE),)

@@ -45,7 +45,8 @@ static struct {
 bool
 bdev_nvme_uevent_is_bind(const char *event, size_t length)
 {
-	static const char *const wanted[] = {"ACTION=bind", "DRIVER=" VFIO_DRIVER, NVME_CLASS_KEY};
+	static const char *const wanted[] = {"ACTION=bind", ("DRIVER=" VFIO_DRIVER),
+					     NVME_CLASS_KEY};
 	size_t found = 0;
 
 	while (length > 0) {
