@@ -137,7 +137,7 @@ static struct ahead
 look_ahead(const struct malloc_disk *disk, const struct bdev_request *next)
 {
 	if (next == NULL || (next->type != BDEV_READ && next->type != BDEV_WRITE))
-		return (struct ahead){0};
+		return (struct ahead){.next = disk->data};
 	return (struct ahead){
 		.next = disk->data + next->offset,
 		.bytes = next->length < AHEAD_BYTES ? next->length : AHEAD_BYTES,
