@@ -171,6 +171,12 @@ struct poller *poller_register(poller_fn fn, void *arg, uint64_t period_us, cons
  * again; if it is armed, disarm is called. Nothing happens when *poller is NULL.
  */
 void poller_unregister(struct poller **poller);
+/*
+ * When a timed poller runs next: at that env_ticks(), but not before the next iteration, and from
+ * then on once a period again; UINT64_MAX: not before this is called again. On its thread, also
+ * from inside itself. Cheap enough for the data path.
+ */
+void poller_set_due(struct poller *poller, uint64_t ticks);
 
 /*
  * What lets a reactor sleep although there is an active poller. `arm` is called before sleeping: it

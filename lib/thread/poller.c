@@ -28,7 +28,8 @@ poller_timer_due(struct thread_timer *timer)
 	uint64_t due;
 	int rc = poller_run(thread, poller);
 
-	if (thread->running != poller) /* it has unregistered itself */
+	/* It has unregistered itself, or said when it runs next. */
+	if (thread->running != poller || timer->queued)
 		return rc;
 	if (__builtin_add_overflow(thread->now, poller->period_ticks, &due))
 		due = UINT64_MAX;
@@ -119,6 +120,17 @@ poller_unregister(struct poller **ptr)
 		thread->sleepless_pollers -= poller_keeps_awake(poller);
 	}
 	free(poller);
+}
+
+void
+poller_set_due(struct poller *poller, uint64_t ticks)
+{
+	struct thread *thread = poller->thread;
+
+	assert(thread == thread_current());
+	assert(poller_is_timed(poller));
+	timer_stop(thread, &poller->timer);
+	timer_start(thread, &poller->timer, ticks);
 }
 
 void

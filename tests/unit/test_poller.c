@@ -298,6 +298,55 @@ test_timed_for_ever(void **state)
 	poller_unregister(&probe.poller);
 }
 
+/* ---- timed pollers that say when ---- */
+
+static struct poller *chooser;
+static uint64_t choice; /* 0: none */
+
+static int
+choose(void *arg)
+{
+	++*(unsigned int *)arg;
+	if (choice != 0)
+		poller_set_due(chooser, choice);
+	return POLLER_BUSY;
+}
+
+static void
+test_set_due(void **state)
+{
+	uint64_t start = env_ticks();
+	unsigned int runs = 0;
+
+	(void)state;
+	chooser = poller_register(choose, &runs, 10, "chooser");
+	assert_non_null(chooser);
+	poller_set_due(chooser, start + 5 * TICKS_PER_US);
+	poller_set_due(chooser, start + 2 * TICKS_PER_US); /* the last word counts */
+	assert_int_equal(thread_next_due(thread), start + 2 * TICKS_PER_US);
+	ticks_advance_us(2);
+	assert_int_equal(poll_thread(), POLLER_BUSY);
+	assert_int_equal(thread_next_due(thread), start + 12 * TICKS_PER_US);
+	choice = start; /* in the past: not before the next iteration */
+	ticks_advance_us(10);
+	assert_int_equal(poll_thread(), POLLER_BUSY);
+	assert_int_equal(runs, 2);
+	choice = UINT64_MAX;
+	ticks_advance_us(1);
+	assert_int_equal(poll_thread(), POLLER_BUSY);
+	assert_int_equal(runs, 3);
+	assert_int_equal(thread_next_due(thread), UINT64_MAX);
+	ticks_advance_us(1000000);
+	assert_int_equal(poll_thread(), POLLER_IDLE);
+	choice = 0;
+	poller_set_due(chooser, 0);
+	ticks_advance_us(1);
+	assert_int_equal(poll_thread(), POLLER_BUSY);
+	assert_int_equal(thread_next_due(thread), env_ticks() + 10 * TICKS_PER_US);
+	poller_unregister(&chooser);
+	assert_int_equal(thread_next_due(thread), UINT64_MAX);
+}
+
 /* Many of them, in a mixed order, run in the order of their times. */
 #define MANY 200
 static uint64_t last_period;
@@ -749,6 +798,7 @@ main(void)
 		poller_test(test_timed),
 		poller_test(test_timed_unregister_from_inside),
 		poller_test(test_timed_for_ever),
+		poller_test(test_set_due),
 		poller_test(test_many_timed),
 		poller_test(test_info),
 		poller_test(test_arm_nothing),
