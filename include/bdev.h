@@ -301,6 +301,32 @@ struct bdev_histograms {
 int bdev_get_histograms(struct bdev *bdev, bool per_channel, struct bdev_histograms **histograms);
 void bdev_histograms_free(struct bdev_histograms *histograms);
 
+/* ---- rate limits ---- */
+
+/*
+ * What a bdev does per second at most, for all users on all threads together. READ, WRITE, DISCARD
+ * and WRITE_ZEROES are I/Os, however the core splits them; only READ and WRITE have bytes. The rest
+ * knows no limit.
+ */
+enum bdev_rate {
+	BDEV_RATE_IOS,
+	BDEV_RATE_BYTES,
+	BDEV_RATE_READ_BYTES,
+	BDEV_RATE_WRITE_BYTES,
+	BDEV_RATES,
+};
+/*
+ * App thread, in a coroutine [waits]: from now on, also for what waits already; 0: no limit. Costs
+ * nothing while there is none. Requests over a limit wait in their channel, in order; channels that
+ * wait get the same share. A device that was not used to its limits may do up to BDEV_RATE_BURST_US
+ * of them at once. RESET aborts what waits (-ECANCELED). 0, -ENODEV or -ENOMEM (and all is as it
+ * was).
+ */
+#define BDEV_RATE_BURST_US 20000u
+int bdev_set_rates(struct bdev *bdev, const uint64_t rates[BDEV_RATES]);
+/* App thread. */
+void bdev_get_rates(const struct bdev *bdev, uint64_t rates[BDEV_RATES]);
+
 /* ---- start and stop ---- */
 
 int bdev_lib_init(void);
@@ -327,6 +353,11 @@ struct bdev_ops {
 	 */
 	void (*submit)(void *channel_ctx, struct bdev_request *rq);
 	void (*flush_submissions)(void *channel_ctx); /* may be NULL */
+	/*
+	 * On the channel's thread; may be NULL. A RESET or the end of the bdev waits for the
+	 * channel's requests: those that the module holds back by itself end now.
+	 */
+	void (*end_held)(void *channel_ctx);
 	/* App thread, in a coroutine: the last user is gone; frees ctx. */
 	void (*destroy)(void *bdev_ctx);
 	/*
@@ -398,6 +429,11 @@ void bdev_arrived(void);
 void bdev_remove(struct bdev *bdev);
 /* The ctx given to bdev_register(), or NULL when the bdev is another module's. App thread. */
 void *bdev_module_ctx(const struct bdev *bdev, const char *module);
+/*
+ * App thread, in a coroutine [waits]: visit on each thread that has a channel, with its channel_ctx.
+ * It must not wait. 0, -ENODEV, -ENOMEM or -ECANCELED.
+ */
+int bdev_visit_channels(struct bdev *bdev, void (*visit)(void *channel_ctx));
 /* On the channel's thread, once per submitted request. */
 void bdev_complete(struct bdev_request *rq, int status);
 /*

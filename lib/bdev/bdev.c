@@ -71,6 +71,28 @@ bdev_driver_specific(const struct bdev *bdev)
 	return bdev->ops->describe == NULL ? NULL : bdev->ops->describe(bdev->ctx);
 }
 
+static void
+append_settings(json_t *array, const struct bdev *bdev)
+{
+	const uint64_t *rates = bdev->rates.per_second;
+
+	if (bdev_has_histogram(bdev))
+		json_array_append_new(array, json_pack("{s:s, s:{s:s, s:b}}", "method",
+						       "bdev_enable_histogram", "params", "name",
+						       bdev->info.name, "enable", true));
+	if (atomic_load(&bdev->rates.on))
+		json_array_append_new(
+			array,
+			json_pack("{s:s, s:{s:s, s:I, s:I, s:I, s:I}}", "method",
+				  "bdev_set_qos_limit", "params", "name", bdev->info.name,
+				  "rw_ios_per_sec", (json_int_t)rates[BDEV_RATE_IOS],
+				  "rw_mbytes_per_sec", (json_int_t)(rates[BDEV_RATE_BYTES] >> 20),
+				  "r_mbytes_per_sec",
+				  (json_int_t)(rates[BDEV_RATE_READ_BYTES] >> 20),
+				  "w_mbytes_per_sec",
+				  (json_int_t)(rates[BDEV_RATE_WRITE_BYTES] >> 20)));
+}
+
 json_t *
 bdev_config_json(void)
 {
@@ -83,13 +105,8 @@ bdev_config_json(void)
 			json_array_append_new(array, entry);
 	}
 	/* After all of them: one entry may make several. */
-	for (struct bdev *bdev = bdev_next(NULL); bdev != NULL; bdev = bdev_next(bdev)) {
-		if (bdev_has_histogram(bdev))
-			json_array_append_new(array,
-					      json_pack("{s:s, s:{s:s, s:b}}", "method",
-							"bdev_enable_histogram", "params", "name",
-							bdev->info.name, "enable", true));
-	}
+	for (struct bdev *bdev = bdev_next(NULL); bdev != NULL; bdev = bdev_next(bdev))
+		append_settings(array, bdev);
 	return array;
 }
 
@@ -459,6 +476,7 @@ bdev_remove(struct bdev *bdev)
 	if (rc == 0) {
 		log_notice("bdev %s: removed", bdev->info.name);
 		tell_users(bdev, BDEV_EVENT_REMOVE);
+		bdev_rates_end(bdev);
 		bdev_put(bdev);
 	}
 	bdev_put(bdev);

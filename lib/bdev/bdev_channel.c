@@ -86,6 +86,7 @@ bdev_channel_get(struct bdev_desc *desc)
 {
 	struct bdev_channel *channel = aligned_alloc(64, (sizeof(*channel) + 63) & ~(size_t)63);
 	struct io_channel *io_channel;
+	int rc;
 
 	if (channel == NULL)
 		return NULL;
@@ -98,10 +99,14 @@ bdev_channel_get(struct bdev_desc *desc)
 		return NULL;
 	}
 	channel_init(channel, desc, io_channel);
-	if (bdev_tally_start(channel) != 0) {
+	rc = bdev_tally_start(channel);
+	if (rc == 0)
+		rc = bdev_meter_start(channel);
+	if (rc != 0) {
+		free(channel->tally);
 		io_channel_put(io_channel);
 		free(channel);
-		errno = ENOMEM;
+		errno = -rc;
 		return NULL;
 	}
 	LIST_INSERT_HEAD(&channel->thread_channel->channels, channel, link);
@@ -112,6 +117,7 @@ bdev_channel_get(struct bdev_desc *desc)
 void
 bdev_channel_put(struct bdev_channel *channel)
 {
+	bdev_meter_end(channel);
 	bdev_tally_end(channel);
 	LIST_REMOVE(channel, link);
 	io_channel_put(channel->io_channel);

@@ -16,6 +16,7 @@
 
 struct bdev_walk;
 struct bdev_memories;
+struct bdev_meter;
 
 struct bdev_desc {
 	/* Set once. */
@@ -35,6 +36,19 @@ struct bdev_desc {
 struct bdev_ended {
 	struct bdev_io_stat stat;
 	struct bdev_tally *tally; /* NULL: none */
+};
+
+/* See bdev_rate.c. Times are env_ticks(). */
+struct bdev_rates {
+	/* Written by the app thread, read by any. */
+	_Alignas(64) _Atomic bool on;
+	_Atomic uint64_t cost[BDEV_RATES]; /* of one, in fractions of a tick; 0: no limit */
+	/* Any thread. */
+	_Alignas(64) _Atomic uint64_t next[BDEV_RATES]; /* when the next one is in time */
+	_Atomic uint32_t waiting;                       /* channels */
+	/* App thread only. */
+	_Alignas(64) uint64_t per_second[BDEV_RATES];
+	uint32_t changes;
 };
 
 struct bdev {
@@ -60,6 +74,7 @@ struct bdev {
 	uint64_t walks;                     /* number of the running one; from 1 */
 	struct bdev_ended ended;
 	struct bdev_ended ended_later; /* the running walk visited them before they ended */
+	struct bdev_rates rates;
 };
 
 /* Of one type; on one cache line. */
@@ -95,7 +110,9 @@ struct bdev_thread_channel {
 	struct bdev *bdev;
 	struct bdev_channel_counters *counters;
 	uint32_t depth;     /* bdev_submit() calls on the stack */
-	uint32_t in_flight; /* requests, without those that wait in `held` */
+	uint32_t in_flight; /* requests, without those that wait in `held` or for a rate */
+	bool gated;         /* drains wait, or channels have meters: see bdev_submit() */
+	bool metered;       /* channels have meters */
 	/* Done, with their status in core_ctx, by calls too deep on the stack to say so. */
 	struct request_fifo deferred;
 	struct request_fifo drains; /* RESETs waiting for in_flight to be 0 */
@@ -133,6 +150,7 @@ struct bdev_channel {
 	uint64_t boundary_mask; /* boundary - 1 where that is a power of two, else 0 */
 	struct bdev_desc *desc;
 	struct io_channel *io_channel;
+	struct bdev_meter *meter; /* NULL: no rate is limited */
 	char label[BDEV_LABEL_MAX + 1];
 	LIST_ENTRY(bdev_channel) link; /* in thread_channel->channels */
 };
@@ -146,6 +164,14 @@ void bdev_thread_channel_destroy(void *dev, void *channel_ctx);
 
 /* For what the core submits when the user is not about to flush. */
 void bdev_thread_channel_flush(struct bdev_thread_channel *thread_channel);
+/* Drains or meters have come or gone. */
+void bdev_thread_channel_gate(struct bdev_thread_channel *thread_channel);
+/*
+ * What a user has submitted, and that waited in a meter: on its way, or straight to its end. No drain
+ * waits on this thread.
+ */
+void bdev_io_resume(struct bdev_request *rq);
+void bdev_io_abort(struct bdev_request *rq);
 
 /* ---- bdev_pieces.c ---- */
 
@@ -213,6 +239,11 @@ struct bdev_walk {
  * returned.
  */
 int bdev_walk_run(struct bdev *bdev, struct bdev_walk *walk);
+/*
+ * App thread: the same of nobody who waits, also while the bdev is being removed. walk is freed at
+ * its end.
+ */
+void bdev_walk_start(struct bdev *bdev, struct bdev_walk *walk);
 
 /* ---- bdev_stat.c ---- */
 
@@ -238,5 +269,18 @@ void bdev_tally_end(struct bdev_channel *channel);
  * dropped.
  */
 void bdev_tally_join(struct bdev *bdev, struct bdev_tally **sum, struct bdev_tally *tally);
+
+/* ---- bdev_rate.c ---- */
+
+/* On the channel's thread: a meter for a new channel, if a rate is limited. 0 or -errno. */
+int bdev_meter_start(struct bdev_channel *channel);
+/* On the channel's thread: the channel goes; nothing waits. */
+void bdev_meter_end(struct bdev_channel *channel);
+/* On the channel's thread. Whether rq, which is checked, is in time; else the meter has it now. */
+bool bdev_meter_pass(struct bdev_meter *meter, struct bdev_request *rq);
+/* On the channel's thread: aborts what waits. */
+void bdev_meters_abort(struct bdev_thread_channel *thread_channel);
+/* App thread: lets go what waits, and what the module holds back. For a bdev that goes away. */
+void bdev_rates_end(struct bdev *bdev);
 
 #endif

@@ -16,7 +16,7 @@
  */
 #define MAX_DEPTH 8
 
-static void submit(struct bdev_channel *channel, struct bdev_request *rq);
+static void enter(struct bdev_channel *channel, struct bdev_request *rq);
 
 void
 bdev_thread_channel_flush(struct bdev_thread_channel *thread_channel)
@@ -25,6 +25,12 @@ bdev_thread_channel_flush(struct bdev_thread_channel *thread_channel)
 
 	if (ops->flush_submissions != NULL)
 		ops->flush_submissions(thread_channel->module_ctx);
+}
+
+void
+bdev_thread_channel_gate(struct bdev_thread_channel *thread_channel)
+{
+	thread_channel->gated = thread_channel->drains.first != NULL || thread_channel->metered;
 }
 
 /* ---- completion ---- */
@@ -75,8 +81,9 @@ drained(struct bdev_thread_channel *thread_channel)
 
 	while ((rq = request_fifo_pop(&thread_channel->drains)) != NULL)
 		for_each_channel_continue(rq->core_ctx, 0);
+	bdev_thread_channel_gate(thread_channel);
 	while ((rq = request_fifo_pop(&thread_channel->held)) != NULL)
-		submit(rq->channel, rq);
+		enter(rq->channel, rq);
 	bdev_thread_channel_flush(thread_channel);
 }
 
@@ -155,18 +162,31 @@ fua_written(struct bdev_request *rq, int status)
 
 /* ---- RESET by draining ---- */
 
+/* What is held back ends; those who are told so may submit again, which waits for the drain. */
+static void
+end_held(struct bdev_thread_channel *thread_channel)
+{
+	const struct bdev_ops *ops = thread_channel->bdev->ops;
+
+	thread_channel->in_flight++; /* the drain is not to be done inside */
+	bdev_meters_abort(thread_channel);
+	if (ops->end_held != NULL)
+		ops->end_held(thread_channel->module_ctx);
+	thread_channel->in_flight--;
+}
+
 static void
 drain_visit(struct io_channel_iter *iter)
 {
 	struct bdev_thread_channel *thread_channel = io_channel_ctx(io_channel_iter_channel(iter));
 	struct bdev_request *rq = io_channel_iter_ctx(iter);
 
-	if (thread_channel->in_flight == 0) {
-		for_each_channel_continue(iter, 0);
-		return;
-	}
 	rq->core_ctx = iter;
 	request_fifo_push(&thread_channel->drains, rq);
+	bdev_thread_channel_gate(thread_channel);
+	end_held(thread_channel);
+	if (thread_channel->in_flight == 0)
+		drained(thread_channel);
 }
 
 static void
@@ -188,6 +208,8 @@ bdev_drain(struct bdev_request *rq)
 
 /* ---- submission ---- */
 
+/* Each request goes through these, and some are used twice: the compiler would make calls of them. */
+
 static int
 check_range(const struct bdev_channel *channel, const struct bdev_request *rq)
 {
@@ -207,7 +229,7 @@ enum fit {
 	FITS_NOT,
 };
 
-static int
+static __always_inline int
 check_iovs(const struct bdev_channel *channel, const struct bdev_request *rq, enum fit *fit)
 {
 	uint64_t left = rq->length;
@@ -234,7 +256,7 @@ not_allowed(const struct bdev_channel *channel, const struct bdev_request *rq)
 	return -EOPNOTSUPP;
 }
 
-static int
+static __always_inline int
 check(const struct bdev_channel *channel, const struct bdev_request *rq, enum fit *fit)
 {
 	int rc;
@@ -280,7 +302,7 @@ submit_unfit(struct bdev_channel *channel, struct bdev_request *rq, enum fit fit
 		bdev_pieces_submit(rq);
 }
 
-static void
+static __always_inline void
 dispatch(struct bdev_channel *channel, struct bdev_request *rq, enum fit fit)
 {
 	if (unlikely(is_trivial(channel, rq))) {
@@ -296,7 +318,7 @@ dispatch(struct bdev_channel *channel, struct bdev_request *rq, enum fit fit)
 		channel->submit(channel->thread_channel->module_ctx, rq);
 }
 
-static void
+static __always_inline void
 submit(struct bdev_channel *channel, struct bdev_request *rq)
 {
 	struct bdev_thread_channel *thread_channel = channel->thread_channel;
@@ -317,16 +339,47 @@ submit(struct bdev_channel *channel, struct bdev_request *rq)
 	thread_channel->depth--;
 }
 
+/* Whether it comes to something that a rate could limit. */
+static bool
+is_metered(const struct bdev_channel *channel, const struct bdev_request *rq)
+{
+	enum fit fit;
+
+	return channel->meter != NULL && check(channel, rq, &fit) == 0 && !is_trivial(channel, rq);
+}
+
+void
+bdev_io_resume(struct bdev_request *rq)
+{
+	submit(rq->channel, rq);
+}
+
+/* Out of line, as above. */
+static __attribute__((noinline)) void
+enter(struct bdev_channel *channel, struct bdev_request *rq)
+{
+	if (channel->thread_channel->drains.first != NULL)
+		request_fifo_push(&channel->thread_channel->held, rq);
+	else if (!is_metered(channel, rq) || bdev_meter_pass(channel->meter, rq))
+		bdev_io_resume(rq);
+}
+
+void
+bdev_io_abort(struct bdev_request *rq)
+{
+	rq->channel->thread_channel->in_flight++;
+	finish(rq, -ECANCELED);
+}
+
 void
 bdev_submit(struct bdev_channel *channel, struct bdev_request *rq)
 {
 	rq->channel = channel;
 	rq->submit_ticks = now(channel);
-	if (unlikely(channel->thread_channel->drains.first != NULL)) {
-		request_fifo_push(&channel->thread_channel->held, rq);
-		return;
-	}
-	submit(channel, rq);
+	if (unlikely(channel->thread_channel->gated))
+		enter(channel, rq);
+	else
+		submit(channel, rq);
 }
 
 void

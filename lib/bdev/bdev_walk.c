@@ -4,6 +4,7 @@
  * counters to the app thread, before or after the visit of a running walk.
  */
 #include <errno.h>
+#include <stdlib.h>
 
 #include "bdev_core.h"
 
@@ -32,7 +33,8 @@ finish(void *ctx, int status)
 	bdev_ended_join(bdev, &bdev->ended, &bdev->ended_later);
 	bdev->walk = walk->next;
 	walk->finished = true;
-	completion_signal(walk->done, status);
+	if (walk->done != NULL)
+		completion_signal(walk->done, status);
 	if (walk->abandoned)
 		walk->ops->free(walk);
 	start_first(bdev);
@@ -66,6 +68,15 @@ enqueue(struct bdev *bdev, struct bdev_walk *walk)
 	}
 }
 
+void
+bdev_walk_start(struct bdev *bdev, struct bdev_walk *walk)
+{
+	walk->finished = false;
+	walk->abandoned = true;
+	walk->done = NULL;
+	enqueue(bdev, walk);
+}
+
 int
 bdev_walk_run(struct bdev *bdev, struct bdev_walk *walk)
 {
@@ -87,5 +98,51 @@ bdev_walk_run(struct bdev *bdev, struct bdev_walk *walk)
 		walk->ops->free(walk);
 	else
 		walk->abandoned = true;
+	return rc;
+}
+
+/* ---- for modules ---- */
+
+struct module_walk {
+	struct bdev_walk walk;
+	void (*visit)(void *channel_ctx);
+};
+
+static int
+module_visit(struct bdev_walk *base, struct bdev_thread_channel *channel)
+{
+	struct module_walk *walk = (struct module_walk *)base;
+
+	walk->visit(channel->module_ctx);
+	return 0;
+}
+
+static void
+module_finish(struct bdev_walk *walk, int status)
+{
+	(void)walk;
+	(void)status;
+}
+
+static void
+module_free(struct bdev_walk *walk)
+{
+	free(walk);
+}
+
+int
+bdev_visit_channels(struct bdev *bdev, void (*visit_channel)(void *channel_ctx))
+{
+	static const struct bdev_walk_ops ops = {module_visit, module_finish, module_free};
+	struct module_walk *walk = calloc(1, sizeof(*walk));
+	int rc;
+
+	if (walk == NULL)
+		return -ENOMEM;
+	walk->walk.ops = &ops;
+	walk->visit = visit_channel;
+	rc = bdev_walk_run(bdev, &walk->walk);
+	if (rc == 0)
+		free(walk);
 	return rc;
 }
