@@ -354,7 +354,7 @@ struct bdev_ops {
 	void (*submit)(void *channel_ctx, struct bdev_request *rq);
 	void (*flush_submissions)(void *channel_ctx); /* may be NULL */
 	/*
-	 * On the channel's thread; may be NULL. A RESET or the end of the bdev waits for the
+	 * On the channel's thread; may be NULL. A RESET or the removal of the bdev waits for the
 	 * channel's requests: those that the module holds back by itself end now.
 	 */
 	void (*end_held)(void *channel_ctx);

@@ -69,6 +69,59 @@ int bdev_uring_create(const struct bdev_uring_opts *opts, struct bdev **bdev, st
 int bdev_uring_rescan(const char *name, struct errmsg *err);
 
 /*
+ * On top of another block device, which it uses like others do: it is removed with it, and has its
+ * size. Latencies, each on top of the lower device's: of WRITE and WRITE_ZEROES those of writes; of
+ * each hundred on a thread one has the p99 latency, and the others the "average" one.
+ */
+enum bdev_delay {
+	BDEV_DELAY_AVG_READ,
+	BDEV_DELAY_P99_READ,
+	BDEV_DELAY_AVG_WRITE,
+	BDEV_DELAY_P99_WRITE,
+	BDEV_DELAYS,
+};
+struct bdev_delay_opts {
+	const char *name;
+	const char *uuid; /* NULL: random */
+	const char *base; /* name or uuid of the lower one */
+	uint64_t latency_us[BDEV_DELAYS];
+};
+int bdev_delay_create(const struct bdev_delay_opts *opts, struct bdev **bdev, struct errmsg *err);
+/*
+ * kind: "avg_read", "p99_read", "avg_write", "p99_write". From now on, also for requests under way.
+ * -ENODEV: no delay bdev of that name; -EINVAL, -ENOMEM.
+ */
+int bdev_delay_update(const char *name, const char *kind, uint64_t latency_us, struct errmsg *err);
+
+/* The same way on top of another one: fails as it is told. */
+struct bdev_error_opts {
+	const char *name; /* NULL: "EE_" and the name of the lower one */
+	const char *uuid;
+	const char *base;
+};
+int bdev_error_create(const struct bdev_error_opts *opts, struct bdev **bdev, struct errmsg *err);
+struct bdev_error_injection {
+	/*
+	 * "read", "write", "flush", "unmap", "write_zeroes", "all"; "clear": nothing any more, and
+	 * what is pending fails (-EIO)
+	 */
+	const char *io_type;
+	/*
+	 * "failure" (-EIO), "nomem" (-ENOMEM), "pending" (until "clear", a RESET or the end of the
+	 * device), "corrupt_data" (READ and WRITE): the byte at corrupt_offset of each request is
+	 * XORed with corrupt_value
+	 */
+	const char *error_type;
+	uint32_t count;       /* of requests, for each type; in place of what is left */
+	uint32_t queue_depth; /* only while the thread has so many others in the lower device */
+	uint64_t corrupt_offset;
+	uint8_t corrupt_value; /* not 0 */
+};
+/* -ENODEV: no error bdev of that name; -EINVAL, -ENOMEM. */
+int bdev_error_inject(const char *name, const struct bdev_error_injection *injection,
+		      struct errmsg *err);
+
+/*
  * NVMe controllers, by name; each namespace of one is a block device <name>n<nsid>. Namespaces come
  * and go with what the device says. A controller that disappears loses its block devices; while it
  * is in the configuration it is tried again every BDEV_NVME_RETRY_US, and has them again when it is
