@@ -119,6 +119,7 @@ enum rpc_bdev_index {
 	RPC_BDEV_RESET_IOSTAT,
 	RPC_BDEV_ENABLE_HISTOGRAM,
 	RPC_BDEV_GET_HISTOGRAM,
+	RPC_BDEV_SET_QOS_LIMIT,
 	RPC_BDEV_SET_OPTIONS,
 	RPC_BDEV_WAIT_FOR_EXAMINE,
 	RPC_BDEV_EXAMINE,
@@ -133,6 +134,12 @@ enum rpc_bdev_index {
 	RPC_BDEV_URING_CREATE,
 	RPC_BDEV_URING_RESCAN,
 	RPC_BDEV_URING_DELETE,
+	RPC_BDEV_ERROR_CREATE,
+	RPC_BDEV_ERROR_INJECT_ERROR,
+	RPC_BDEV_ERROR_DELETE,
+	RPC_BDEV_DELAY_CREATE,
+	RPC_BDEV_DELAY_UPDATE_LATENCY,
+	RPC_BDEV_DELAY_DELETE,
 	RPC_BDEV_METHODS,
 };
 extern const struct rpc_schema rpc_bdev_schemas[RPC_BDEV_METHODS + 1];
@@ -163,6 +170,13 @@ struct rpc_bdev_enable_histogram {
 struct rpc_bdev_get_histogram {
 	const char *name;
 	bool per_channel;
+};
+
+/* -1: as it is; 0: none. */
+struct rpc_bdev_set_qos_limit {
+	const char *name;
+	int64_t rw_ios_per_sec;
+	int64_t rw_mbytes_per_sec, r_mbytes_per_sec, w_mbytes_per_sec; /* MiB */
 };
 
 /* Checked, and then unused. */
@@ -197,6 +211,34 @@ struct rpc_bdev_file_create {
 	bool fallocate;
 	bool sqpoll;
 	int64_t sqpoll_idle_ms;
+};
+
+struct rpc_bdev_error_create {
+	const char *base_name;
+	const char *name;
+	const char *uuid;
+};
+
+struct rpc_bdev_error_inject_error {
+	const char *name;
+	const char *io_type;
+	const char *error_type;
+	int64_t num, queue_depth;
+	int64_t corrupt_offset, corrupt_value;
+};
+
+struct rpc_bdev_delay_create {
+	const char *name;
+	const char *base_bdev_name;
+	const char *uuid;
+	int64_t avg_read_latency, p99_read_latency; /* us */
+	int64_t avg_write_latency, p99_write_latency;
+};
+
+struct rpc_bdev_delay_update_latency {
+	const char *delay_bdev_name;
+	const char *latency_type;
+	int64_t latency_us;
 };
 
 /* ---- NVMe ---- */

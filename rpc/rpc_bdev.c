@@ -54,14 +54,12 @@ describe_bdev(struct bdev *bdev)
 	json_t *specific = bdev_driver_specific(bdev);
 
 	return json_pack(
-		"{s:s, s:[s], s:s, s:I, s:I, s:s, s:b, s:b, s:{s:i, s:i, s:i, s:i}, s:o, s:o}",
-		"name", info->name, "aliases", info->uuid, "product_name", info->product_name,
-		"block_size", (json_int_t)info->block_size, "num_blocks",
-		(json_int_t)info->num_blocks, "uuid", info->uuid, "claimed", bdev_is_open(bdev),
-		"zoned", false, "assigned_rate_limits", "rw_ios_per_sec", 0, "rw_mbytes_per_sec", 0,
-		"r_mbytes_per_sec", 0, "w_mbytes_per_sec", 0, "supported_io_types",
-		describe_io_types(info), "driver_specific",
-		specific != NULL ? specific : json_object());
+		"{s:s, s:[s], s:s, s:I, s:I, s:s, s:b, s:b, s:o, s:o, s:o}", "name", info->name,
+		"aliases", info->uuid, "product_name", info->product_name, "block_size",
+		(json_int_t)info->block_size, "num_blocks", (json_int_t)info->num_blocks, "uuid",
+		info->uuid, "claimed", bdev_is_open(bdev), "zoned", false, "assigned_rate_limits",
+		rpc_bdev_describe_rates(bdev), "supported_io_types", describe_io_types(info),
+		"driver_specific", specific != NULL ? specific : json_object());
 }
 
 /* [waits] until the block device is there, the time is over, or the daemon stops. */
@@ -104,8 +102,8 @@ get_bdevs(const void *arg, json_t **result, struct errmsg *err)
 
 /* ---- create, rescan, delete ---- */
 
-static int
-answer_name(const struct bdev *bdev, json_t **result)
+int
+rpc_answer_bdev(const struct bdev *bdev, json_t **result)
 {
 	*result = json_string(bdev_get_info(bdev)->name);
 	return *result != NULL ? 0 : -ENOMEM;
@@ -124,7 +122,7 @@ malloc_create(const void *arg, json_t **result, struct errmsg *err)
 	struct bdev *bdev;
 	int rc = bdev_malloc_create(&opts, &bdev, err);
 
-	return rc == 0 ? answer_name(bdev, result) : rc;
+	return rc == 0 ? rpc_answer_bdev(bdev, result) : rc;
 }
 
 static int
@@ -140,7 +138,7 @@ null_create(const void *arg, json_t **result, struct errmsg *err)
 	struct bdev *bdev;
 	int rc = bdev_null_create(&opts, &bdev, err);
 
-	return rc == 0 ? answer_name(bdev, result) : rc;
+	return rc == 0 ? rpc_answer_bdev(bdev, result) : rc;
 }
 
 static int
@@ -164,7 +162,7 @@ file_create(const struct rpc_bdev_file_create *params, const char *method, json_
 		return err_set(err, JSONRPC_INVALID_PARAMS,
 			       "%s: parameter 'sqpoll_idle_ms' goes with sqpoll", method);
 	rc = bdev_uring_create(&opts, &bdev, err);
-	return rc == 0 ? answer_name(bdev, result) : rc;
+	return rc == 0 ? rpc_answer_bdev(bdev, result) : rc;
 }
 
 static int
@@ -197,20 +195,19 @@ null_resize(const void *arg, json_t **result, struct errmsg *err)
 	return bdev_null_resize(params->name, (uint64_t)params->new_size, err);
 }
 
-/*
- * creates: NULL-terminated; what may have made such a block device. One that the state names and
- * that could not be made is given up.
- */
-static int
-delete_bdev(const char *name, const char *module, const char *const *creates, struct errmsg *err)
+int
+rpc_delete_bdev(const char *name, const char *module, const char *const *creates,
+		struct errmsg *err)
 {
 	int rc = bdev_delete(name, module, err);
 	bool given_up = false;
 
 	for (; rc == -ENODEV && *creates != NULL; creates++)
 		given_up |= app_give_up(*creates, name);
-	if (rc == 0 || given_up)
+	if (rc == 0 || given_up) {
 		app_give_up("bdev_enable_histogram", name);
+		app_give_up("bdev_set_qos_limit", name);
+	}
 	return given_up ? 0 : rc;
 }
 
@@ -221,7 +218,7 @@ malloc_delete(const void *arg, json_t **result, struct errmsg *err)
 	const struct rpc_name *params = arg;
 
 	(void)result;
-	return delete_bdev(params->name, "malloc", creates, err);
+	return rpc_delete_bdev(params->name, "malloc", creates, err);
 }
 
 static int
@@ -231,7 +228,7 @@ null_delete(const void *arg, json_t **result, struct errmsg *err)
 	const struct rpc_name *params = arg;
 
 	(void)result;
-	return delete_bdev(params->name, "null", creates, err);
+	return rpc_delete_bdev(params->name, "null", creates, err);
 }
 
 static int
@@ -241,7 +238,7 @@ uring_delete(const void *arg, json_t **result, struct errmsg *err)
 	const struct rpc_name *params = arg;
 
 	(void)result;
-	return delete_bdev(params->name, "uring", creates, err);
+	return rpc_delete_bdev(params->name, "uring", creates, err);
 }
 
 /* ---- what other targets have and clients call ---- */
@@ -280,6 +277,7 @@ const struct rpc_method rpc_bdev_methods[RPC_BDEV_METHODS + 1] = {
 	{&rpc_bdev_schemas[RPC_BDEV_RESET_IOSTAT], rpc_bdev_reset_iostat},
 	{&rpc_bdev_schemas[RPC_BDEV_ENABLE_HISTOGRAM], rpc_bdev_enable_histogram},
 	{&rpc_bdev_schemas[RPC_BDEV_GET_HISTOGRAM], rpc_bdev_get_histogram},
+	{&rpc_bdev_schemas[RPC_BDEV_SET_QOS_LIMIT], rpc_bdev_set_qos_limit},
 	{&rpc_bdev_schemas[RPC_BDEV_SET_OPTIONS], set_options},
 	{&rpc_bdev_schemas[RPC_BDEV_WAIT_FOR_EXAMINE], wait_for_examine},
 	{&rpc_bdev_schemas[RPC_BDEV_EXAMINE], examine},
@@ -294,4 +292,10 @@ const struct rpc_method rpc_bdev_methods[RPC_BDEV_METHODS + 1] = {
 	{&rpc_bdev_schemas[RPC_BDEV_URING_CREATE], uring_create},
 	{&rpc_bdev_schemas[RPC_BDEV_URING_RESCAN], uring_rescan},
 	{&rpc_bdev_schemas[RPC_BDEV_URING_DELETE], uring_delete},
+	{&rpc_bdev_schemas[RPC_BDEV_ERROR_CREATE], rpc_bdev_error_create},
+	{&rpc_bdev_schemas[RPC_BDEV_ERROR_INJECT_ERROR], rpc_bdev_error_inject_error},
+	{&rpc_bdev_schemas[RPC_BDEV_ERROR_DELETE], rpc_bdev_error_delete},
+	{&rpc_bdev_schemas[RPC_BDEV_DELAY_CREATE], rpc_bdev_delay_create},
+	{&rpc_bdev_schemas[RPC_BDEV_DELAY_UPDATE_LATENCY], rpc_bdev_delay_update_latency},
+	{&rpc_bdev_schemas[RPC_BDEV_DELAY_DELETE], rpc_bdev_delay_delete},
 };

@@ -78,6 +78,24 @@ static const struct rpc_param get_histogram_params[] = {
 	 .help = "one entry for each channel (of a virtqueue) as well"},
 };
 
+#define RATE(param, most, text)                                                                    \
+	{                                                                                          \
+		.name = #param, .type = RPC_INT, .min = -1, .max = most, .preset = -1,             \
+		.offset = offsetof(struct rpc_bdev_set_qos_limit, param),                          \
+		.help = text "; 0: no limit; default, -1: as it is"                                \
+	}
+static const struct rpc_param set_qos_limit_params[] = {
+	{.name = "name",
+	 .type = RPC_STRING,
+	 .required = true,
+	 .offset = offsetof(struct rpc_bdev_set_qos_limit, name),
+	 .help = "of the block device"},
+	RATE(rw_ios_per_sec, INT64_MAX, "reads, writes, discards and write zeroes together"),
+	RATE(rw_mbytes_per_sec, INT64_MAX >> 20, "MiB read and written"),
+	RATE(r_mbytes_per_sec, INT64_MAX >> 20, "MiB read"),
+	RATE(w_mbytes_per_sec, INT64_MAX >> 20, "MiB written"),
+};
+
 #define NO_EFFECT "accepted for clients that send it, and without effect: "
 #define OPTION(param, member, text)                                                                \
 	{                                                                                          \
@@ -199,6 +217,114 @@ static const struct rpc_param aio_create_params[] = {
 
 static const struct rpc_param uring_create_params[] = {FILE_PARAMS};
 
+static const struct rpc_param error_create_params[] = {
+	{.name = "base_name",
+	 .type = RPC_STRING,
+	 .required = true,
+	 .offset = offsetof(struct rpc_bdev_error_create, base_name),
+	 .help = "of the block device below"},
+	{.name = "name",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct rpc_bdev_error_create, name),
+	 .help = NAME_HELP "; default: EE_<base_name>"},
+	{.name = "uuid",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct rpc_bdev_error_create, uuid),
+	 .help = UUID_HELP},
+};
+
+#define INJECT(member) offsetof(struct rpc_bdev_error_inject_error, member)
+static const struct rpc_param error_inject_error_params[] = {
+	{.name = "name",
+	 .type = RPC_STRING,
+	 .required = true,
+	 .offset = INJECT(name),
+	 .help = "of the block device that bdev_error_create made"},
+	{.name = "io_type",
+	 .type = RPC_STRING,
+	 .required = true,
+	 .offset = INJECT(io_type),
+	 .help = "read, write, flush, unmap, write_zeroes, all; clear: nothing fails any more, and "
+		 "what is pending does now"},
+	{.name = "error_type",
+	 .type = RPC_STRING,
+	 .required = true,
+	 .offset = INJECT(error_type),
+	 .help = "failure; nomem; pending: no end before clear or a reset; corrupt_data: one byte "
+		 "of what is read or written is another one"},
+	{.name = "num",
+	 .type = RPC_INT,
+	 .offset = INJECT(num),
+	 .min = 0,
+	 .max = UINT32_MAX,
+	 .preset = 1,
+	 .help = "of requests, in place of what is left; 0: none"},
+	{.name = "queue_depth",
+	 .type = RPC_INT,
+	 .offset = INJECT(queue_depth),
+	 .min = 0,
+	 .max = UINT32_MAX,
+	 .help = "only while so many others of the same thread are under way"},
+	{.name = "corrupt_offset",
+	 .type = RPC_INT,
+	 .offset = INJECT(corrupt_offset),
+	 .min = 0,
+	 .max = INT64_MAX,
+	 .help = "bytes from the beginning of a request; a shorter one stays as it is"},
+	{.name = "corrupt_value",
+	 .type = RPC_INT,
+	 .offset = INJECT(corrupt_value),
+	 .min = 0,
+	 .max = 255,
+	 .help = "XORed with that byte, 1 to 255; corrupt_data needs it"},
+};
+
+#define LATENCY(param, text)                                                                       \
+	{                                                                                          \
+		.name = #param, .type = RPC_INT, .required = true, .min = 0, .max = INT64_MAX,     \
+		.offset = offsetof(struct rpc_bdev_delay_create, param), .help = text              \
+	}
+static const struct rpc_param delay_create_params[] = {
+	{.name = "name",
+	 .type = RPC_STRING,
+	 .required = true,
+	 .offset = offsetof(struct rpc_bdev_delay_create, name),
+	 .help = NAME_HELP},
+	{.name = "base_bdev_name",
+	 .type = RPC_STRING,
+	 .required = true,
+	 .offset = offsetof(struct rpc_bdev_delay_create, base_bdev_name),
+	 .help = "of the block device below"},
+	LATENCY(avg_read_latency, "microseconds that reads take longer"),
+	LATENCY(p99_read_latency, "microseconds that one read of a hundred takes longer"),
+	LATENCY(avg_write_latency, "microseconds that writes take longer"),
+	LATENCY(p99_write_latency, "microseconds that one write of a hundred takes longer"),
+	{.name = "uuid",
+	 .type = RPC_STRING,
+	 .offset = offsetof(struct rpc_bdev_delay_create, uuid),
+	 .help = UUID_HELP},
+};
+
+static const struct rpc_param delay_update_latency_params[] = {
+	{.name = "delay_bdev_name",
+	 .type = RPC_STRING,
+	 .required = true,
+	 .offset = offsetof(struct rpc_bdev_delay_update_latency, delay_bdev_name),
+	 .help = "of the block device that bdev_delay_create made"},
+	{.name = "latency_type",
+	 .type = RPC_STRING,
+	 .required = true,
+	 .offset = offsetof(struct rpc_bdev_delay_update_latency, latency_type),
+	 .help = "avg_read, p99_read, avg_write or p99_write"},
+	{.name = "latency_us",
+	 .type = RPC_INT,
+	 .required = true,
+	 .offset = offsetof(struct rpc_bdev_delay_update_latency, latency_us),
+	 .min = 0,
+	 .max = INT64_MAX,
+	 .help = "microseconds"},
+};
+
 static const struct rpc_param name_params[] = {
 	{.name = "name",
 	 .type = RPC_STRING,
@@ -229,6 +355,7 @@ static const struct rpc_param name_params[] = {
 	}
 #define CREATE_ERRORS                                                                              \
 	"Errors: -17 (File exists: the name or UUID is taken), -22 (a bad name or size)"
+#define ON_TOP "It has the size of the one below, and is removed with it. "
 #define FILE_ERRORS                                                                                \
 	CREATE_ERRORS ", -2 (no such file), -13 (no permission), -21 (a folder), -11 (another "    \
 		      "process has locked it)."
@@ -299,6 +426,20 @@ const struct rpc_schema rpc_bdev_schemas[RPC_BDEV_METHODS + 1] = {
 				"range.\n"
 				"Errors: -19 (No such device), -22 (it is off).",
 			.columns = "percentiles:percentile,latency_ns",
+		},
+	[RPC_BDEV_SET_QOS_LIMIT] =
+		{
+			.name = "bdev_set_qos_limit",
+			.alias = "set_bdev_qos_limit",
+			.room = ROOM,
+			.flags = RPC_RUNTIME | RPC_CHANGES,
+			TAKES(set_qos_limit_params, struct rpc_bdev_set_qos_limit),
+			.help = "Limits what all users of a block device do with it per second, "
+				"together and from now on; what waits is looked at anew. Queues "
+				"that wait get the same share. After a pause, what 20 ms allow may "
+				"be done at once. Costs nothing without limits. Answers true.\n"
+				"Errors: -19 (No such device), -22 (no limit is given), -12 (no "
+				"memory).",
 		},
 	[RPC_BDEV_SET_OPTIONS] =
 		{
@@ -386,4 +527,51 @@ const struct rpc_schema rpc_bdev_schemas[RPC_BDEV_METHODS + 1] = {
 	[RPC_BDEV_URING_RESCAN] = RESCANS("bdev_uring_rescan"),
 	[RPC_BDEV_URING_DELETE] =
 		DELETES("bdev_uring_delete", NULL, "a file's block device (the file stays)"),
+	[RPC_BDEV_ERROR_CREATE] =
+		{
+			.name = "bdev_error_create",
+			.alias = "construct_error_bdev",
+			.room = ROOM,
+			.flags = RPC_RUNTIME | RPC_CHANGES,
+			TAKES(error_create_params, struct rpc_bdev_error_create),
+			.help = "Makes a block device on top of another one that fails as "
+				"bdev_error_inject_error says. " ON_TOP "Answers its "
+				"name.\n" CREATE_ERRORS ", -19 (No such device below).",
+		},
+	[RPC_BDEV_ERROR_INJECT_ERROR] =
+		{
+			.name = "bdev_error_inject_error",
+			.alias = "bdev_inject_error",
+			.room = ROOM,
+			.flags = RPC_RUNTIME,
+			TAKES(error_inject_error_params, struct rpc_bdev_error_inject_error),
+			.help = "Lets the next requests of a type fail, for testing. Is not kept "
+				"over a restart. Answers true.\n"
+				"Errors: -19 (No such device), -22 (an unknown type, or data of a "
+				"type without data).",
+		},
+	[RPC_BDEV_ERROR_DELETE] = DELETES("bdev_error_delete", "delete_error_bdev",
+					  "an error block device (the one below stays)"),
+	[RPC_BDEV_DELAY_CREATE] =
+		{
+			.name = "bdev_delay_create",
+			.room = ROOM,
+			.flags = RPC_RUNTIME | RPC_CHANGES,
+			TAKES(delay_create_params, struct rpc_bdev_delay_create),
+			.help = "Makes a block device on top of another one that is slower. " ON_TOP
+				"Answers its name.\n" CREATE_ERRORS ", -19 (No such device below).",
+		},
+	[RPC_BDEV_DELAY_UPDATE_LATENCY] =
+		{
+			.name = "bdev_delay_update_latency",
+			.room = ROOM,
+			.flags = RPC_RUNTIME | RPC_CHANGES,
+			TAKES(delay_update_latency_params, struct rpc_bdev_delay_update_latency),
+			.help = "Changes one latency, also for requests that are under way. "
+				"Answers "
+				"true.\n"
+				"Errors: -19 (No such device), -22 (an unknown type).",
+		},
+	[RPC_BDEV_DELAY_DELETE] =
+		DELETES("bdev_delay_delete", NULL, "a delay block device (the one below stays)"),
 };

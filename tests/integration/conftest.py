@@ -56,6 +56,7 @@ def shared(shared_process):
     yield shared_process
     for controller in shared_process.rpc("vhost_get_controllers"):
         shared_process.rpc("vhost_delete_controller", ctrlr=controller["ctrlr"])
-    delete = {"Malloc disk": "bdev_malloc_delete", "Null disk": "bdev_null_delete"}
-    for bdev in shared_process.rpc("bdev_get_bdevs"):
+    delete = {"Malloc disk": "bdev_malloc_delete", "Null disk": "bdev_null_delete",
+              "Error Injection Disk": "bdev_error_delete", "Delay disk": "bdev_delay_delete"}
+    for bdev in reversed(shared_process.rpc("bdev_get_bdevs")):
         shared_process.rpc(delete.get(bdev["product_name"], "bdev_aio_delete"), name=bdev["name"])

@@ -22,6 +22,13 @@ def build(daemon):
     daemon.rpc("bdev_enable_histogram", name="m", enable=True)
     daemon.rpc("bdev_enable_histogram", name="m", enable=False)
     daemon.rpc("bdev_set_options", bdev_io_pool_size=65535)
+    daemon.rpc("bdev_error_create", base_name="m")
+    daemon.rpc("bdev_delay_create", name="d", base_bdev_name="EE_m", avg_read_latency=1,
+               p99_read_latency=2, avg_write_latency=3, p99_write_latency=4)
+    daemon.rpc("bdev_delay_update_latency", delay_bdev_name="d", latency_type="p99_write",
+               latency_us=5)
+    daemon.rpc("bdev_set_qos_limit", name="d", rw_ios_per_sec=12345, w_mbytes_per_sec=6)
+    daemon.rpc("bdev_set_qos_limit", name="n", r_mbytes_per_sec=7)
     daemon.rpc("vhost_create_blk_controller", ctrlr="c0", dev_name="Malloc0")
     daemon.rpc("vhost_create_blk_controller", ctrlr="c1", dev_name="a", readonly=True,
                cpumask="0x1")
@@ -33,8 +40,8 @@ def build(daemon):
 def clear(daemon):
     for name in ("c0", "c1", "c2"):
         daemon.rpc("vhost_delete_controller", ctrlr=name)
-    for kind, name in (("malloc", "Malloc0"), ("malloc", "m"), ("null", "n"), ("aio", "a"),
-                       ("uring", "u")):
+    for kind, name in (("delay", "d"), ("error", "EE_m"), ("malloc", "Malloc0"),
+                       ("malloc", "m"), ("null", "n"), ("aio", "a"), ("uring", "u")):
         daemon.rpc(f"bdev_{kind}_delete", name=name)
 
 
@@ -333,6 +340,35 @@ def test_histogram_of_what_could_not_be_made(vhostd):
     vhostd.stop()
     image.unlink()
     vhostd.start()
+    assert vhostd.rpc("bdev_uring_delete", name="a") is True
+    assert "bdev_" not in vhostd.state.read_text()
+
+
+def test_limits_and_filters_of_what_could_not_be_made(vhostd):
+    """They come back with the disk below, and each can be given up while that is missing."""
+    image = vhostd.image("a.img")
+    latencies = {f"{kind}_latency": 7 for kind in ("avg_read", "p99_read", "avg_write", "p99_write")}
+    vhostd.rpc("bdev_uring_create", name="a", filename=str(image))
+    vhostd.rpc("bdev_error_create", base_name="a")
+    vhostd.rpc("bdev_delay_create", name="d", base_bdev_name="EE_a", **latencies)
+    vhostd.rpc("bdev_set_qos_limit", name="d", rw_ios_per_sec=77)
+    before = view(vhostd)
+    vhostd.stop()
+    away = image.rename(image.with_name("away"))
+    vhostd.start()
+    assert vhostd.rpc("bdev_get_bdevs") == []
+    away.rename(image)
+    vhostd.rpc("bdev_null_create", name="n", num_blocks=8, block_size=512)
+    wait_for_none_failed(vhostd)
+    vhostd.rpc("bdev_null_delete", name="n")
+    assert view(vhostd) == before
+    vhostd.stop()
+    image.unlink()
+    vhostd.start()
+    assert vhostd.rpc("bdev_set_qos_limit", name="d", rw_ios_per_sec=0) is True
+    assert vhostd.error("bdev_set_qos_limit", name="d", rw_ios_per_sec=0).code == -19
+    assert vhostd.rpc("bdev_delay_delete", name="d") is True
+    assert vhostd.rpc("bdev_error_delete", name="EE_a") is True
     assert vhostd.rpc("bdev_uring_delete", name="a") is True
     assert "bdev_" not in vhostd.state.read_text()
 

@@ -267,6 +267,42 @@ test_detach_under_load(void **state)
 	unplug();
 }
 
+/*
+ * Under a delay and injected errors, which pass the guest's memory on to the device. That is
+ * removed while requests are held back for ever: by their limit, their delay, an error.
+ */
+static void
+test_on_top(void **state)
+{
+	(void)state;
+	start_device(NAMESPACE, NULL);
+	assert_int_equal(daemon_start(&rig.daemon, NULL), 0);
+	attach();
+	rpc("bdev_error_create", "{s:s, s:s}", "base_name", "nvme0n1", "name", "e");
+	rpc("bdev_delay_create", "{s:s, s:s, s:i, s:i, s:i, s:i}", "name", "d", "base_bdev_name",
+	    "e", "avg_read_latency", 10, "p99_read_latency", 20, "avg_write_latency", 5,
+	    "p99_write_latency", 9);
+	rpc("vhost_create_blk_controller", "{s:s, s:s}", "ctrlr", "vm", "dev_name", "d");
+	start_load();
+	work(2000);
+	assert_int_equal(workload_drain(&rig.load, WAIT_MS), 0);
+	assert_int_equal(workload_verify(&rig.load), 0);
+	work(100);
+	expect_failures();
+	rpc("bdev_error_inject_error", "{s:s, s:s, s:s, s:i}", "name", "e", "io_type", "all",
+	    "error_type", "pending", "num", 4);
+	rpc("bdev_delay_update_latency", "{s:s, s:s, s:i}", "delay_bdev_name", "d", "latency_type",
+	    "avg_write", "latency_us", 1000000000);
+	usleep(20000);
+	rpc("bdev_set_qos_limit", "{s:s, s:i}", "name", "d", "rw_ios_per_sec", 1);
+	usleep(20000);
+	rpc("bdev_nvme_detach_controller", "{s:s}", "name", "nvme0");
+	check_failing();
+	assert_false(is_there("d"));
+	assert_false(is_there("e"));
+	assert_int_equal(stat_of("shutdowns"), 1);
+}
+
 static void
 test_namespace_removed_under_load(void **state)
 {
@@ -372,6 +408,7 @@ main(void)
 		TEST(test_faults_under_load),
 		TEST(test_hot_removal_under_load),
 		TEST(test_detach_under_load),
+		TEST(test_on_top),
 		TEST(test_namespace_removed_under_load),
 		TEST(test_namespace_resized),
 		TEST(test_deletion_during_reset),

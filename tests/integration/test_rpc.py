@@ -329,6 +329,92 @@ def test_histogram(shared):
     assert shared.error("bdev_get_histogram", name="none").code == ENODEV
 
 
+RATES = ("rw_ios_per_sec", "rw_mbytes_per_sec", "r_mbytes_per_sec", "w_mbytes_per_sec")
+
+
+def test_qos_limit(shared):
+    def shown():
+        return shared.rpc("bdev_get_bdevs", name="a")[0]["assigned_rate_limits"]
+
+    shared.rpc("bdev_null_create", name="a", num_blocks=1, block_size=512)
+    assert shown() == dict.fromkeys(RATES, 0)
+    for number, rate in enumerate(RATES, 3):
+        assert shared.rpc("bdev_set_qos_limit", name="a", **{rate: number}) is True
+    assert shown() == dict(zip(RATES, (3, 4, 5, 6)))
+    assert shared.rpc("set_bdev_qos_limit", name="a", rw_ios_per_sec=0, r_mbytes_per_sec=-1,
+                      w_mbytes_per_sec=(1 << 43) - 1) is True
+    assert shown() == dict(zip(RATES, (0, 4, 5, (1 << 43) - 1)))
+    assert shared.rpc("bdev_set_qos_limit", name="a", **dict.fromkeys(RATES, 0)) is True
+    assert shown() == dict.fromkeys(RATES, 0)
+    assert shared.error("bdev_set_qos_limit", name="a").code == EINVAL
+    assert shared.error("bdev_set_qos_limit", name="none", rw_ios_per_sec=1).code == ENODEV
+    for value in (-2, 1 << 43, "1", 1.5):
+        assert shared.error("bdev_set_qos_limit", name="a", r_mbytes_per_sec=value).code == \
+            INVALID_PARAMS
+    assert shown() == dict.fromkeys(RATES, 0)
+
+
+LATENCIES = {"avg_read_latency": 1, "p99_read_latency": 2, "avg_write_latency": 3,
+             "p99_write_latency": 4}
+
+
+def test_error_and_delay(shared):
+    below = {"num_blocks": 64, "block_size": 4096}
+    shared.rpc("bdev_malloc_create", name="m", **below)
+    known = str(uuid.uuid4())
+    assert shared.rpc("bdev_error_create", base_name="m", uuid=known) == "EE_m"
+    assert shared.rpc("bdev_delay_create", name="d", base_bdev_name=known, **LATENCIES) == "d"
+    low, error, delay = shared.rpc("bdev_get_bdevs")
+    for bdev in (error, delay):
+        for key in ("block_size", "num_blocks", "supported_io_types"):
+            assert bdev[key] == low[key]
+    assert low["claimed"] and error["claimed"] and not delay["claimed"]
+    assert error["driver_specific"] == {"error_disk": {"base_bdev": "m"}}
+    assert delay["driver_specific"] == {
+        "delay": {"name": "d", "base_bdev_name": "EE_m"} | LATENCIES}
+    for kind, latency in (("avg_read", 9), ("p99_read", 8), ("avg_write", 0), ("p99_write", 6)):
+        assert shared.rpc("bdev_delay_update_latency", delay_bdev_name="d", latency_type=kind,
+                          latency_us=latency) is True
+    delay, = shared.rpc("bdev_get_bdevs", name="d")
+    assert delay["driver_specific"]["delay"]["avg_read_latency"] == 9
+    for method, name in (("bdev_malloc_delete", "m"), ("bdev_error_delete", "EE_m")):
+        assert shared.error(method, name=name).code == EBUSY
+    assert shared.error("bdev_delay_delete", name="EE_m").code == ENODEV
+    assert shared.rpc("bdev_delay_delete", name="d") is True
+    assert shared.rpc("bdev_error_delete", name="EE_m") is True
+    assert shared.rpc("bdev_error_create", base_name="m", name="e") == "e"
+    assert shared.error("bdev_error_create", base_name="m", name="e").code == EEXIST
+    for method, params in (("bdev_error_create", {"base_name": "none"}),
+                           ("bdev_delay_create",
+                            {"name": "d", "base_bdev_name": "none"} | LATENCIES)):
+        assert shared.error(method, **params).code == ENODEV
+    assert shared.error("bdev_delay_create", name="d", base_bdev_name="m").code == INVALID_PARAMS
+    assert shared.error("bdev_delay_create", name="d", base_bdev_name="m",
+                        **LATENCIES | {"avg_read_latency": -1}).code == INVALID_PARAMS
+    assert shared.error("bdev_delay_update_latency", delay_bdev_name="e", latency_type="avg_read",
+                        latency_us=1).code == ENODEV
+    assert names(shared) == ["m", "e"]
+
+
+def test_inject_error(shared):
+    shared.rpc("bdev_null_create", name="n", num_blocks=8, block_size=512)
+    name = shared.rpc("construct_error_bdev", base_name="n")
+    for io_type in ("read", "write", "flush", "unmap", "write_zeroes", "all", "clear"):
+        for error_type in ("failure", "pending", "nomem"):
+            assert shared.rpc("bdev_error_inject_error", name=name, io_type=io_type,
+                              error_type=error_type, num=7, queue_depth=2) is True
+    given = {"name": name, "io_type": "all", "error_type": "corrupt_data"}
+    assert shared.rpc("bdev_inject_error", corrupt_offset=1, corrupt_value=255, **given) is True
+    for params in ({}, {"io_type": "flush", "corrupt_value": 1}, {"io_type": "reset"},
+                   {"error_type": "bad"}, {"corrupt_value": 256}, {"num": -1},
+                   {"num": 1 << 32}, {"queue_depth": -1}, {"corrupt_offset": -1}):
+        assert shared.error("bdev_error_inject_error", **given | params).code in \
+            (EINVAL, INVALID_PARAMS)
+    assert shared.error("bdev_error_inject_error", **given | {"name": "n", "corrupt_value": 1}
+                        ).code == ENODEV
+    assert shared.rpc("delete_error_bdev", name=name) is True
+
+
 def test_null_resize(shared):
     shared.rpc("bdev_null_create", name="n", num_blocks=2048, block_size=4096)
     assert shared.rpc("bdev_null_resize", name="n", new_size=16) is True
@@ -432,7 +518,8 @@ def test_duplicates(shared):
 
 def test_missing_bdevs(shared):
     for method in ("bdev_malloc_delete", "bdev_null_delete", "bdev_aio_delete",
-                   "bdev_uring_delete", "bdev_aio_rescan", "bdev_get_bdevs", "bdev_get_iostat"):
+                   "bdev_uring_delete", "bdev_aio_rescan", "bdev_get_bdevs", "bdev_get_iostat",
+                   "bdev_error_delete", "bdev_delay_delete"):
         error = shared.error(method, name="none")
         assert error.code == ENODEV and "No such device" in error.message
         assert "none" in error.message
