@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * scsi: a SCSI target on block devices (SAM-5, SPC-4, SBC-3), for whoever carries commands from
+ * initiators (lib/vhost).
+ *
+ * A *target* is one I_T nexus: one initiator port (the guest behind one controller) and one target
+ * port of it. It has *LUNs*, each on a block device. What belongs to the disk itself (reservations,
+ * mode pages, tasks in flight) is shared by all LUNs on the same block device, of whichever target:
+ * two controllers on one disk are two initiators of one logical unit.
+ *
+ * Commands run on the thread that submits them, through that thread's channel of the LUN, with no
+ * lock and no allocation for reads and writes. Few go to the app thread and come back: those that
+ * change what is shared, and those that must be alone (COMPARE AND WRITE). Each outcome is reported
+ * on the submitting thread.
+ */
+#ifndef VHOSTD_SCSI_H
+#define VHOSTD_SCSI_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/queue.h>
+#include <sys/uio.h>
+
+#include "errmsg.h"
+#include "thread.h"
+
+struct scsi_target;
+struct scsi_lun;
+struct scsi_channel;
+struct scsi_task;
+struct scsi_tmf;
+
+/* ---- targets and LUNs; app thread ---- */
+
+#define SCSI_INITIATOR_MAX 127 /* bytes, without the NUL */
+/* LUNs as peripheral device or flat space addressing can name them; REPORT LUNS lists them all. */
+#define SCSI_LUN_NUMBERS     16384
+#define SCSI_LUNS_PER_TARGET 256
+
+/*
+ * initiator: what stays the same over restarts of guest and daemon, so that reservations find it
+ * again: the controller's name; copied. port: the relative target port identifier, from 1 (the
+ * target's number + 1). Both together are unique. NULL: no memory.
+ */
+struct scsi_target *scsi_target_create(const char *initiator, uint16_t port);
+/* No LUN is left, and no task or TMF that names it is in flight. */
+void scsi_target_destroy(struct scsi_target *target);
+
+/*
+ * A new session of the front-end, or a reset by its driver: a power-on for this initiator. Each LUN
+ * gets the unit attention; reservations stay. Nothing of the old session is in flight.
+ */
+void scsi_target_reset(struct scsi_target *target);
+
+enum scsi_lun_event {
+	/*
+	 * The block device goes away. From now on tasks end with LOGICAL UNIT NOT SUPPORTED. The
+	 * LUN is to be removed: the block device's removal waits for that.
+	 */
+	SCSI_LUN_GONE,
+	/*
+	 * CAPACITY DATA HAS CHANGED is pending: for asynchronous notification (virtio 1.2
+	 * §5.6.6.3, VIRTIO_SCSI_T_PARAM_CHANGE, 0x2a, 0x09).
+	 */
+	SCSI_LUN_CAPACITY_CHANGED,
+};
+/* On the app thread; must not wait, and must not remove a LUN (a coroutine may). */
+typedef void (*scsi_lun_event_fn)(void *ctx, enum scsi_lun_event event);
+
+struct scsi_lun_opts {
+	uint16_t number; /* below SCSI_LUN_NUMBERS */
+	const char *bdev;
+	scsi_lun_event_fn event; /* may be NULL */
+	void *ctx;
+};
+/*
+ * The other LUNs of the target get REPORTED LUNS DATA HAS CHANGED. 0, -EEXIST (the number is taken),
+ * -EINVAL (number), -ENOSPC (SCSI_LUNS_PER_TARGET), -ENOTSUP (the block device's requests are too
+ * big for a task), or as bdev_open().
+ */
+int scsi_lun_add(struct scsi_target *target, const struct scsi_lun_opts *opts,
+		 struct scsi_lun **lun, struct errmsg *err);
+/*
+ * In a coroutine [waits]. Nothing new is submitted to it and its channels have been put; tasks and
+ * TMFs that are still on the app thread are waited for. The other LUNs of the target get REPORTED
+ * LUNS DATA HAS CHANGED. The registrations of this nexus stay with the disk while it has LUNs.
+ */
+void scsi_lun_remove(struct scsi_lun *lun);
+/* NULL: none has that number. */
+struct scsi_lun *scsi_lun_find(const struct scsi_target *target, uint16_t number);
+/* The first one, or the one after lun, in the order of numbers; NULL at the end. */
+struct scsi_lun *scsi_lun_next(const struct scsi_target *target, const struct scsi_lun *lun);
+
+/* Any thread while the LUN is there. */
+uint16_t scsi_lun_number(const struct scsi_lun *lun);
+const char *scsi_lun_bdev_name(const struct scsi_lun *lun);
+/*
+ * The desc, for bdev_memory_map(): who maps memory keeps the LUN from being removed meanwhile.
+ * Unit events do not close it before that.
+ */
+struct bdev_desc *scsi_lun_desc(const struct scsi_lun *lun);
+
+/* ---- channels ---- */
+
+/*
+ * The calling thread's way to the LUN's disk, counted; one for all LUNs on the same disk. NULL with
+ * errno as io_channel_get() (ENODEV: the disk is gone).
+ */
+struct scsi_channel *scsi_channel_get(struct scsi_lun *lun);
+/* On its thread; the tasks of whoever puts it are done. */
+void scsi_channel_put(struct scsi_channel *channel);
+/* On its thread, at the end of a poll: one doorbell for all that was submitted. */
+void scsi_channel_flush(struct scsi_channel *channel);
+
+/* ---- tasks ---- */
+
+#define SCSI_CDB_MAX   32 /* bytes; no command that is known here is longer */
+#define SCSI_SENSE_MAX 64 /* bytes; what is produced here is never longer */
+
+enum scsi_status {
+	SCSI_GOOD = 0x00,
+	SCSI_CHECK_CONDITION = 0x02,
+	SCSI_CONDITION_MET = 0x04,
+	SCSI_BUSY = 0x08,
+	SCSI_RESERVATION_CONFLICT = 0x18,
+	SCSI_TASK_SET_FULL = 0x28,
+	SCSI_ACA_ACTIVE = 0x30,
+	SCSI_TASK_ABORTED = 0x40,
+};
+
+enum scsi_outcome {
+	SCSI_COMPLETE, /* status says how */
+	/* The data buffers are shorter than the CDB asks for: nothing was done. */
+	SCSI_OVERRUN,
+	/* By a TMF or by PREEMPT AND ABORT: it has no status, and will do nothing any more. */
+	SCSI_ABORTED,
+};
+
+/* SAM-5 task attributes. */
+enum scsi_attribute {
+	SCSI_SIMPLE,
+	SCSI_ORDERED,
+	SCSI_HEAD_OF_QUEUE,
+	SCSI_ACA,
+};
+
+/* Work for the app thread that belongs to a task or a TMF: sending it cannot fail. lib/scsi only. */
+struct scsi_order {
+	struct thread *origin; /* where it came from, and goes back to */
+	struct thread_msg msg;
+	TAILQ_ENTRY(scsi_order) link;
+	void (*run)(struct scsi_order *order); /* in the unit's coroutine [waits] */
+	void (*back)(void *order);             /* on origin */
+};
+
+/* Lives in the submitter's memory (a queue slot): scsi_task_size() bytes, aligned to 16. */
+struct scsi_task {
+	/* ---- set by the submitter before scsi_submit(), the library's until done ---- */
+	struct scsi_target *target;
+	/* Both NULL: the target has no such LUN. */
+	struct scsi_lun *lun;
+	struct scsi_channel *channel;
+	uint64_t tag;
+	/*
+	 * Data-out (from the initiator) and data-in (to the initiator): borrowed until done; the
+	 * iovecs may be modified. What is read from there is copied before it is checked. The bytes
+	 * are the sums of the lengths.
+	 */
+	struct iovec *out;
+	struct iovec *in;
+	uint32_t out_count;
+	uint32_t in_count;
+	uint64_t out_bytes;
+	uint64_t in_bytes;
+	uint8_t attribute;
+	uint8_t cdb_length; /* bytes that the initiator sent, at most SCSI_CDB_MAX of them */
+	_Alignas(8) uint8_t cdb[SCSI_CDB_MAX]; /* a copy; the rest of it zeroes */
+	/*
+	 * Called once on the submitting thread, possibly before scsi_submit() returns. The task is
+	 * the submitter's again and may be reused inside.
+	 */
+	void (*done)(struct scsi_task *task);
+
+	/* ---- the result, for done ---- */
+	uint8_t outcome; /* enum scsi_outcome */
+	uint8_t status;  /* enum scsi_status, when complete */
+	uint8_t sense_length;
+	/* Bytes that were written to data-in from its beginning on, and consumed of data-out. */
+	uint64_t transferred_in;
+	uint64_t transferred_out;
+	uint8_t sense[SCSI_SENSE_MAX];
+
+	/* ---- the library's ---- */
+	const struct scsi_command *command;
+	LIST_ENTRY(scsi_task) link; /* in flight, on its channel */
+	TAILQ_ENTRY(scsi_task) held_link;
+	_Atomic bool aborted;
+	bool exclusive;       /* is the one that excludes others */
+	uint64_t lba;         /* first block that it writes … */
+	uint64_t blocks;      /* … and how many */
+	uint64_t position;    /* blocks done, of commands with several steps */
+	uint8_t *buffer;      /* malloc()ed, of commands that need one */
+	uint32_t buffer_size; /* bytes */
+	struct iovec bounce;
+	struct scsi_order order;
+	_Alignas(16) uint8_t request[]; /* struct bdev_request */
+};
+
+/* Bytes; the same for all block devices, so that LUNs may come while tasks are there. Any thread. */
+size_t scsi_task_size(void);
+
+/*
+ * On the channel's thread, or, without a LUN, on any. What the task does may wait for
+ * scsi_channel_flush() before the device sees it.
+ */
+void scsi_submit(struct scsi_task *task);
+
+/* ---- task management ---- */
+
+enum scsi_tmf_function {
+	SCSI_ABORT_TASK,
+	SCSI_ABORT_TASK_SET,
+	SCSI_CLEAR_ACA,
+	SCSI_CLEAR_TASK_SET,
+	SCSI_I_T_NEXUS_RESET, /* all LUNs of the target */
+	SCSI_LOGICAL_UNIT_RESET,
+	SCSI_QUERY_TASK,
+	SCSI_QUERY_TASK_SET,
+	SCSI_TMF_FUNCTIONS,
+};
+enum scsi_tmf_response {
+	/* Also: what was to be aborted is over, and its outcome was reported. */
+	SCSI_FUNCTION_COMPLETE,
+	SCSI_FUNCTION_SUCCEEDED, /* a query found something */
+	SCSI_FUNCTION_REJECTED,
+	SCSI_INCORRECT_LUN,
+};
+
+/*
+ * Lives in the submitter's memory until done, which runs once on the submitting thread, never
+ * inside scsi_tmf_submit(). Its target and LUN stay until then (scsi_lun_remove() sees to that).
+ */
+struct scsi_tmf {
+	uint8_t function; /* enum scsi_tmf_function */
+	uint8_t response; /* enum scsi_tmf_response, for done */
+	struct scsi_target *target;
+	struct scsi_lun *lun; /* NULL: the target has no such LUN; I_T_NEXUS_RESET: ignored */
+	uint64_t tag;         /* of the task, for ABORT TASK and QUERY TASK */
+	void (*done)(struct scsi_tmf *tmf);
+
+	/* the library's */
+	uint32_t next_number;
+	struct scsi_order order;
+};
+/* On any lightweight thread. */
+void scsi_tmf_submit(struct scsi_tmf *tmf);
+
+/* ---- reservations that survive a restart; app thread ---- */
+
+/*
+ * commit, in a coroutine [waits], makes what scsi_reservations_json() says durable: 0 or a negative
+ * errno. It is called before a PERSISTENT RESERVE OUT with APTPL (or which ends that) is answered.
+ * NULL: APTPL is not offered. Before the first target is made.
+ */
+void scsi_on_commit(int (*commit)(void));
+/* {bdev name: state, …} of those with APTPL, also those without a LUN now. New object, or NULL. */
+json_t *scsi_reservations_json(void);
+/*
+ * Takes the place of what is known of that bdev, which has no LUN yet and need not exist. -EINVAL,
+ * -EBUSY (it has LUNs), -ENOMEM.
+ */
+int scsi_reservations_restore(const char *bdev, const json_t *state, struct errmsg *err);
+
+#endif
