@@ -27,6 +27,7 @@
 #include "thread.h"
 
 struct scsi_target;
+struct scsi_unit;
 struct scsi_lun;
 struct scsi_channel;
 struct scsi_task;
@@ -149,10 +150,10 @@ enum scsi_attribute {
 /* Work for the app thread that belongs to a task or a TMF: sending it cannot fail. lib/scsi only. */
 struct scsi_order {
 	struct thread *origin; /* where it came from, and goes back to */
-	struct thread_msg msg;
-	TAILQ_ENTRY(scsi_order) link;
+	struct scsi_unit *unit;
 	void (*run)(struct scsi_order *order); /* in the unit's coroutine [waits] */
-	void (*back)(void *order);             /* on origin */
+	TAILQ_ENTRY(scsi_order) link;
+	struct thread_msg msg;
 };
 
 /* Lives in the submitter's memory (a queue slot): scsi_task_size() bytes, aligned to 16. */
@@ -194,10 +195,10 @@ struct scsi_task {
 
 	/* ---- the library's ---- */
 	const struct scsi_command *command;
-	LIST_ENTRY(scsi_task) link; /* in flight, on its channel */
-	TAILQ_ENTRY(scsi_task) held_link;
+	LIST_ENTRY(scsi_task) link; /* on its channel */
 	_Atomic bool aborted;
 	bool exclusive;       /* is the one that excludes others */
+	bool returned;        /* app thread */
 	uint64_t lba;         /* first block that it writes … */
 	uint64_t blocks;      /* … and how many */
 	uint64_t position;    /* blocks done, of commands with several steps */
@@ -272,5 +273,7 @@ json_t *scsi_reservations_json(void);
  * -EBUSY (it has LUNs), -ENOMEM.
  */
 int scsi_reservations_restore(const char *bdev, const json_t *state, struct errmsg *err);
+/* At the end: there is no LUN any more. */
+void scsi_reservations_forget(void);
 
 #endif

@@ -1,0 +1,382 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What the files of lib/scsi share. Private to the room. */
+#ifndef VHOSTD_SCSI_INTERNAL_H
+#define VHOSTD_SCSI_INTERNAL_H
+
+#include <stdatomic.h>
+#include <sys/queue.h>
+
+#include "bdev.h"
+#include "coroutine.h"
+#include "reservation.h"
+#include "scsi.h"
+#include "sense.h"
+
+#define likely(condition)   __builtin_expect(!!(condition), 1)
+#define unlikely(condition) __builtin_expect(!!(condition), 0)
+
+/* Of a block device's request in a task. Whoever needs more is refused when its LUN is added. */
+#define SCSI_REQUEST_ROOM 1024
+/* Bytes of a parameter list. */
+#define SCSI_LIST_MAX 65536
+/* Rows of the table of commands. */
+#define SCSI_COMMANDS_MAX 96
+/* Bytes that VERIFY, WRITE SAME, … have in memory of ours at a time. */
+#define SCSI_BUFFER_MAX (256u << 10)
+/* VPD page B0h, what lists and buffers of ours are bounded by. */
+#define SCSI_UNMAP_DESCRIPTORS    256
+#define SCSI_WRITE_SAME_MAX_BYTES (64u << 20)
+#define SCSI_COMPARE_MAX_BYTES    (128u << 10)
+
+struct scsi_unit;
+
+/* ---- commands ---- */
+
+enum scsi_command_flags {
+	SCSI_CMD_ACTION = 1 << 0, /* has a service action in byte 1 */
+	SCSI_CMD_NO_UA = 1 << 1,  /* runs whatever unit attention is pending (SPC-4 §5.14) */
+	SCSI_CMD_WRITES = 1 << 2, /* the medium: refused when it is write protected */
+	SCSI_CMD_APP = 1 << 3,    /* the handler runs on the app thread, in the unit's coroutine */
+	SCSI_CMD_EXCLUSIVE = 1 << 4, /* while it runs nobody else writes what it reads and writes */
+	SCSI_CMD_NO_LUN = 1 << 5,    /* has an answer also where there is no LUN */
+	SCSI_CMD_DISCARD = 1 << 6,   /* there only where the block device can do it */
+};
+
+struct scsi_command {
+	uint8_t opcode;
+	uint8_t action;
+	uint8_t length; /* bytes of the CDB */
+	uint8_t access; /* enum scsi_access */
+	uint8_t flags;
+	/* Bits of the CDB that are looked at; all ones behind its end. SPC-4 §6.27.3 */
+	_Alignas(8) uint8_t usage[16];
+	/* Whether this CDB runs in spite of a reservation that its access conflicts with; or NULL. */
+	bool (*passes)(const uint8_t *cdb);
+	/*
+	 * Ends, now or later, on the task's thread, with scsi_finish(). SCSI_CMD_APP: instead fills
+	 * in the result, on the app thread, and returns [waits].
+	 */
+	void (*run)(struct scsi_task *task);
+};
+
+/* Finds the command of a CDB; *known_opcode: only its service action is unknown. */
+const struct scsi_command *scsi_command_find(const uint8_t *cdb, bool *known_opcode);
+const struct scsi_command *scsi_command_next(const struct scsi_command *command);
+bool scsi_command_supported(const struct scsi_unit *unit, const struct scsi_command *command);
+/* Once, on the app thread, before there are tasks. */
+void scsi_table_init(void);
+
+/* ---- unit attentions ---- */
+
+/* In the order in which they are reported (SAM-5 §5.14.5); bits of scsi_lun.attentions. */
+enum scsi_attention {
+	SCSI_UA_POWER_ON,
+	SCSI_UA_LUN_RESET,
+	SCSI_UA_NEXUS_LOSS,
+	SCSI_UA_COMMANDS_CLEARED,
+	SCSI_UA_RESERVATIONS_PREEMPTED,
+	SCSI_UA_RESERVATIONS_RELEASED,
+	SCSI_UA_REGISTRATIONS_PREEMPTED,
+	SCSI_UA_MODE_CHANGED,
+	SCSI_UA_CAPACITY_CHANGED,
+	SCSI_UA_INQUIRY_CHANGED,
+	SCSI_UA_LUNS_CHANGED,
+	SCSI_ATTENTIONS,
+};
+
+/* ---- targets, LUNs, units ---- */
+
+struct scsi_target {
+	/* set once */
+	char initiator[SCSI_INITIATOR_MAX + 1];
+	struct scsi_nexus_id nexus;
+	struct thread *app;
+
+	/* app thread only */
+	TAILQ_HEAD(scsi_lun_list, scsi_lun) luns; /* by number */
+	uint32_t count;
+};
+
+struct scsi_lun {
+	/* set once */
+	struct scsi_target *target;
+	struct scsi_unit *unit;
+	uint16_t number;
+	scsi_lun_event_fn event;
+	void *ctx;
+
+	/* any thread */
+	_Atomic uint32_t attentions; /* pending, 1 << enum scsi_attention */
+
+	/* the app thread writes, any reads */
+	_Atomic uint8_t conflicts; /* with reservations: 1 << enum scsi_access */
+
+	/* app thread only */
+	TAILQ_ENTRY(scsi_lun) target_link;
+	TAILQ_ENTRY(scsi_lun) unit_link;
+};
+
+#define SCSI_MODE_BYTES 96
+struct scsi_modes {
+	uint8_t bytes[SCSI_MODE_BYTES]; /* all pages, one behind the other */
+};
+
+/*
+ * A logical unit: the block device as SCSI sees it, shared by all LUNs on it.
+ *
+ * What data paths need to know is changed by the app thread alone and read relaxed. Who needs to be
+ * sure that nobody goes by the old value any more visits all channels afterwards: a thread's
+ * commands before the visit are in flight then and can be waited for, those after it see the new
+ * value. A channel that a visit misses was made later, and so sees it, too.
+ */
+struct scsi_unit {
+	/* set once */
+	char name[BDEV_NAME_MAX + 1];
+	struct bdev_info info; /* as it was when the unit was made */
+	uint32_t block_size;
+	uint8_t block_shift;
+	bool read_only;
+	bool can_discard;
+	bool can_zero;
+	struct thread *app;
+	struct bdev_desc *desc;
+
+	/* the app thread writes, any reads */
+	_Atomic uint64_t blocks;
+	_Atomic bool gone;
+	_Atomic bool write_protected;
+	_Atomic bool descriptor_sense;
+	_Atomic bool write_through;        /* the block device has a cache, and WCE is 0 */
+	_Atomic uint64_t exclusive_lba;    /* the range that others may not write now … */
+	_Atomic uint64_t exclusive_blocks; /* … 0: there is none */
+
+	/* app thread only */
+	TAILQ_ENTRY(scsi_unit) registry_link;
+	TAILQ_HEAD(, scsi_lun) luns;
+	TAILQ_HEAD(, scsi_order) orders; /* in the order in which they came */
+	bool used;                       /* has had a LUN: the coroutine ends with the last one */
+	bool has_order;                  /* the coroutine has something to do */
+	bool closed;                     /* no channel is left */
+	struct completion *idle;         /* the coroutine waits for any of these, or for a walk */
+	struct completion *ended;        /* for whoever removes the last LUN */
+	struct scsi_modes modes;
+	struct scsi_reservations *reservations;
+	/* Not in force yet, being saved; or NULL. */
+	const struct scsi_reservations *changing;
+};
+
+/* What one visit of all channels does. */
+struct scsi_walk {
+	struct scsi_unit *unit;
+	const struct scsi_lun *lun;       /* of tasks; NULL: any */
+	const struct scsi_target *target; /* NULL: any */
+	const struct scsi_task *except;   /* NULL, or a task that is none of them */
+	/* NULL, or who aborts them: the others hear of it. */
+	const struct scsi_target *by;
+	uint64_t tag;
+	bool by_tag;
+	void (*visit)(struct scsi_walk *walk, struct scsi_channel *channel); /* may be NULL */
+	/* Whether the visit has to wait for that task; NULL: no wait. */
+	bool (*waits_for)(const struct scsi_walk *walk, const struct scsi_task *task);
+	uint32_t found;
+	/* app thread */
+	bool done;
+};
+
+/* A thread's way to a unit. */
+struct scsi_channel {
+	struct scsi_unit *unit;
+	struct bdev_channel *bdev;
+	struct io_channel *io;
+	struct thread *thread;
+	LIST_HEAD(scsi_task_list, scsi_task) in_flight;
+	struct scsi_task_list held; /* until the range is free again */
+	/* A visit that waits for tasks of this channel, or NULL. */
+	struct scsi_walk *walk;
+	struct io_channel_iter *iter;
+};
+
+/* unit.c; app thread */
+struct scsi_unit *scsi_unit_find(const char *bdev);
+struct scsi_unit *scsi_unit_next(struct scsi_unit *unit);
+/* Makes the unit if the block device has none, and sets lun->unit. */
+int scsi_unit_attach(const char *bdev, struct scsi_lun *lun, struct errmsg *err);
+/* [waits] Visits all channels; the unit's coroutine only. */
+void scsi_unit_walk(struct scsi_unit *unit, struct scsi_walk *walk);
+void scsi_unit_wait(struct scsi_unit *unit, const bool *flag);
+void scsi_unit_wake(struct scsi_unit *unit);
+/* On any thread: order->run(order) in the unit's coroutine, after all that came before. */
+void scsi_order_send(struct scsi_unit *unit, struct scsi_order *order,
+		     void (*run)(struct scsi_order *order));
+/* App thread: fn(arg) on the thread that the order came from. */
+void scsi_order_back(struct scsi_order *order, void (*fn)(void *arg), void *arg);
+/* Establishes a unit attention for each LUN of the unit but `except` (may be NULL). */
+void scsi_unit_attention(struct scsi_unit *unit, const struct scsi_lun *except,
+			 enum scsi_attention attention);
+/* [waits] How many tasks the walk's fields describe. The unit's coroutine only, as the next. */
+uint32_t scsi_unit_count(struct scsi_unit *unit, struct scsi_walk *walk);
+/* [waits] Marks those as aborted, and waits until they are over: how many. */
+uint32_t scsi_unit_abort(struct scsi_unit *unit, struct scsi_walk *walk);
+/* The reservations changed: each LUN's conflicts. */
+void scsi_unit_update_conflicts(struct scsi_unit *unit);
+
+/* nexus.c; any thread */
+void scsi_attention_set(struct scsi_lun *lun, enum scsi_attention attention);
+void scsi_attention_clear(struct scsi_lun *lun, enum scsi_attention attention);
+/* The first one that is pending, which is not any more: its code; 0: none. */
+uint16_t scsi_attention_take(struct scsi_lun *lun);
+/* Establishes the one with that code. */
+void scsi_attention_set_code(struct scsi_lun *lun, uint16_t code);
+
+/* ---- tasks; on the thread that has the task ---- */
+
+/* App thread: a task that was aborted, whose run() therefore only sends it back. */
+bool scsi_order_is_aborted(struct scsi_order *order);
+
+static inline struct bdev_request *
+scsi_task_request(struct scsi_task *task)
+{
+	return (struct bdev_request *)task->request;
+}
+
+static inline struct scsi_task *
+scsi_task_of_request(struct bdev_request *rq)
+{
+	return (struct scsi_task *)((char *)rq - offsetof(struct scsi_task, request));
+}
+
+/* Its own thread: the end of a task. */
+void scsi_finish(struct scsi_task *task);
+/* Whether the task may write lba … now; if not, its command runs again later. */
+bool scsi_may_write(struct scsi_task *task, uint64_t lba, uint64_t blocks);
+/* CHECK CONDITION with that sense; task.c. Finish it afterwards. */
+void scsi_check_condition(struct scsi_task *task, const struct scsi_sense *sense);
+void scsi_refuse(struct scsi_task *task, uint8_t key, uint16_t code);
+/* ILLEGAL REQUEST, INVALID FIELD IN CDB, with the field pointer; bit -1: the byte. */
+void scsi_refuse_cdb(struct scsi_task *task, uint16_t byte, int bit);
+/* The same for INVALID FIELD IN PARAMETER LIST. */
+void scsi_refuse_list(struct scsi_task *task, uint16_t byte, int bit);
+/* What a block device's status means; 0 is good. */
+void scsi_set_status(struct scsi_task *task, int status);
+/*
+ * Answers with data, cut to allocation bytes; overrun when the buffers are shorter than that. The
+ * task is to be finished afterwards.
+ */
+void scsi_data_in(struct scsi_task *task, const void *data, size_t length, uint64_t allocation);
+/*
+ * Copies the first length bytes of data-out to task->buffer, with room for extra bytes behind it.
+ * False: the task has its outcome, and is to be finished.
+ */
+bool scsi_take_data_out(struct scsi_task *task, uint32_t length, uint32_t extra);
+/* Copies between length bytes of iovecs, from offset on, and memory. What there is not, stays. */
+size_t scsi_iov_read(const struct iovec *iov, uint32_t count, uint64_t offset, void *to,
+		     size_t length);
+size_t scsi_iov_write(const struct iovec *iov, uint32_t count, uint64_t offset, const void *from,
+		      size_t length);
+
+/* ---- limits that VPD page B0h tells of ---- */
+
+/* Its field has 8 bits. */
+static inline uint32_t
+scsi_compare_blocks(const struct scsi_unit *unit)
+{
+	uint32_t blocks = SCSI_COMPARE_MAX_BYTES >> unit->block_shift;
+
+	return blocks < 255 ? blocks : 255;
+}
+
+/* ---- handlers ---- */
+
+void scsi_run_inquiry(struct scsi_task *task);
+void scsi_run_report_luns(struct scsi_task *task);
+void scsi_run_request_sense(struct scsi_task *task);
+void scsi_run_test_unit_ready(struct scsi_task *task);
+void scsi_run_mode_sense(struct scsi_task *task);
+void scsi_run_mode_select(struct scsi_task *task);
+void scsi_run_read_capacity_10(struct scsi_task *task);
+void scsi_run_read_capacity_16(struct scsi_task *task);
+void scsi_run_get_lba_status(struct scsi_task *task);
+void scsi_run_report_opcodes(struct scsi_task *task);
+void scsi_run_report_tmfs(struct scsi_task *task);
+void scsi_run_log_sense(struct scsi_task *task);
+void scsi_run_read_defect_data(struct scsi_task *task);
+void scsi_run_start_stop(struct scsi_task *task);
+void scsi_run_prevent_allow(struct scsi_task *task);
+void scsi_run_read(struct scsi_task *task);
+void scsi_run_write(struct scsi_task *task);
+void scsi_run_write_verify(struct scsi_task *task);
+void scsi_run_verify(struct scsi_task *task);
+void scsi_run_prefetch(struct scsi_task *task);
+void scsi_run_synchronize_cache(struct scsi_task *task);
+void scsi_run_unmap(struct scsi_task *task);
+void scsi_run_write_same(struct scsi_task *task);
+void scsi_run_compare_and_write(struct scsi_task *task);
+void scsi_run_orwrite(struct scsi_task *task);
+void scsi_run_reserve_in(struct scsi_task *task);
+void scsi_run_reserve_out(struct scsi_task *task);
+
+/* ---- reservations; app thread ---- */
+
+/* unit->reservations, as they were when the block device had its last LUN. 0 or -ENOMEM. */
+int scsi_reservations_adopt(struct scsi_unit *unit);
+/* The unit ends: keeps them if they are to survive, or frees them. */
+void scsi_reservations_park(struct scsi_unit *unit);
+
+/* ---- mode pages; app thread ---- */
+
+void scsi_modes_init(struct scsi_unit *unit);
+
+/* ---- numbers ---- */
+
+static inline uint16_t
+get_be16(const uint8_t *bytes)
+{
+	return (uint16_t)(bytes[0] << 8 | bytes[1]);
+}
+
+static inline uint32_t
+get_be32(const uint8_t *bytes)
+{
+	uint32_t value;
+
+	__builtin_memcpy(&value, bytes, sizeof(value));
+	return __builtin_bswap32(value);
+}
+
+static inline uint64_t
+get_be64(const uint8_t *bytes)
+{
+	uint64_t value;
+
+	__builtin_memcpy(&value, bytes, sizeof(value));
+	return __builtin_bswap64(value);
+}
+
+static inline uint32_t
+get_be24(const uint8_t *bytes)
+{
+	return (uint32_t)bytes[0] << 16 | (uint32_t)bytes[1] << 8 | bytes[2];
+}
+
+static inline void
+put_be16(uint8_t *bytes, uint16_t value)
+{
+	bytes[0] = (uint8_t)(value >> 8);
+	bytes[1] = (uint8_t)value;
+}
+
+static inline void
+put_be32(uint8_t *bytes, uint32_t value)
+{
+	value = __builtin_bswap32(value);
+	__builtin_memcpy(bytes, &value, sizeof(value));
+}
+
+static inline void
+put_be64(uint8_t *bytes, uint64_t value)
+{
+	value = __builtin_bswap64(value);
+	__builtin_memcpy(bytes, &value, sizeof(value));
+}
+
+#endif

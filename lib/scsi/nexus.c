@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Targets, each an I_T nexus, their LUNs, and the unit attentions that are pending for these. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+/* ---- unit attentions; any thread ---- */
+
+static const uint16_t attention_codes[SCSI_ATTENTIONS] = {
+	[SCSI_UA_POWER_ON] = 0x2900,
+	[SCSI_UA_LUN_RESET] = 0x2903,
+	[SCSI_UA_NEXUS_LOSS] = 0x2907,
+	[SCSI_UA_COMMANDS_CLEARED] = 0x2f00,
+	[SCSI_UA_RESERVATIONS_PREEMPTED] = RESERVATIONS_PREEMPTED,
+	[SCSI_UA_RESERVATIONS_RELEASED] = RESERVATIONS_RELEASED,
+	[SCSI_UA_REGISTRATIONS_PREEMPTED] = REGISTRATIONS_PREEMPTED,
+	[SCSI_UA_MODE_CHANGED] = 0x2a01,
+	[SCSI_UA_CAPACITY_CHANGED] = SCSI_CODE_CAPACITY_CHANGED,
+	[SCSI_UA_INQUIRY_CHANGED] = 0x3f03,
+	[SCSI_UA_LUNS_CHANGED] = 0x3f0e,
+};
+
+void
+scsi_attention_set(struct scsi_lun *lun, enum scsi_attention attention)
+{
+	atomic_fetch_or(&lun->attentions, 1u << attention);
+}
+
+void
+scsi_attention_clear(struct scsi_lun *lun, enum scsi_attention attention)
+{
+	atomic_fetch_and(&lun->attentions, ~(1u << attention));
+}
+
+uint16_t
+scsi_attention_take(struct scsi_lun *lun)
+{
+	uint32_t pending = atomic_load(&lun->attentions);
+
+	while (pending != 0) {
+		uint32_t first = pending & -pending;
+
+		if (atomic_compare_exchange_weak(&lun->attentions, &pending, pending & ~first))
+			return attention_codes[__builtin_ctz(first)];
+	}
+	return 0;
+}
+
+void
+scsi_attention_set_code(struct scsi_lun *lun, uint16_t code)
+{
+	for (int i = 0; i < SCSI_ATTENTIONS; i++) {
+		if (attention_codes[i] == code)
+			scsi_attention_set(lun, i);
+	}
+}
+
+/* ---- targets; app thread ---- */
+
+/*
+ * A SAS address of its own, locally assigned (SPC-4 §7.8.6.6.4, NAA 3h): the name's hash
+ * (FNV-1a, 64 bits).
+ */
+static uint64_t
+initiator_address(const char *name)
+{
+	uint64_t hash = 0xcbf29ce484222325;
+
+	for (; *name != '\0'; name++)
+		hash = (hash ^ (uint8_t)*name) * 0x100000001b3;
+	return 3ULL << 60 | hash >> 4;
+}
+
+struct scsi_target *
+scsi_target_create(const char *initiator, uint16_t port)
+{
+	struct scsi_target *target = calloc(1, sizeof(*target));
+
+	if (target == NULL)
+		return NULL;
+	scsi_table_init();
+	snprintf(target->initiator, sizeof(target->initiator), "%s", initiator);
+	target->nexus = (struct scsi_nexus_id){initiator_address(target->initiator), port};
+	target->app = thread_current();
+	TAILQ_INIT(&target->luns);
+	return target;
+}
+
+void
+scsi_target_destroy(struct scsi_target *target)
+{
+	free(target);
+}
+
+void
+scsi_target_reset(struct scsi_target *target)
+{
+	struct scsi_lun *lun;
+
+	TAILQ_FOREACH (lun, &target->luns, target_link)
+		scsi_attention_set(lun, SCSI_UA_POWER_ON);
+}
+
+struct scsi_lun *
+scsi_lun_find(const struct scsi_target *target, uint16_t number)
+{
+	struct scsi_lun *lun;
+
+	TAILQ_FOREACH (lun, &target->luns, target_link) {
+		if (lun->number == number)
+			return lun;
+	}
+	return NULL;
+}
+
+struct scsi_lun *
+scsi_lun_next(const struct scsi_target *target, const struct scsi_lun *lun)
+{
+	return lun == NULL ? TAILQ_FIRST(&target->luns) : TAILQ_NEXT(lun, target_link);
+}
+
+uint16_t
+scsi_lun_number(const struct scsi_lun *lun)
+{
+	return lun->number;
+}
+
+const char *
+scsi_lun_bdev_name(const struct scsi_lun *lun)
+{
+	return lun->unit->name;
+}
+
+struct bdev_desc *
+scsi_lun_desc(const struct scsi_lun *lun)
+{
+	return lun->unit->desc;
+}
+
+/* ---- LUNs; app thread ---- */
+
+static void
+luns_changed(struct scsi_target *target)
+{
+	struct scsi_lun *lun;
+
+	TAILQ_FOREACH (lun, &target->luns, target_link)
+		scsi_attention_set(lun, SCSI_UA_LUNS_CHANGED);
+}
+
+static int
+check_number(const struct scsi_target *target, uint16_t number, struct errmsg *err)
+{
+	if (number >= SCSI_LUN_NUMBERS)
+		return err_set(err, -EINVAL, "LUN %u: numbers go up to %u", number,
+			       SCSI_LUN_NUMBERS - 1);
+	if (scsi_lun_find(target, number) != NULL)
+		return err_set(err, -EEXIST, "LUN %u is there already", number);
+	if (target->count == SCSI_LUNS_PER_TARGET)
+		return err_set(err, -ENOSPC, "the target has %u LUNs, and may have no more",
+			       target->count);
+	return 0;
+}
+
+static void
+insert_sorted(struct scsi_target *target, struct scsi_lun *lun)
+{
+	struct scsi_lun *next = TAILQ_FIRST(&target->luns);
+
+	while (next != NULL && next->number < lun->number)
+		next = TAILQ_NEXT(next, target_link);
+	if (next != NULL)
+		TAILQ_INSERT_BEFORE(next, lun, target_link);
+	else
+		TAILQ_INSERT_TAIL(&target->luns, lun, target_link);
+	target->count++;
+}
+
+int
+scsi_lun_add(struct scsi_target *target, const struct scsi_lun_opts *opts, struct scsi_lun **added,
+	     struct errmsg *err)
+{
+	int rc = check_number(target, opts->number, err);
+	struct scsi_lun *lun;
+
+	if (rc != 0)
+		return rc;
+	lun = calloc(1, sizeof(*lun));
+	if (lun == NULL)
+		return err_set(err, -ENOMEM, "LUN %u: no memory", opts->number);
+	lun->target = target;
+	lun->number = opts->number;
+	lun->event = opts->event;
+	lun->ctx = opts->ctx;
+	atomic_init(&lun->attentions, 1u << SCSI_UA_POWER_ON);
+	rc = scsi_unit_attach(opts->bdev, lun, err);
+	if (rc != 0) {
+		free(lun);
+		return rc;
+	}
+	luns_changed(target);
+	insert_sorted(target, lun);
+	*added = lun;
+	return 0;
+}
+
+struct removal {
+	struct scsi_lun *lun;
+	struct completion *ended;
+	struct scsi_order order;
+};
+
+/* In the unit's coroutine, which ends with the last LUN and tells of that itself. */
+static void
+run_removal(struct scsi_order *order)
+{
+	struct removal *removal =
+		(struct removal *)((char *)order - offsetof(struct removal, order));
+	struct scsi_unit *unit = order->unit;
+
+	TAILQ_REMOVE(&unit->luns, removal->lun, unit_link);
+	if (TAILQ_EMPTY(&unit->luns))
+		unit->ended = removal->ended;
+	else
+		completion_signal(removal->ended, 0);
+}
+
+void
+scsi_lun_remove(struct scsi_lun *lun)
+{
+	struct removal removal = {.lun = lun};
+	struct scsi_target *target = lun->target;
+
+	while ((removal.ended = completion_create()) == NULL)
+		coroutine_sleep(1000);
+	TAILQ_REMOVE(&target->luns, lun, target_link);
+	target->count--;
+	luns_changed(target);
+	scsi_order_send(lun->unit, &removal.order, run_removal);
+	completion_wait(removal.ended, WAIT_FOREVER);
+	completion_put(removal.ended);
+	free(lun);
+}

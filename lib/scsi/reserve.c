@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * PERSISTENT RESERVE IN and OUT: what they mean is in reservation.c; here is what they do to LUNs,
+ * to tasks in flight and to the state journal. In the unit's coroutine on the app thread.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+#include "log.h"
+
+/* Of a block device that has no LUN now. */
+struct parked {
+	LIST_ENTRY(parked) link;
+	char bdev[BDEV_NAME_MAX + 1];
+	struct scsi_reservations reservations;
+};
+
+static LIST_HEAD(, parked) all_parked = LIST_HEAD_INITIALIZER(all_parked);
+static int (*commit)(void);
+
+void
+scsi_on_commit(int (*fn)(void))
+{
+	commit = fn;
+}
+
+/* ---- while there is no LUN ---- */
+
+static struct parked *
+find_parked(const char *bdev)
+{
+	struct parked *parked;
+
+	LIST_FOREACH (parked, &all_parked, link) {
+		if (strcmp(parked->bdev, bdev) == 0)
+			return parked;
+	}
+	return NULL;
+}
+
+static int
+park(const char *bdev, const struct scsi_reservations *reservations)
+{
+	struct parked *parked = find_parked(bdev);
+
+	if (parked == NULL) {
+		parked = calloc(1, sizeof(*parked));
+		if (parked == NULL)
+			return -ENOMEM;
+		memcpy(parked->bdev, bdev, strlen(bdev) + 1);
+		LIST_INSERT_HEAD(&all_parked, parked, link);
+	}
+	parked->reservations = *reservations;
+	return 0;
+}
+
+int
+scsi_reservations_adopt(struct scsi_unit *unit)
+{
+	struct parked *parked = find_parked(unit->name);
+
+	unit->reservations = malloc(sizeof(*unit->reservations));
+	if (unit->reservations == NULL)
+		return -ENOMEM;
+	scsi_reservations_init(unit->reservations, commit != NULL);
+	if (parked != NULL) {
+		*unit->reservations = parked->reservations;
+		LIST_REMOVE(parked, link);
+		free(parked);
+	}
+	return 0;
+}
+
+void
+scsi_reservations_park(struct scsi_unit *unit)
+{
+	if (unit->reservations->aptpl && park(unit->name, unit->reservations) != 0)
+		log_err("scsi %s: no memory to keep its reservations in", unit->name);
+	free(unit->reservations);
+	unit->reservations = NULL;
+}
+
+void
+scsi_reservations_forget(void)
+{
+	struct parked *parked;
+
+	while ((parked = LIST_FIRST(&all_parked)) != NULL) {
+		LIST_REMOVE(parked, link);
+		free(parked);
+	}
+}
+
+static bool
+add_json(json_t *all, const char *bdev, const struct scsi_reservations *reservations)
+{
+	json_t *one = NULL;
+
+	if (scsi_reservations_to_json(reservations, &one) != 0)
+		return false;
+	return one == NULL || json_object_set_new(all, bdev, one) == 0;
+}
+
+json_t *
+scsi_reservations_json(void)
+{
+	json_t *all = json_object();
+	struct scsi_unit *unit = NULL;
+	struct parked *parked;
+	bool good = all != NULL;
+
+	while (good && (unit = scsi_unit_next(unit)) != NULL)
+		good = add_json(all, unit->name,
+				unit->changing != NULL ? unit->changing : unit->reservations);
+	LIST_FOREACH (parked, &all_parked, link)
+		good = good && add_json(all, parked->bdev, &parked->reservations);
+	if (!good) {
+		json_decref(all);
+		return NULL;
+	}
+	return all;
+}
+
+int
+scsi_reservations_restore(const char *bdev, const json_t *state, struct errmsg *err)
+{
+	struct scsi_reservations *reservations;
+	int rc;
+
+	if (strlen(bdev) > BDEV_NAME_MAX)
+		return err_set(err, -EINVAL, "no block device has so long a name");
+	if (scsi_unit_find(bdev) != NULL)
+		return err_set(err, -EBUSY, "block device %s is a SCSI disk already", bdev);
+	reservations = malloc(sizeof(*reservations));
+	if (reservations == NULL)
+		return err_set(err, -ENOMEM, "SCSI disk %s: no memory", bdev);
+	scsi_reservations_init(reservations, commit != NULL);
+	rc = scsi_reservations_from_json(reservations, (json_t *)state, err);
+	if (rc == 0 && park(bdev, reservations) != 0)
+		rc = err_set(err, -ENOMEM, "SCSI disk %s: no memory", bdev);
+	free(reservations);
+	return rc;
+}
+
+/* ---- the commands ---- */
+
+static void
+refuse(struct scsi_task *task, const struct scsi_reserve_result *result)
+{
+	if (result->status == SCSI_RESERVE_CONFLICT) {
+		task->status = SCSI_RESERVATION_CONFLICT;
+		return;
+	}
+	scsi_check_condition(task, &(struct scsi_sense){
+					   .key = SCSI_KEY_ILLEGAL_REQUEST,
+					   .code = result->code,
+					   .has_field = result->field_valid,
+					   .field_in_cdb = result->field_in_cdb,
+					   .field = result->field,
+					   .field_bit = result->field_bit,
+				   });
+}
+
+void
+scsi_run_reserve_in(struct scsi_task *task)
+{
+	struct scsi_reserve_result *result = malloc(sizeof(*result));
+	uint8_t *data = malloc(SCSI_RESERVE_IN_MAX);
+	size_t length;
+
+	if (result == NULL || data == NULL) {
+		task->status = SCSI_BUSY;
+	} else {
+		length = scsi_reserve_in(task->lun->unit->reservations, task->cdb, data,
+					 SCSI_RESERVE_IN_MAX, result);
+		if (result->status == SCSI_RESERVE_GOOD)
+			scsi_data_in(task, data, length, length);
+		else
+			refuse(task, result);
+	}
+	free(data);
+	free(result);
+}
+
+static bool
+same_nexus(struct scsi_nexus_id a, struct scsi_nexus_id b)
+{
+	return a.initiator == b.initiator && a.target_port == b.target_port;
+}
+
+/*
+ * Unit attentions, and the end of tasks. What they may do from now on is in force already, so that
+ * none begins behind our back.
+ */
+static void
+take_effect(struct scsi_task *task, const struct scsi_reserve_effect *effect)
+{
+	struct scsi_unit *unit = task->lun->unit;
+	struct scsi_lun *lun;
+
+	TAILQ_FOREACH (lun, &unit->luns, unit_link) {
+		struct scsi_walk walk = {.lun = lun, .except = task};
+
+		if (!same_nexus(lun->target->nexus, effect->nexus))
+			continue;
+		if (effect->attention != SCSI_RESERVE_NO_ATTENTION)
+			scsi_attention_set_code(lun, effect->attention);
+		if (effect->abort)
+			scsi_unit_abort(unit, &walk);
+	}
+}
+
+/* False: it could not be made durable, and does not count. */
+static bool
+make_durable(struct scsi_unit *unit, struct scsi_reservations *changed)
+{
+	int rc;
+
+	unit->changing = changed;
+	rc = commit != NULL ? commit() : 0;
+	unit->changing = NULL;
+	if (rc != 0)
+		log_err("scsi %s: reservations cannot be saved: %s", unit->name, strerror(-rc));
+	return rc == 0;
+}
+
+static void
+reserve_out(struct scsi_task *task, struct scsi_reservations *changed,
+	    struct scsi_reserve_result *result)
+{
+	struct scsi_unit *unit = task->lun->unit;
+	uint32_t length = get_be32(task->cdb + 5);
+
+	if (length > SCSI_LIST_MAX) {
+		scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_PARAMETER_LIST_LENGTH);
+		return;
+	}
+	if (!scsi_take_data_out(task, length, 0))
+		return;
+	*changed = *unit->reservations;
+	scsi_reserve_out(changed, task->target->nexus, task->cdb, task->buffer, length, result);
+	if (result->status != SCSI_RESERVE_GOOD) {
+		refuse(task, result);
+		return;
+	}
+	if (result->save && !make_durable(unit, changed)) {
+		scsi_refuse(task, SCSI_KEY_HARDWARE_ERROR, SCSI_CODE_INTERNAL_TARGET_FAILURE);
+		return;
+	}
+	*unit->reservations = *changed;
+	if (result->changed)
+		scsi_unit_update_conflicts(unit);
+	for (uint32_t i = 0; i < result->effect_count; i++)
+		take_effect(task, &result->effects[i]);
+}
+
+void
+scsi_run_reserve_out(struct scsi_task *task)
+{
+	struct scsi_reserve_result *result = malloc(sizeof(*result));
+	struct scsi_reservations *changed = malloc(sizeof(*changed));
+
+	if (result == NULL || changed == NULL)
+		task->status = SCSI_BUSY;
+	else
+		reserve_out(task, changed, result);
+	free(changed);
+	free(result);
+}

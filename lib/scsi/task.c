@@ -1,0 +1,493 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The life of a task: checks that all commands share, data buffers, results. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+#define load(variable) atomic_load_explicit(&(variable), memory_order_relaxed)
+
+size_t
+scsi_task_size(void)
+{
+	return (offsetof(struct scsi_task, request) + SCSI_REQUEST_ROOM + 63) & ~(size_t)63;
+}
+
+/* ---- results ---- */
+
+void
+scsi_check_condition(struct scsi_task *task, const struct scsi_sense *sense)
+{
+	bool descriptor = task->lun != NULL && load(task->lun->unit->descriptor_sense);
+
+	task->status = SCSI_CHECK_CONDITION;
+	task->sense_length = (uint8_t)scsi_sense_put(sense, descriptor, task->sense);
+}
+
+void
+scsi_refuse(struct scsi_task *task, uint8_t key, uint16_t code)
+{
+	scsi_check_condition(task, &(struct scsi_sense){.key = key, .code = code});
+}
+
+static void
+refuse_field(struct scsi_task *task, uint16_t code, bool in_cdb, uint16_t byte, int bit)
+{
+	scsi_check_condition(task, &(struct scsi_sense){
+					   .key = SCSI_KEY_ILLEGAL_REQUEST,
+					   .code = code,
+					   .has_field = true,
+					   .field_in_cdb = in_cdb,
+					   .field = byte,
+					   .field_bit = (int8_t)bit,
+				   });
+}
+
+void
+scsi_refuse_cdb(struct scsi_task *task, uint16_t byte, int bit)
+{
+	refuse_field(task, SCSI_CODE_INVALID_FIELD_IN_CDB, true, byte, bit);
+}
+
+void
+scsi_refuse_list(struct scsi_task *task, uint16_t byte, int bit)
+{
+	refuse_field(task, SCSI_CODE_INVALID_FIELD_IN_LIST, false, byte, bit);
+}
+
+/* What block devices fail with (bdev.h), as SPC-4 §4.5 has it. */
+static const struct {
+	int status;
+	uint8_t key;
+	uint16_t code;
+} errors[] = {
+	{-ENODATA, SCSI_KEY_MEDIUM_ERROR, SCSI_CODE_UNRECOVERED_READ_ERROR},
+	{-EILSEQ, SCSI_KEY_ABORTED_COMMAND, SCSI_CODE_PROTECTION_ERROR},
+	{-EOPNOTSUPP, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_INVALID_OPCODE},
+	{-ENOSPC, SCSI_KEY_DATA_PROTECT, SCSI_CODE_SPACE_ALLOCATION_FAILED},
+	{-EROFS, SCSI_KEY_DATA_PROTECT, SCSI_CODE_WRITE_PROTECTED},
+	{-EINVAL, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_LBA_OUT_OF_RANGE},
+	{-ETIMEDOUT, SCSI_KEY_ABORTED_COMMAND, SCSI_CODE_COMMAND_TIMEOUT},
+	{-ECANCELED, SCSI_KEY_ABORTED_COMMAND, SCSI_CODE_NONE},
+	{-ENODEV, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_LUN_NOT_SUPPORTED},
+};
+
+void
+scsi_set_status(struct scsi_task *task, int status)
+{
+	if (likely(status == 0))
+		return;
+	if (status == -ENOMEM) {
+		task->status = SCSI_BUSY;
+		return;
+	}
+	for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
+		if (errors[i].status == status) {
+			scsi_refuse(task, errors[i].key, errors[i].code);
+			return;
+		}
+	}
+	if (task->command->flags & SCSI_CMD_WRITES)
+		scsi_refuse(task, SCSI_KEY_MEDIUM_ERROR, SCSI_CODE_WRITE_ERROR);
+	else
+		scsi_refuse(task, SCSI_KEY_MEDIUM_ERROR, SCSI_CODE_UNRECOVERED_READ_ERROR);
+}
+
+/* ---- the end ---- */
+
+static void
+exclusive_ended(void *arg)
+{
+	struct scsi_task *task = arg;
+
+	task->exclusive = false;
+	task->returned = true;
+	scsi_unit_wake(task->lun->unit);
+}
+
+/* A visit waits for tasks of this channel, and this was perhaps the last one. */
+static void
+continue_walk(struct scsi_channel *channel)
+{
+	struct scsi_walk *walk = channel->walk;
+	struct io_channel_iter *iter = channel->iter;
+	struct scsi_task *task;
+
+	LIST_FOREACH (task, &channel->in_flight, link) {
+		if (walk->waits_for(walk, task))
+			return;
+	}
+	channel->walk = NULL;
+	channel->iter = NULL;
+	for_each_channel_continue(iter, 0);
+}
+
+void
+scsi_finish(struct scsi_task *task)
+{
+	struct scsi_channel *channel = task->channel;
+
+	if (unlikely(task->buffer != NULL)) {
+		free(task->buffer);
+		task->buffer = NULL;
+	}
+	if (unlikely(channel == NULL)) {
+		task->done(task);
+		return;
+	}
+	if (unlikely(task->exclusive)) {
+		/* It comes back, and ends then. */
+		thread_send(channel->unit->app, &task->order.msg, exclusive_ended, task);
+		return;
+	}
+	LIST_REMOVE(task, link);
+	if (unlikely(load(task->aborted))) {
+		task->outcome = SCSI_ABORTED;
+		task->sense_length = 0;
+	}
+	task->done(task);
+	if (unlikely(channel->walk != NULL))
+		continue_walk(channel);
+}
+
+/* ---- commands that run elsewhere, or alone ---- */
+
+static void
+finish_back(void *arg)
+{
+	scsi_finish(arg);
+}
+
+static struct scsi_task *
+task_of_order(struct scsi_order *order)
+{
+	return (struct scsi_task *)((char *)order - offsetof(struct scsi_task, order));
+}
+
+/* App thread: such a command that waits in the unit's line counts as over when it is aborted. */
+static void
+run_on_app(struct scsi_order *order)
+{
+	struct scsi_task *task = task_of_order(order);
+
+	if (!load(task->aborted))
+		task->command->run(task);
+	scsi_order_back(order, finish_back, task);
+}
+
+/* Differences, so that nothing wraps: the range is not checked yet. */
+static bool
+is_excluded(const struct scsi_unit *unit, uint64_t lba, uint64_t blocks)
+{
+	uint64_t exclusive_lba = load(unit->exclusive_lba);
+
+	return blocks != 0 &&
+	       (lba - exclusive_lba < load(unit->exclusive_blocks) || exclusive_lba - lba < blocks);
+}
+
+bool
+scsi_may_write(struct scsi_task *task, uint64_t lba, uint64_t blocks)
+{
+	struct scsi_channel *channel = task->channel;
+
+	if (unlikely(load(channel->unit->exclusive_blocks) != 0) && !task->exclusive &&
+	    is_excluded(channel->unit, lba, blocks)) {
+		LIST_REMOVE(task, link);
+		LIST_INSERT_HEAD(&channel->held, task, link);
+		return false;
+	}
+	task->lba = lba;
+	task->blocks = blocks;
+	return true;
+}
+
+static bool
+waits_for_range(const struct scsi_walk *walk, const struct scsi_task *task)
+{
+	return task != walk->except && is_excluded(walk->unit, task->lba, task->blocks);
+}
+
+static void
+release_held(struct scsi_walk *walk, struct scsi_channel *channel)
+{
+	struct scsi_task_list held = channel->held;
+	struct scsi_task *task;
+
+	(void)walk;
+	/* The list's head moves: its first element points back to it. */
+	LIST_INIT(&channel->held);
+	if (held.lh_first != NULL)
+		held.lh_first->link.le_prev = &held.lh_first;
+	while ((task = LIST_FIRST(&held)) != NULL) {
+		LIST_REMOVE(task, link);
+		LIST_INSERT_HEAD(&channel->in_flight, task, link);
+		task->command->run(task);
+	}
+	bdev_flush_submissions(channel->bdev);
+}
+
+static void
+start_exclusive(void *arg)
+{
+	struct scsi_task *task = arg;
+
+	task->command->run(task);
+	bdev_flush_submissions(task->channel->bdev);
+}
+
+/*
+ * Nobody else writes the task's range from the first visit to the second one: writes that were
+ * under way have ended, and those that come wait.
+ */
+static void
+run_exclusive(struct scsi_order *order)
+{
+	struct scsi_task *task = task_of_order(order);
+	struct scsi_unit *unit = task->lun->unit;
+	struct scsi_walk walk = {.except = task, .waits_for = waits_for_range};
+
+	if (load(task->aborted)) {
+		scsi_order_back(order, finish_back, task);
+		return;
+	}
+	/* COMPARE AND WRITE has one byte for it, behind reserved ones. */
+	atomic_store_explicit(&unit->exclusive_lba, get_be64(task->cdb + 2), memory_order_relaxed);
+	atomic_store_explicit(&unit->exclusive_blocks, get_be32(task->cdb + 10),
+			      memory_order_relaxed);
+	scsi_unit_walk(unit, &walk);
+	task->exclusive = true;
+	task->returned = false;
+	thread_send(order->origin, &order->msg, start_exclusive, task);
+	scsi_unit_wait(unit, &task->returned);
+	atomic_store_explicit(&unit->exclusive_blocks, 0, memory_order_relaxed);
+	walk = (struct scsi_walk){.visit = release_held};
+	scsi_unit_walk(unit, &walk);
+	scsi_order_back(order, finish_back, task);
+}
+
+bool
+scsi_order_is_aborted(struct scsi_order *order)
+{
+	return (order->run == run_on_app || order->run == run_exclusive) &&
+	       load(task_of_order(order)->aborted);
+}
+
+/* ---- data ---- */
+
+size_t
+scsi_iov_write(const struct iovec *iov, uint32_t count, uint64_t offset, const void *from,
+	       size_t length)
+{
+	size_t copied = 0;
+
+	for (uint32_t i = 0; i < count && copied < length; i++) {
+		size_t part;
+
+		if (offset >= iov[i].iov_len) {
+			offset -= iov[i].iov_len;
+			continue;
+		}
+		part = iov[i].iov_len - offset;
+		if (part > length - copied)
+			part = length - copied;
+		memcpy((uint8_t *)iov[i].iov_base + offset, (const uint8_t *)from + copied, part);
+		copied += part;
+		offset = 0;
+	}
+	return copied;
+}
+
+size_t
+scsi_iov_read(const struct iovec *iov, uint32_t count, uint64_t offset, void *to, size_t length)
+{
+	size_t copied = 0;
+
+	for (uint32_t i = 0; i < count && copied < length; i++) {
+		size_t part;
+
+		if (offset >= iov[i].iov_len) {
+			offset -= iov[i].iov_len;
+			continue;
+		}
+		part = iov[i].iov_len - offset;
+		if (part > length - copied)
+			part = length - copied;
+		memcpy((uint8_t *)to + copied, (const uint8_t *)iov[i].iov_base + offset, part);
+		copied += part;
+		offset = 0;
+	}
+	return copied;
+}
+
+void
+scsi_data_in(struct scsi_task *task, const void *data, size_t length, uint64_t allocation)
+{
+	if (length > allocation)
+		length = (size_t)allocation;
+	if (length > task->in_bytes) {
+		task->outcome = SCSI_OVERRUN;
+		return;
+	}
+	task->transferred_in = scsi_iov_write(task->in, task->in_count, 0, data, length);
+}
+
+bool
+scsi_take_data_out(struct scsi_task *task, uint32_t length, uint32_t extra)
+{
+	if (length > task->out_bytes) {
+		task->outcome = SCSI_OVERRUN;
+		return false;
+	}
+	task->buffer = malloc((size_t)length + extra + 1);
+	if (task->buffer == NULL) {
+		task->status = SCSI_BUSY;
+		return false;
+	}
+	task->transferred_out = scsi_iov_read(task->out, task->out_count, 0, task->buffer, length);
+	return true;
+}
+
+/* ---- what all commands go through ---- */
+
+/* The first bit that is set and not looked at: reserved, or for what is not supported here. */
+static __attribute__((noinline)) void
+refuse_usage(struct scsi_task *task, const struct scsi_command *command)
+{
+	uint16_t byte = 0;
+	uint8_t bits;
+
+	while ((task->cdb[byte] & ~command->usage[byte]) == 0)
+		byte++;
+	bits = task->cdb[byte] & (uint8_t)~command->usage[byte];
+	scsi_refuse_cdb(task, byte, 31 - __builtin_clz(bits));
+}
+
+/* What the CDB says may make it pass (SPC-4 §5.13.1, SBC-3 §4.17). */
+static __attribute__((noinline)) bool
+conflicts_with(const struct scsi_task *task, const struct scsi_command *command)
+{
+	return command->passes == NULL || !command->passes(task->cdb);
+}
+
+static __attribute__((noinline)) bool
+refuse_attention(struct scsi_task *task)
+{
+	uint16_t code = scsi_attention_take(task->lun);
+
+	if (code == 0) /* another thread was first */
+		return false;
+	scsi_refuse(task, SCSI_KEY_UNIT_ATTENTION, code);
+	return true;
+}
+
+static bool
+check_usage(struct scsi_task *task, const struct scsi_command *command)
+{
+	uint64_t cdb[2], usage[2];
+
+	memcpy(cdb, task->cdb, sizeof(cdb));
+	memcpy(usage, command->usage, sizeof(usage));
+	if (unlikely(((cdb[0] & ~usage[0]) | (cdb[1] & ~usage[1])) != 0)) {
+		refuse_usage(task, command);
+		return false;
+	}
+	if (unlikely(task->cdb_length < command->length)) {
+		scsi_refuse_cdb(task, task->cdb_length, -1);
+		return false;
+	}
+	return true;
+}
+
+/* False: the task has its status. In the order of SAM-5 §5.3.3: conflicts come before all others. */
+static bool
+check(struct scsi_task *task, const struct scsi_command *command)
+{
+	const struct scsi_lun *lun = task->lun;
+	const struct scsi_unit *unit = lun->unit;
+	uint8_t conflicts = load(lun->conflicts);
+
+	if (unlikely(load(unit->gone))) {
+		scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_LUN_NOT_SUPPORTED);
+		return false;
+	}
+	if (unlikely(conflicts >> command->access & 1) && conflicts_with(task, command)) {
+		task->status = SCSI_RESERVATION_CONFLICT;
+		return false;
+	}
+	if (unlikely(load(lun->attentions) != 0) && !(command->flags & SCSI_CMD_NO_UA) &&
+	    refuse_attention(task))
+		return false;
+	if (unlikely(!check_usage(task, command)))
+		return false;
+	if (command->flags & SCSI_CMD_WRITES && unlikely(load(unit->write_protected))) {
+		scsi_refuse(task, SCSI_KEY_DATA_PROTECT, SCSI_CODE_WRITE_PROTECTED);
+		return false;
+	}
+	return true;
+}
+
+static __attribute__((noinline)) void
+refuse_unknown(struct scsi_task *task, bool known_opcode)
+{
+	if (task->lun == NULL)
+		scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_LUN_NOT_SUPPORTED);
+	else if (known_opcode)
+		scsi_refuse_cdb(task, 1, 4);
+	else
+		refuse_field(task, SCSI_CODE_INVALID_OPCODE, true, 0, -1);
+	scsi_finish(task);
+}
+
+/* There is no such LUN: SPC-4 §6.6.1, §6.33, §6.39 say what is answered nevertheless. */
+static void
+submit_without_lun(struct scsi_task *task, const struct scsi_command *command)
+{
+	if (!(command->flags & SCSI_CMD_NO_LUN)) {
+		scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_LUN_NOT_SUPPORTED);
+		scsi_finish(task);
+	} else if (!check_usage(task, command)) {
+		scsi_finish(task);
+	} else {
+		command->run(task);
+	}
+}
+
+static void
+reset_result(struct scsi_task *task)
+{
+	task->outcome = SCSI_COMPLETE;
+	task->status = SCSI_GOOD;
+	task->sense_length = 0;
+	task->transferred_in = 0;
+	task->transferred_out = 0;
+	task->buffer = NULL;
+	task->exclusive = false;
+	task->blocks = 0;
+	atomic_store_explicit(&task->aborted, false, memory_order_relaxed);
+}
+
+void
+scsi_submit(struct scsi_task *task)
+{
+	const struct scsi_command *command;
+	bool known_opcode;
+
+	reset_result(task);
+	command = scsi_command_find(task->cdb, &known_opcode);
+	task->command = command;
+	if (likely(task->channel != NULL))
+		LIST_INSERT_HEAD(&task->channel->in_flight, task, link);
+	if (unlikely(command == NULL || (task->lun != NULL && command->flags & SCSI_CMD_DISCARD &&
+					 !task->lun->unit->can_discard)))
+		refuse_unknown(task, known_opcode);
+	else if (unlikely(task->lun == NULL))
+		submit_without_lun(task, command);
+	else if (unlikely(!check(task, command)))
+		scsi_finish(task);
+	else if (likely(!(command->flags & (SCSI_CMD_APP | SCSI_CMD_EXCLUSIVE))))
+		command->run(task);
+	else
+		scsi_order_send(task->lun->unit, &task->order,
+				command->flags & SCSI_CMD_APP ? run_on_app : run_exclusive);
+}
