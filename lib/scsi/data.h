@@ -25,5 +25,9 @@ uint8_t scsi_write_flags(const struct scsi_task *task, bool fua);
 /* The task's request. The range is checked. */
 void scsi_submit_io(struct scsi_task *task, enum bdev_io_type type, const struct scsi_range *range,
 		    uint8_t flags, struct iovec *iov, uint32_t iovcnt, bdev_done_fn done);
+/* Finishes the task with what a request ended with. */
+void scsi_end_io(struct scsi_task *task, int status);
+/* Cuts iovecs to length bytes, of which they have at least as many; how many are left. */
+uint32_t scsi_cut_iov(struct iovec *iov, uint64_t length);
 
 #endif

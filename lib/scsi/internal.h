@@ -154,7 +154,6 @@ struct scsi_unit {
 	TAILQ_ENTRY(scsi_unit) registry_link;
 	TAILQ_HEAD(, scsi_lun) luns;
 	TAILQ_HEAD(, scsi_order) orders; /* in the order in which they came */
-	bool used;                       /* has had a LUN: the coroutine ends with the last one */
 	bool has_order;                  /* the coroutine has something to do */
 	bool closed;                     /* no channel is left */
 	struct completion *idle;         /* the coroutine waits for any of these, or for a walk */

@@ -49,16 +49,21 @@ scsi_check_range(struct scsi_task *task, const struct scsi_range *range)
 
 /* ---- one request ---- */
 
+void
+scsi_end_io(struct scsi_task *task, int status)
+{
+	scsi_set_status(task, status);
+	scsi_finish(task);
+}
+
 static void
 on_done(struct bdev_request *rq, int status)
 {
 	struct scsi_task *task = scsi_task_of_request(rq);
 
-	if (unlikely(status != 0)) {
+	if (unlikely(status != 0))
 		task->transferred_in = 0;
-		scsi_set_status(task, status);
-	}
-	scsi_finish(task);
+	scsi_end_io(task, status);
 }
 
 void
@@ -78,9 +83,8 @@ scsi_submit_io(struct scsi_task *task, enum bdev_io_type type, const struct scsi
 	bdev_submit(task->channel->bdev, rq);
 }
 
-/* Cuts iovecs to length bytes, of which they have at least as many. */
-static uint32_t
-cut_iov(struct iovec *iov, uint64_t length)
+uint32_t
+scsi_cut_iov(struct iovec *iov, uint64_t length)
 {
 	uint32_t count = 0;
 
@@ -113,7 +117,7 @@ submit_read(struct scsi_task *task, const struct scsi_range *range)
 	uint32_t count = task->in_count;
 
 	if (unlikely(length < task->in_bytes))
-		count = cut_iov(task->in, length);
+		count = scsi_cut_iov(task->in, length);
 	task->transferred_in = length;
 	scsi_submit_io(task, BDEV_READ, range, 0, task->in, count, on_done);
 }
@@ -125,8 +129,7 @@ flushed_before_read(struct bdev_request *rq, int status)
 	struct scsi_range range;
 
 	if (status != 0) {
-		scsi_set_status(task, status);
-		scsi_finish(task);
+		scsi_end_io(task, status);
 		return;
 	}
 	scsi_decode_range(task, &range);
@@ -177,7 +180,7 @@ scsi_run_write(struct scsi_task *task)
 	if (unlikely(!scsi_may_write(task, range.lba, range.blocks)))
 		return;
 	if (unlikely(length < task->out_bytes))
-		count = cut_iov(task->out, length);
+		count = scsi_cut_iov(task->out, length);
 	task->transferred_out = length;
 	scsi_submit_io(task, BDEV_WRITE, &range, scsi_write_flags(task, has_fua(task)), task->out,
 		       count, on_done);

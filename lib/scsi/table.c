@@ -118,6 +118,8 @@ static uint8_t first[256];
 void
 scsi_table_init(void)
 {
+	if (first[commands[0].opcode] != 0)
+		return;
 	for (size_t i = COMMANDS; i > 0; i--)
 		first[commands[i - 1].opcode] = (uint8_t)i;
 }

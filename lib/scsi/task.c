@@ -145,6 +145,8 @@ scsi_finish(struct scsi_task *task)
 	if (unlikely(load(task->aborted))) {
 		task->outcome = SCSI_ABORTED;
 		task->sense_length = 0;
+		task->transferred_in = 0;
+		task->transferred_out = 0;
 	}
 	task->done(task);
 	if (unlikely(channel->walk != NULL))

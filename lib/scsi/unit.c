@@ -148,7 +148,7 @@ unit_run(void *arg)
 	struct scsi_unit *unit = arg;
 	struct completion *ended;
 
-	while (!TAILQ_EMPTY(&unit->luns) || !unit->used) {
+	while (!TAILQ_EMPTY(&unit->luns)) {
 		struct scsi_order *order = TAILQ_FIRST(&unit->orders);
 
 		if (order == NULL) {
@@ -443,7 +443,6 @@ scsi_unit_attach(const char *bdev, struct scsi_lun *lun, struct errmsg *err)
 			return rc;
 	}
 	lun->unit = unit;
-	unit->used = true;
 	TAILQ_INSERT_TAIL(&unit->luns, lun, unit_link);
 	scsi_unit_update_conflicts(unit);
 	return 0;

@@ -35,13 +35,11 @@ next_piece(const struct scsi_task *task, struct scsi_range *piece)
 	uint64_t most = SCSI_BUFFER_MAX >> task->lun->unit->block_shift;
 
 	scsi_decode_range(task, piece);
-	if (atomic_load_explicit(&task->aborted, memory_order_relaxed))
-		return 0;
 	piece->lba += task->position;
 	piece->blocks -= task->position;
 	if (piece->blocks > most)
 		piece->blocks = most;
-	return piece->blocks;
+	return atomic_load_explicit(&task->aborted, memory_order_relaxed) ? 0 : piece->blocks;
 }
 
 /* Room for a piece. False: the task has its status. */
@@ -64,13 +62,6 @@ submit_buffer(struct scsi_task *task, enum bdev_io_type type, const struct scsi_
 	task->bounce.iov_len = range->blocks << task->lun->unit->block_shift;
 	scsi_submit_io(task, type, range, flags, &task->bounce, 1, done);
 	scsi_channel_flush(task->channel);
-}
-
-static void
-fail(struct scsi_task *task, int status)
-{
-	scsi_set_status(task, status);
-	scsi_finish(task);
 }
 
 static void
@@ -162,7 +153,7 @@ verify_read(struct bdev_request *rq, int status)
 	size_t equal;
 
 	if (status != 0) {
-		fail(task, status);
+		scsi_end_io(task, status);
 		return;
 	}
 	equal = verified_bytes(task, rq->length);
@@ -225,7 +216,7 @@ verify_written(struct bdev_request *rq, int status)
 	struct scsi_task *task = scsi_task_of_request(rq);
 
 	if (status != 0)
-		fail(task, status);
+		scsi_end_io(task, status);
 	else
 		start_verify(task, task->blocks);
 }
@@ -234,8 +225,7 @@ void
 scsi_run_write_verify(struct scsi_task *task)
 {
 	struct scsi_range range;
-	uint64_t left;
-	uint32_t count = 0;
+	uint32_t count;
 
 	scsi_decode_range(task, &range);
 	if (get_bytchk(task) >= BYTCHK_RESERVED)
@@ -247,10 +237,7 @@ scsi_run_write_verify(struct scsi_task *task)
 	}
 	if (!scsi_may_write(task, range.lba, range.blocks))
 		return;
-	for (left = task->transferred_out; left > 0; left -= task->out[count++].iov_len) {
-		if (task->out[count].iov_len > left)
-			task->out[count].iov_len = left;
-	}
+	count = scsi_cut_iov(task->out, task->transferred_out);
 	scsi_submit_io(task, BDEV_WRITE, &range, BDEV_FUA, task->out, count, verify_written);
 }
 
@@ -259,7 +246,7 @@ scsi_run_write_verify(struct scsi_task *task)
 static void
 last_done(struct bdev_request *rq, int status)
 {
-	fail(scsi_task_of_request(rq), status);
+	scsi_end_io(scsi_task_of_request(rq), status);
 }
 
 /* In the buffer: what is expected, what is to be written, and what is there. */
@@ -272,7 +259,7 @@ compare_read(struct bdev_request *rq, int status)
 	struct scsi_range range;
 
 	if (status != 0) {
-		fail(task, status);
+		scsi_end_io(task, status);
 		return;
 	}
 	if (memcmp(task->buffer, there, length) != 0) {
@@ -328,7 +315,7 @@ orwrite_written(struct bdev_request *rq, int status)
 	struct scsi_task *task = scsi_task_of_request(rq);
 
 	if (status != 0) {
-		fail(task, status);
+		scsi_end_io(task, status);
 		return;
 	}
 	task->position += rq->length >> task->lun->unit->block_shift;
@@ -355,7 +342,7 @@ orwrite_read(struct bdev_request *rq, int status)
 	struct scsi_range piece;
 
 	if (status != 0) {
-		fail(task, status);
+		scsi_end_io(task, status);
 		return;
 	}
 	or_data_out(task, rq->length);

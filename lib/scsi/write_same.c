@@ -59,8 +59,7 @@ write_same_done(struct bdev_request *rq, int status)
 	struct scsi_task *task = scsi_task_of_request(rq);
 
 	if (status != 0) {
-		scsi_set_status(task, status);
-		scsi_finish(task);
+		scsi_end_io(task, status);
 		return;
 	}
 	task->position += rq->length >> task->lun->unit->block_shift;
@@ -175,8 +174,7 @@ unmap_done(struct bdev_request *rq, int status)
 	struct scsi_task *task = scsi_task_of_request(rq);
 
 	if (status != 0) {
-		scsi_set_status(task, status);
-		scsi_finish(task);
+		scsi_end_io(task, status);
 		return;
 	}
 	unmap_next(task);

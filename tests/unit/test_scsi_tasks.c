@@ -1,0 +1,489 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Several initiators on one SCSI disk: task management, unit attentions, and persistent reservations
+ * in what they do to commands.
+ */
+/* links: scsi bdev testlib thread env */
+/* ldflags: -liscsi */
+#include "scsi_rig.h"
+
+static uint8_t data[4096];
+
+static struct command *
+start_write(int who, uint32_t lba, uint64_t tag)
+{
+	struct command *command =
+		begin(who, scsi_cdb_write10(lba, 512, 512, 0, 0, 0, 0, 0), data, 512, 0);
+
+	command->task->tag = tag;
+	command_submit(who, command);
+	return command;
+}
+
+static void
+expect_aborted(struct command *command)
+{
+	assert_true(command->finished);
+	assert_int_equal(command->task->outcome, SCSI_ABORTED);
+	command_free(command);
+}
+
+/* ---- task management ---- */
+
+static void
+test_abort_task(void **state)
+{
+	struct command *first, *second;
+	struct rig_tmf tmf;
+
+	(void)state;
+	fake.delayed = true;
+	first = start_write(A, 1, 11);
+	second = start_write(A, 2, 12);
+	assert_int_equal(tmf_run(A, SCSI_QUERY_TASK, 12), SCSI_FUNCTION_SUCCEEDED);
+	assert_int_equal(tmf_run(A, SCSI_QUERY_TASK, 13), SCSI_FUNCTION_COMPLETE);
+	assert_int_equal(tmf_run(B, SCSI_QUERY_TASK, 12), SCSI_FUNCTION_COMPLETE);
+	assert_int_equal(tmf_run(B, SCSI_ABORT_TASK, 12), SCSI_FUNCTION_COMPLETE);
+	assert_int_equal(tmf_run(A, SCSI_ABORT_TASK, 13), SCSI_FUNCTION_COMPLETE);
+	tmf_start(A, &tmf, SCSI_ABORT_TASK, 12);
+	rig_settle();
+	assert_false(tmf.finished);
+	assert_true(fake_complete_one(rig_io[0]));
+	rig_settle();
+	assert_false(tmf.finished);
+	assert_true(fake_complete_one(rig_io[0]));
+	assert_true(second->finished);
+	rig_settle();
+	assert_true(tmf.finished);
+	assert_int_equal(tmf.tmf.response, SCSI_FUNCTION_COMPLETE);
+	expect_good(first);
+	expect_aborted(second);
+	expect_good(run(B, scsi_cdb_inquiry(0, 0, 96), NULL, 0, 96));
+	expect_good(run(A, scsi_cdb_testunitready(), NULL, 0, 0));
+	expect_good(run(B, scsi_cdb_testunitready(), NULL, 0, 0));
+}
+
+static void
+test_task_sets(void **state)
+{
+	struct command *own, *other;
+	struct rig_tmf tmf;
+
+	(void)state;
+	fake.delayed = true;
+	own = start_write(A, 1, 1);
+	other = start_write(B, 2, 1);
+	assert_int_equal(tmf_run(A, SCSI_QUERY_TASK_SET, 0), SCSI_FUNCTION_SUCCEEDED);
+	tmf_start(A, &tmf, SCSI_ABORT_TASK_SET, 0);
+	assert_true(fake_complete_one(rig_io[0]));
+	rig_wait(&tmf.finished);
+	expect_status(own, SCSI_GOOD); /* it ended before its thread was visited */
+	own = start_write(A, 1, 1);
+	tmf_start(A, &tmf, SCSI_CLEAR_TASK_SET, 0);
+	rig_settle();
+	assert_false(tmf.finished);
+	assert_true(fake_complete_one(rig_io[1]));
+	rig_settle();
+	assert_false(tmf.finished);
+	assert_true(fake_complete_one(rig_io[0]));
+	rig_settle();
+	assert_true(tmf.finished);
+	expect_aborted(own);
+	expect_aborted(other);
+	expect_good(run(A, scsi_cdb_testunitready(), NULL, 0, 0));
+	expect_attention(B, 0x2f00);
+	assert_int_equal(tmf_run(A, SCSI_QUERY_TASK_SET, 0), SCSI_FUNCTION_COMPLETE);
+}
+
+static void
+test_resets(void **state)
+{
+	struct command *own, *other;
+	struct rig_tmf tmf;
+
+	(void)state;
+	fake.delayed = true;
+	own = start_write(A, 1, 1);
+	other = start_write(B, 2, 1);
+	tmf_start(A, &tmf, SCSI_I_T_NEXUS_RESET, 0);
+	rig_settle();
+	assert_false(tmf.finished);
+	assert_true(fake_complete_one(rig_io[0]));
+	rig_settle();
+	assert_true(tmf.finished);
+	assert_int_equal(tmf.tmf.response, SCSI_FUNCTION_COMPLETE);
+	expect_aborted(own);
+	assert_false(other->finished);
+	expect_attention(A, SCSI_SENSE_ASCQ_NEXUS_LOSS);
+	tmf_start(A, &tmf, SCSI_LOGICAL_UNIT_RESET, 0);
+	rig_settle();
+	assert_false(tmf.finished);
+	assert_true(fake_complete_one(rig_io[1]));
+	rig_settle();
+	assert_true(tmf.finished);
+	expect_aborted(other);
+	expect_attention(A, SCSI_SENSE_ASCQ_BUS_DEVICE_RESET_FUNCTION_OCCURED);
+	expect_attention(B, SCSI_SENSE_ASCQ_BUS_DEVICE_RESET_FUNCTION_OCCURED);
+	assert_int_equal(tmf_run(A, SCSI_CLEAR_ACA, 0), SCSI_FUNCTION_REJECTED);
+	assert_int_equal(tmf_run(A, SCSI_TMF_FUNCTIONS, 0), SCSI_FUNCTION_REJECTED);
+}
+
+static void
+test_no_lun(void **state)
+{
+	struct scsi_lun *before = nexus[A].lun;
+
+	(void)state;
+	nexus[A].lun = NULL;
+	assert_int_equal(tmf_run(A, SCSI_ABORT_TASK, 1), SCSI_INCORRECT_LUN);
+	assert_int_equal(tmf_run(A, SCSI_LOGICAL_UNIT_RESET, 1), SCSI_INCORRECT_LUN);
+	assert_int_equal(tmf_run(A, SCSI_I_T_NEXUS_RESET, 1), SCSI_FUNCTION_COMPLETE);
+	nexus[A].lun = before;
+	clear_attentions(A);
+}
+
+/* Commands that stand in the unit's line behind the function, and are aborted, never begin. */
+static void
+test_abort_waiting(void **state)
+{
+	struct command *under_way, *compare[2], *mode;
+	struct rig_tmf tmf;
+
+	(void)state;
+	fake.delayed = true;
+	under_way = start_write(B, 0, 1);
+	for (int i = 0; i < 2; i++)
+		compare[i] = begin(A, scsi_cdb_compareandwrite(0, 1024, 512, 0, 0, 0, 0, 0), data,
+				   1024, 0);
+	mode = begin(A, scsi_cdb_modesense6(0, 0, 0x3f, 0, 255), NULL, 0, 255);
+	command_submit(A, compare[0]);
+	rig_settle();
+	tmf_start(A, &tmf, SCSI_ABORT_TASK_SET, 0);
+	command_submit(A, compare[1]);
+	command_submit(A, mode);
+	rig_settle();
+	assert_int_equal(fake.logged, 1);
+	assert_true(fake_complete_one(rig_io[1])); /* now the first of them runs */
+	rig_settle();
+	assert_true(fake_complete_one(rig_io[0])); /* reads … */
+	rig_settle();
+	assert_false(tmf.finished);
+	assert_true(fake_complete_one(rig_io[0])); /* … and writes */
+	rig_settle();
+	assert_true(tmf.finished);
+	assert_int_equal(fake.logged, 3);
+	expect_good(under_way);
+	expect_good(compare[0]);
+	expect_aborted(compare[1]);
+	expect_aborted(mode);
+}
+
+/* ---- unit attentions ---- */
+
+static void
+test_attentions(void **state)
+{
+	struct command *command;
+	struct scsi_sense sense;
+
+	(void)state;
+	thread_set_current(rig_app);
+	scsi_target_reset(nexus[A].target);
+	assert_int_equal(bdev_resize(fake.bdev, FAKE_BLOCKS - 1), 0);
+	thread_set_current(NULL);
+	/* REQUEST SENSE has the first one as its data. */
+	command = command_run(A, (uint8_t[6]){0x03, 0, 0, 0, 64}, 6, NULL, 0, 64);
+	assert_int_equal(command->task->status, SCSI_GOOD);
+	scsi_parse_sense_data(&sense, command->in);
+	assert_int_equal(sense.key, SCSI_SENSE_UNIT_ATTENTION);
+	assert_int_equal(sense.ascq, SCSI_SENSE_ASCQ_BUS_RESET);
+	command_free(command);
+	expect_attention(A, SCSI_SENSE_ASCQ_CAPACITY_DATA_HAS_CHANGED);
+	expect_good(run(A, scsi_cdb_testunitready(), NULL, 0, 0));
+	command = command_run(A, (uint8_t[6]){0x03, 1, 0, 0, 64}, 6, NULL, 0, 64);
+	assert_int_equal(command->in[0], SCSI_SENSE_DESCRIPTOR_CURRENT);
+	assert_int_equal(command->in[1], SCSI_SENSE_NO_SENSE);
+	expect_good(command);
+	expect_attention(B, SCSI_SENSE_ASCQ_CAPACITY_DATA_HAS_CHANGED);
+}
+
+/* ---- reservations ---- */
+
+static struct command *
+start_reserve(int who, int action, int type, uint64_t key, uint64_t new_key, bool aptpl)
+{
+	struct scsi_persistent_reserve_out_basic basic = {
+		.reservation_key = key, .service_action_reservation_key = new_key, .aptpl = aptpl};
+	struct iscsi_task *made = scsi_cdb_persistent_reserve_out(
+		(enum scsi_persistent_out_sa)action, SCSI_PERSISTENT_RESERVE_SCOPE_LU,
+		(enum scsi_persistent_out_type)type, &basic);
+	struct scsi_iovec *list;
+	struct command *command;
+
+	assert_non_null(made);
+	list = made->iovector_out.iov;
+	command = command_start(who, made->cdb, (size_t)made->cdb_size, NULL, list->iov_len, 0);
+	command->out_iov.iov_base = malloc(list->iov_len);
+	memcpy(command->out_iov.iov_base, list->iov_base, list->iov_len);
+	scsi_free_scsi_task(made);
+	command_submit(who, command);
+	return command;
+}
+
+static int
+end_reserve(struct command *command)
+{
+	int status;
+
+	command_wait(command);
+	free(command->out_iov.iov_base);
+	status = command->task->outcome == SCSI_COMPLETE ? command->task->status : -1;
+	command_free(command);
+	return status;
+}
+
+static int
+reserve(int who, int action, int type, uint64_t key, uint64_t new_key)
+{
+	return end_reserve(start_reserve(who, action, type, key, new_key, false));
+}
+
+static struct iscsi_task *
+make_write(void)
+{
+	return scsi_cdb_write16(0, 512, 512, 0, 0, 0, 0, 0);
+}
+
+static struct iscsi_task *
+make_read(void)
+{
+	return scsi_cdb_read10(0, 512, 512, 0, 0, 0, 0, 0);
+}
+
+static void
+test_conflicts(void **state)
+{
+	struct iscsi_task *made;
+	struct scsi_persistent_reserve_in_read_keys *keys;
+
+	(void)state;
+	assert_int_equal(reserve(A, SCSI_PERSISTENT_RESERVE_REGISTER, 0, 0, 0xa), SCSI_GOOD);
+	assert_int_equal(reserve(A, SCSI_PERSISTENT_RESERVE_RESERVE, 1, 0xa, 0), SCSI_GOOD);
+	expect_good(run(A, make_write(), data, 512, 0));
+	expect_status(run(B, make_write(), data, 512, 0), SCSI_RESERVATION_CONFLICT);
+	expect_good(run(B, make_read(), NULL, 0, 512));
+	expect_good(run(B, scsi_cdb_startstopunit(0, 0, 0, 0, 0, 1), NULL, 0, 0));
+	expect_status(run(B, scsi_cdb_startstopunit(0, 0, 0, 0, 0, 0), NULL, 0, 0),
+		      SCSI_RESERVATION_CONFLICT);
+	expect_good(run(B, scsi_cdb_preventallow(0), NULL, 0, 0));
+	expect_status(run(B, scsi_cdb_preventallow(1), NULL, 0, 0), SCSI_RESERVATION_CONFLICT);
+	assert_int_equal(reserve(B, SCSI_PERSISTENT_RESERVE_RESERVE, 1, 0, 0),
+			 SCSI_RESERVATION_CONFLICT);
+	assert_int_equal(reserve(A, SCSI_PERSISTENT_RESERVE_RELEASE, 1, 0xa, 0), SCSI_GOOD);
+	expect_good(run(B, make_write(), data, 512, 0));
+	assert_int_equal(reserve(A, SCSI_PERSISTENT_RESERVE_RESERVE, 3, 0xa, 0), SCSI_GOOD);
+	expect_status(run(B, make_read(), NULL, 0, 512), SCSI_RESERVATION_CONFLICT);
+	expect_good(run(B, scsi_cdb_testunitready(), NULL, 0, 0));
+	made = scsi_cdb_persistent_reserve_in(SCSI_PERSISTENT_RESERVE_READ_KEYS, 255);
+	keys = ask(B, made, 255);
+	assert_int_equal(keys->num_keys, 1);
+	assert_int_equal(keys->keys[0], 0xa);
+	scsi_free_scsi_task(made);
+	/* It outlives resets. */
+	assert_int_equal(tmf_run(B, SCSI_LOGICAL_UNIT_RESET, 0), SCSI_FUNCTION_COMPLETE);
+	clear_attentions(B);
+	clear_attentions(A);
+	expect_status(run(B, make_read(), NULL, 0, 512), SCSI_RESERVATION_CONFLICT);
+	assert_int_equal(reserve(A, SCSI_PERSISTENT_RESERVE_CLEAR, 0, 0xa, 0), SCSI_GOOD);
+	expect_good(run(B, make_read(), NULL, 0, 512));
+}
+
+/* PREEMPT AND ABORT ends when the writes of the other one have, and none begins after it. */
+static void
+test_preempt_and_abort(void **state)
+{
+	struct command *writes[3], *preempt, *late;
+
+	(void)state;
+	assert_int_equal(reserve(A, SCSI_PERSISTENT_RESERVE_REGISTER, 0, 0, 0xa), SCSI_GOOD);
+	assert_int_equal(reserve(B, SCSI_PERSISTENT_RESERVE_REGISTER, 0, 0, 0xb), SCSI_GOOD);
+	assert_int_equal(reserve(A, SCSI_PERSISTENT_RESERVE_RESERVE, 5, 0xa, 0), SCSI_GOOD);
+	fake.delayed = true;
+	for (unsigned int i = 0; i < 3; i++)
+		writes[i] = start_write(A, i, i);
+	preempt = start_reserve(B, SCSI_PERSISTENT_RESERVE_PREEMPT_AND_ABORT, 5, 0xb, 0xa, false);
+	rig_settle();
+	assert_false(preempt->finished);
+	late = start_write(A, 9, 9);
+	assert_true(late->finished);
+	expect_status(late, SCSI_RESERVATION_CONFLICT);
+	for (int i = 0; i < 3; i++) {
+		assert_false(preempt->finished);
+		assert_true(fake_complete_one(rig_io[0]));
+		expect_aborted(writes[i]);
+		rig_settle();
+	}
+	assert_true(preempt->finished);
+	assert_int_equal(end_reserve(preempt), SCSI_GOOD);
+	fake.delayed = false;
+	expect_attention(A, 0x2a05);
+	expect_status(run(A, make_write(), data, 512, 0), SCSI_RESERVATION_CONFLICT);
+	expect_good(run(B, make_write(), data, 512, 0));
+	assert_int_equal(reserve(B, SCSI_PERSISTENT_RESERVE_CLEAR, 0, 0xb, 0), SCSI_GOOD);
+}
+
+/* Each truncation of the parameter list. */
+static void
+test_reserve_truncated(void **state)
+{
+	uint8_t cdb[10] = {0x5f, SCSI_PERSISTENT_RESERVE_REGISTER}, list[24] = {0};
+
+	(void)state;
+	list[15] = 1;
+	for (uint8_t part = 0; part < sizeof(list); part++) {
+		cdb[8] = part;
+		expect_sense(command_run(A, cdb, sizeof(cdb), list, part, 0),
+			     SCSI_SENSE_ILLEGAL_REQUEST,
+			     SCSI_SENSE_ASCQ_PARAMETER_LIST_LENGTH_ERROR);
+		cdb[8] = sizeof(list);
+		expect_overrun(command_run(A, cdb, sizeof(cdb), list, part, 0));
+	}
+	memset(cdb + 5, 0xff, 4);
+	expect_sense(command_run(A, cdb, sizeof(cdb), list, sizeof(list), 0),
+		     SCSI_SENSE_ILLEGAL_REQUEST, SCSI_SENSE_ASCQ_PARAMETER_LIST_LENGTH_ERROR);
+}
+
+/* ---- APTPL ---- */
+
+static struct {
+	unsigned int commits;
+	int rc;
+	json_t *saved;
+} journal;
+
+static int
+commit(void)
+{
+	journal.commits++;
+	if (journal.rc == 0) {
+		json_decref(journal.saved);
+		journal.saved = scsi_reservations_json();
+	}
+	return journal.rc;
+}
+
+static int
+persist_setup(void **state)
+{
+	scsi_on_commit(commit);
+	memset(&journal, 0, sizeof(journal));
+	return disk_setup(state);
+}
+
+static int
+persist_teardown(void **state)
+{
+	int rc = disk_teardown(state);
+
+	scsi_on_commit(NULL);
+	json_decref(journal.saved);
+	return rc;
+}
+
+static void
+test_persist(void **state)
+{
+	(void)state;
+	assert_int_equal(
+		end_reserve(start_reserve(A, SCSI_PERSISTENT_RESERVE_REGISTER, 0, 0, 0xa, true)),
+		SCSI_GOOD);
+	assert_int_equal(reserve(A, SCSI_PERSISTENT_RESERVE_RESERVE, 1, 0xa, 0), SCSI_GOOD);
+	assert_true(journal.commits >= 2);
+	assert_non_null(json_object_get(journal.saved, "disk"));
+	/* What cannot be saved does not happen. */
+	journal.rc = -EIO;
+	assert_int_equal(reserve(A, SCSI_PERSISTENT_RESERVE_RELEASE, 1, 0xa, 0),
+			 SCSI_CHECK_CONDITION);
+	expect_status(run(B, make_write(), data, 512, 0), SCSI_RESERVATION_CONFLICT);
+	journal.rc = 0;
+	/* All LUNs go, and come back: once as they were, once from the journal. */
+	for (int i = 0; i < 2; i++) {
+		nexus_stop(A);
+		nexus_stop(B);
+		if (i == 1) {
+			thread_set_current(rig_app);
+			scsi_reservations_forget();
+			assert_int_equal(
+				scsi_reservations_restore(
+					"disk", json_object_get(journal.saved, "disk"), &rig_err),
+				0);
+			thread_set_current(NULL);
+		}
+		nexus_start(B, "b", "disk");
+		nexus_start(A, "a", "disk");
+		clear_attentions(A);
+		clear_attentions(B);
+		expect_status(run(B, make_write(), data, 512, 0), SCSI_RESERVATION_CONFLICT);
+		expect_good(run(A, make_write(), data, 512, 0));
+	}
+	thread_set_current(rig_app);
+	assert_int_equal(scsi_reservations_restore("disk", journal.saved, &rig_err), -EBUSY);
+	thread_set_current(NULL);
+	assert_int_equal(reserve(A, SCSI_PERSISTENT_RESERVE_CLEAR, 0, 0xa, 0), SCSI_GOOD);
+}
+
+/* ---- a block device that goes away ---- */
+
+static void
+remove_run(void *arg)
+{
+	bdev_remove(fake.bdev);
+	*(bool *)arg = true;
+}
+
+static void
+test_removal(void **state)
+{
+	struct bdev_info info = fake_info("disk");
+	struct command *write;
+	bool removed = false;
+
+	(void)state;
+	fake.delayed = true;
+	write = start_write(A, 1, 1);
+	assert_int_equal(coroutine_start(rig_app, "remove", remove_run, &removed), 0);
+	rig_settle();
+	assert_int_equal(nexus[A].gone, 1);
+	assert_int_equal(nexus[B].gone, 1);
+	expect_sense(run(B, scsi_cdb_testunitready(), NULL, 0, 0), SCSI_SENSE_ILLEGAL_REQUEST,
+		     SCSI_SENSE_ASCQ_LOGICAL_UNIT_NOT_SUPPORTED);
+	assert_true(fake_complete_one(rig_io[0]));
+	expect_good(write);
+	nexus_stop(A);
+	assert_false(removed);
+	nexus_stop(B);
+	rig_wait(&removed);
+	/* For the teardown. */
+	fake_reset();
+	disk_start(&info);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		disk_test(test_abort_task),
+		disk_test(test_task_sets),
+		disk_test(test_resets),
+		disk_test(test_no_lun),
+		disk_test(test_abort_waiting),
+		disk_test(test_attentions),
+		disk_test(test_conflicts),
+		disk_test(test_preempt_and_abort),
+		disk_test(test_reserve_truncated),
+		cmocka_unit_test_setup_teardown(test_persist, persist_setup, persist_teardown),
+		disk_test(test_removal),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
