@@ -540,14 +540,6 @@ vhost_lib_init(const char *socket_dir, struct errmsg *err)
 	return coroutine_blocking(init_on_worker, &call);
 }
 
-static int
-fini_on_worker(void *arg)
-{
-	(void)arg;
-	vhost_user_fini();
-	return 0;
-}
-
 void
 vhost_lib_fini(void)
 {
@@ -567,5 +559,4 @@ vhost_lib_fini(void)
 		if (delete_controller(controller, &budget_us, &err) != 0)
 			log_err("%s", err.text);
 	}
-	coroutine_blocking(fini_on_worker, NULL);
 }

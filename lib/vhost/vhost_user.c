@@ -294,43 +294,60 @@ static const struct rte_vhost_device_ops device_ops = {
 static pthread_mutex_t poke_lock =
 	PTHREAD_MUTEX_INITIALIZER; /* workers may poke at the same time */
 static char poke_path[VHOST_SOCKET_PATH_MAX + 1];
-static int poke_fd = -1;
 
-static int
-poke(void)
-{
-	int rc, fd;
-
-	pthread_mutex_lock(&poke_lock);
-	rc = rte_vhost_driver_register(poke_path,
-				       RTE_VHOST_USER_CLIENT | RTE_VHOST_USER_NO_RECONNECT);
-	if (rc == 0) {
-		rc = rte_vhost_driver_callback_register(poke_path, &device_ops);
-		if (rc == 0)
-			rc = rte_vhost_driver_start(poke_path);
-		fd = rc == 0 ? accept4(poke_fd, NULL, NULL, SOCK_CLOEXEC) : -1;
-		if (fd >= 0)
-			close(fd);
-		rte_vhost_driver_unregister(poke_path);
-	}
-	pthread_mutex_unlock(&poke_lock);
-	return rc == 0 ? 0 : -EIO;
-}
-
+/* The socket is there for the moment of a poke only: a process that is killed leaves none. */
 static int
 open_poke(void)
 {
 	struct sockaddr_un address;
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
-	poke_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (poke_fd < 0)
+	if (fd < 0)
 		return -errno;
 	set_address(&address, poke_path);
 	unlink(poke_path);
-	if (bind(poke_fd, (struct sockaddr *)&address, sizeof(address)) != 0 ||
-	    listen(poke_fd, 1) != 0)
-		return -errno;
-	return 0;
+	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) != 0 || listen(fd, 1) != 0) {
+		int rc = -errno;
+
+		close(fd);
+		return rc;
+	}
+	return fd;
+}
+
+/* [DPDK connects] True: vhost-events has been woken up. */
+static bool
+connect_poke(int listening)
+{
+	bool started = rte_vhost_driver_callback_register(poke_path, &device_ops) == 0 &&
+		       rte_vhost_driver_start(poke_path) == 0;
+	int fd = started ? accept4(listening, NULL, NULL, SOCK_CLOEXEC) : -1;
+
+	if (fd >= 0)
+		close(fd);
+	return started;
+}
+
+static int
+poke(void)
+{
+	int listening, rc = -EIO;
+
+	pthread_mutex_lock(&poke_lock);
+	listening = open_poke();
+	if (listening >= 0) {
+		if (rte_vhost_driver_register(
+			    poke_path, RTE_VHOST_USER_CLIENT | RTE_VHOST_USER_NO_RECONNECT) == 0) {
+			rc = connect_poke(listening) ? 0 : -EIO;
+			rte_vhost_driver_unregister(poke_path);
+		}
+		close(listening);
+		unlink(poke_path);
+	} else {
+		rc = listening;
+	}
+	pthread_mutex_unlock(&poke_lock);
+	return rc;
 }
 
 /* ---- beginning and end ---- */
@@ -387,25 +404,12 @@ vhost_user_init(const char *socket_dir, struct errmsg *err)
 	}
 	if (rc != 0)
 		return rc;
-	rc = open_poke();
 	/* The first poke starts vhost-events. */
-	if (rc == 0)
-		rc = poke();
-	if (rc != 0) {
-		vhost_user_fini();
+	rc = poke();
+	if (rc != 0)
 		return err_set(err, rc, "socket folder %s: DPDK's vhost library does not start: %s",
 			       socket_folder, strerror(-rc));
-	}
 	return 0;
-}
-
-void
-vhost_user_fini(void)
-{
-	if (poke_fd >= 0)
-		close(poke_fd);
-	poke_fd = -1;
-	unlink(poke_path);
 }
 
 /* Makes way for our socket: removes a stale one, and leaves alone what somebody uses. */

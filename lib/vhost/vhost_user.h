@@ -39,7 +39,6 @@ struct vhost_endpoint {
 
 /* Once, before everything else: prepares the folder and the poke. May block. */
 int vhost_user_init(const char *socket_dir, struct errmsg *err);
-void vhost_user_fini(void);
 
 /* The path of a controller's socket. -ENAMETOOLONG with the reason in err. Any thread. */
 int vhost_user_path(const char *name, char path[VHOST_SOCKET_PATH_MAX + 1], struct errmsg *err);

@@ -259,6 +259,16 @@ def test_nothing_is_left_behind(vhostd):
         "disk0.img", "state.json", "state.json.lock", "vhostd.log"]
 
 
+def test_kills_pile_nothing_up(vhostd):
+    """What a killed daemon leaves is what the next one takes over."""
+    make_disk(vhostd)
+    before = set(vhostd.folder.iterdir())
+    for _ in range(2):
+        vhostd.kill()
+        vhostd.start()
+    assert set(vhostd.folder.iterdir()) == before
+
+
 # ---- the state journal ----
 
 def test_state_comes_back(vhostd):
