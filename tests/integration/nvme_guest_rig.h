@@ -51,12 +51,21 @@ now_ms(void)
 	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
+/* Fails, when it is later, with what the daemon says. */
+#define IN_TIME(deadline)                                                                          \
+	do {                                                                                       \
+		if (now_ms() >= (deadline)) {                                                      \
+			daemon_print_state(&rig.daemon);                                           \
+			fail_msg("not in time");                                                   \
+		}                                                                                  \
+	} while (0)
+
 #define UNTIL(condition)                                                                           \
 	do {                                                                                       \
 		uint64_t deadline = now_ms() + WAIT_MS;                                            \
                                                                                                    \
 		while (!(condition)) {                                                             \
-			assert_true(now_ms() < deadline);                                          \
+			IN_TIME(deadline);                                                         \
 			usleep(2000);                                                              \
 		}                                                                                  \
 	} while (0)

@@ -219,7 +219,7 @@ run(uint32_t requests)
 		reap();
 		for (unsigned int i = 0; i < QUEUES; i++)
 			fill_queue(&load.queues[i]);
-		assert_true(now_ms() < deadline);
+		IN_TIME(deadline);
 	}
 }
 
@@ -230,7 +230,7 @@ drain(void)
 
 	while (load.queues[0].blk.ring->outstanding + load.queues[1].blk.ring->outstanding > 0) {
 		reap();
-		assert_true(now_ms() < deadline);
+		IN_TIME(deadline);
 	}
 }
 
@@ -421,7 +421,7 @@ cut_power_at_command(void)
 	load.dying = true;
 	for (uint64_t seen = 0;
 	     stat_of("connected") == 1 && stat_of("connections") == connections;) {
-		assert_true(now_ms() < deadline);
+		IN_TIME(deadline);
 		seen += reap();
 		for (unsigned int i = 0; i < QUEUES; i++)
 			fill_queue(&load.queues[i]);

@@ -325,6 +325,24 @@ daemon_call(const struct daemon *daemon, const char *method, json_t *params)
 	return code;
 }
 
+void
+daemon_print_state(const struct daemon *daemon)
+{
+	static const char *const methods[] = {"vhost_get_controllers", "vhost_get_stats",
+					      "bdev_get_iostat", "bdev_nvme_get_controllers",
+					      "framework_get_reactors"};
+
+	daemon_print_log(daemon);
+	for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++) {
+		json_t *answer = daemon_rpc(daemon, methods[i], NULL, NULL);
+		char *text = answer != NULL ? json_dumps(answer, JSON_COMPACT) : NULL;
+
+		fprintf(stderr, "# %s: %s\n", methods[i], text != NULL ? text : "no answer");
+		free(text);
+		json_decref(answer);
+	}
+}
+
 static int
 create_memory_bdev(const struct daemon *daemon, const char *method, const char *name, long blocks,
 		   long block_size)

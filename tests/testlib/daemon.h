@@ -46,6 +46,8 @@ int daemon_end(struct daemon *daemon);
 bool daemon_is_alive(struct daemon *daemon);
 /* Its log so far, on stderr. */
 void daemon_print_log(const struct daemon *daemon);
+/* The same, and what its queues, threads and block devices are about: before a wait is given up. */
+void daemon_print_state(const struct daemon *daemon);
 /* How often text is in the log so far. */
 unsigned int daemon_log_count(const struct daemon *daemon, const char *text);
 
