@@ -19,7 +19,10 @@ static struct {
 	struct coroutine_mutex lock; /* of `file` and `written` */
 	char *written;               /* what the journal holds; NULL: not known */
 	json_t *document;            /* read and not replayed yet */
-	json_t *failed;              /* array of {"subsystem", "place", "entry"}, see keep() */
+	json_t *failed;              /* array of {"subsystem", "number", "entry"}, see keep() */
+	json_int_t failures;         /* the highest number of a failed entry */
+	json_t *order;               /* of what is there among the failed, see note_order() */
+	bool noted;                  /* nothing was replayed since the last note */
 	struct coroutine *replaying; /* calls what an entry says */
 	bool retrying;               /* a coroutine tries failed entries again */
 	bool retry_wanted;
@@ -82,15 +85,81 @@ display_name(json_t *entry)
 	return name != NULL ? name : json_string_value(json_object_get(entry, "method"));
 }
 
-/* place: the entry's index in the subsystem's array of the document that was read. */
+/*
+ * Entries that fail are numbered from 1 on, and what is there has the number of the last one that
+ * had failed when it came: so both can be put together in their order, wherever a subsystem lists
+ * what it has. An object {method: {name: number}}; the name is empty where there is none.
+ */
 static void
-keep(const char *subsystem, size_t place, json_t *entry)
+set_number(json_t *order, json_t *entry, json_int_t number)
 {
-	json_t *kept = json_pack("{s:s, s:I, s:O}", "subsystem", subsystem, "place",
-				 (json_int_t)place, "entry", entry);
+	const char *method = json_string_value(json_object_get(entry, "method"));
+	const char *name = made_name(entry);
 
+	if (json_object_get(order, method) == NULL)
+		json_object_set_new(order, method, json_object());
+	json_object_set_new(json_object_get(order, method), name != NULL ? name : "",
+			    json_integer(number));
+}
+
+/* -1: it was not there when the order was noted last. */
+static json_int_t
+get_number(json_t *entry)
+{
+	const char *name = made_name(entry);
+	json_t *names =
+		json_object_get(config.order, json_string_value(json_object_get(entry, "method")));
+	json_t *number = json_object_get(names, name != NULL ? name : "");
+
+	return number != NULL ? json_integer_value(number) : -1;
+}
+
+/* What is new in the document came after all that has failed. What has gone is forgotten. */
+static void
+note_order(json_t *document)
+{
+	json_t *order = json_object();
+	json_t *subsystem, *entry;
+	size_t i, j;
+
+	json_array_foreach (json_object_get(document, "subsystems"), i, subsystem) {
+		json_array_foreach (json_object_get(subsystem, "config"), j, entry) {
+			json_int_t number = get_number(entry);
+
+			set_number(order, entry, number >= 0 ? number : config.failures);
+		}
+	}
+	json_decref(config.order);
+	config.order = order;
+}
+
+static void
+note_what_is_there(void)
+{
+	json_t *document = config.noted ? NULL : app_config_json();
+
+	if (document != NULL)
+		note_order(document);
+	json_decref(document);
+	config.noted = true;
+}
+
+static void
+keep(const char *subsystem, json_t *entry)
+{
+	json_t *kept;
+
+	note_what_is_there();
+	kept = json_pack("{s:s, s:I, s:O}", "subsystem", subsystem, "number", ++config.failures,
+			 "entry", entry);
 	if (json_array_append_new(config.failed, kept) != 0)
 		log_err("state: no memory to keep the entry of %s", display_name(entry));
+}
+
+static json_int_t
+failure_number(json_t *kept)
+{
+	return json_integer_value(json_object_get(kept, "number"));
 }
 
 /* Whether the entry makes an object, rather than add to one. */
@@ -109,9 +178,9 @@ is_setting(json_t *entry)
 	return strstr(json_string_value(json_object_get(entry, "method")), "_set_") != NULL;
 }
 
-/* Whether one of the entries makes or sets what `failed` did not. */
-static bool
-is_made_up_for(json_t *failed, json_t *entries)
+/* The one of the entries that makes or sets what `failed` did not, or NULL. */
+static json_t *
+find_substitute(json_t *failed, json_t *entries)
 {
 	const char *name = made_name(failed);
 	json_t *entry;
@@ -121,16 +190,16 @@ is_made_up_for(json_t *failed, json_t *entries)
 		const char *other = made_name(entry);
 
 		if (json_equal(entry, failed))
-			return true;
+			return entry;
 		if (name == NULL || other == NULL || strcmp(name, other) != 0)
 			continue;
 		if (is_creation(failed) && is_creation(entry))
-			return true;
+			return entry;
 		if (is_setting(failed) &&
 		    json_equal(json_object_get(entry, "method"), json_object_get(failed, "method")))
-			return true;
+			return entry;
 	}
-	return false;
+	return NULL;
 }
 
 /* The entries of that subsystem in the document; made if there are none, NULL without memory. */
@@ -152,24 +221,10 @@ entries_of(json_t *document, const char *name)
 	return entries;
 }
 
-/* The first index after the entries that have to do with what `failed` would have made or set. */
-static size_t
-first_place(json_t *failed, json_t *entries)
-{
-	const char *name = made_name(failed);
-	size_t place = 0, i;
-	json_t *entry;
-
-	json_array_foreach (entries, i, entry) {
-		const char *other = made_name(entry);
-
-		if (name != NULL && other != NULL && strcmp(name, other) == 0)
-			place = i + 1;
-	}
-	return place;
-}
-
-/* Gives up the failed entries whose objects the document, which has none of them yet, has again. */
+/*
+ * Gives up the failed entries whose objects the document, which has none of them yet, has again.
+ * What a client has made instead takes their place in the order: what failed after them may need it.
+ */
 static void
 give_up_made_up(json_t *document)
 {
@@ -180,43 +235,58 @@ give_up_made_up(json_t *document)
 		json_t *kept = json_array_get(config.failed, i);
 		json_t *entry = json_object_get(kept, "entry");
 		const char *subsystem = json_string_value(json_object_get(kept, "subsystem"));
+		json_t *substitute = find_substitute(entry, entries_of(document, subsystem));
 
-		if (!is_made_up_for(entry, entries_of(document, subsystem))) {
+		if (substitute == NULL) {
 			i++;
 			continue;
 		}
 		log_notice("state: %s exists again; its entry that failed is given up",
 			   display_name(entry));
+		if (get_number(substitute) < 0)
+			set_number(config.order, substitute, failure_number(kept) - 1);
 		json_array_remove(config.failed, i);
 	}
 }
 
+/* The index after the last entry that was there before `kept` failed; not less than `first`. */
+static size_t
+place_of(json_t *kept, json_t *entries, size_t first)
+{
+	size_t place = first;
+
+	for (size_t i = first; i < json_array_size(entries); i++) {
+		if (get_number(json_array_get(entries, i)) < failure_number(kept))
+			place = i + 1;
+	}
+	return place;
+}
+
 /*
- * Puts the failed entries back into their places, which ascend within a subsystem; or later, where
- * the object of a setting has been made again after other ones.
+ * Puts the failed entries back, in their order, each after all that was there before it: what it
+ * met when it failed it meets again at the next start.
  */
 static int
 merge_failed(json_t *document)
 {
+	json_t *next = json_object(); /* by subsystem: the index after its last failed entry */
 	json_t *kept;
 	size_t i;
+	int rc = 0;
 
 	give_up_made_up(document);
+	note_order(document);
 	json_array_foreach (config.failed, i, kept) {
-		json_t *entry = json_object_get(kept, "entry");
-		size_t place = (size_t)json_integer_value(json_object_get(kept, "place"));
-		json_t *entries =
-			entries_of(document, json_string_value(json_object_get(kept, "subsystem")));
-		size_t first = first_place(entry, entries);
+		const char *subsystem = json_string_value(json_object_get(kept, "subsystem"));
+		json_t *entries = entries_of(document, subsystem);
+		size_t place = (size_t)json_integer_value(json_object_get(next, subsystem));
 
-		if (place < first)
-			place = first;
-		if (place > json_array_size(entries))
-			place = json_array_size(entries);
-		if (json_array_insert(entries, place, entry) != 0)
-			return -ENOMEM;
+		place = place_of(kept, entries, place);
+		rc |= json_array_insert(entries, place, json_object_get(kept, "entry"));
+		rc |= json_object_set_new(next, subsystem, json_integer((json_int_t)place + 1));
 	}
-	return 0;
+	json_decref(next);
+	return rc == 0 ? 0 : -ENOMEM;
 }
 
 bool
@@ -263,7 +333,8 @@ compose(void)
 	json_t *document = app_config_json();
 	char *text = NULL;
 
-	if (document != NULL && merge_failed(document) == 0)
+	if (document != NULL &&
+	    (json_array_size(config.failed) == 0 || merge_failed(document) == 0))
 		text = json_dumps(document, JSON_INDENT(2));
 	json_decref(document);
 	return text;
@@ -367,7 +438,8 @@ config_open(const struct app_opts *opts, struct errmsg *err)
 
 	config.opts = opts;
 	config.failed = json_array();
-	if (config.failed == NULL)
+	config.order = json_object();
+	if (config.failed == NULL || config.order == NULL)
 		return err_set(err, -ENOMEM, "out of memory");
 	rc = coroutine_blocking(read_blocking, err);
 	if (rc != 0)
@@ -380,10 +452,14 @@ config_close(void)
 {
 	json_decref(config.document);
 	json_decref(config.failed);
+	json_decref(config.order);
 	free(config.written);
 	state_close(&config.file);
 	config.document = NULL;
 	config.failed = NULL;
+	config.order = NULL;
+	config.noted = false;
+	config.failures = 0;
 	config.written = NULL;
 }
 
@@ -412,8 +488,10 @@ replay_or_complain(json_t *entry)
 	struct errmsg err = {""};
 	int rc = replay_entry(entry, &err);
 
-	if (rc == 0)
+	if (rc == 0) {
+		config.noted = false;
 		return true;
+	}
 	log_err("state: %s (%s): %s; the entry is kept and tried again when a device "
 		"arrives and at the next start, until it is deleted",
 		display_name(entry), json_string_value(json_object_get(entry, "method")),
@@ -431,7 +509,7 @@ replay_subsystem(json_t *subsystem)
 	json_array_foreach (json_object_get(subsystem, "config"), i, entry) {
 		/* What is not tried any more must not get lost either. */
 		if (app_is_stopping() || !replay_or_complain(entry))
-			keep(name, i, entry);
+			keep(name, entry);
 	}
 	return (unsigned int)json_array_size(config.failed);
 }
@@ -447,6 +525,8 @@ config_replay(void)
 	config.document = NULL;
 	json_array_foreach (json_object_get(document, "subsystems"), i, subsystem)
 		failed = replay_subsystem(subsystem);
+	if (failed > 0)
+		note_what_is_there();
 	/*
 	 * The first change makes the journal, not a start without any. Until then --config holds.
 	 */
@@ -490,6 +570,7 @@ retry_all(void)
 		if (find_failed(kept) == SIZE_MAX || replay_entry(entry, &err) != 0)
 			continue;
 		json_array_remove(config.failed, find_failed(kept));
+		set_number(config.order, entry, failure_number(kept) - 1);
 		made = true;
 		log_notice("state: %s (%s) is made now", display_name(entry),
 			   json_string_value(json_object_get(entry, "method")));

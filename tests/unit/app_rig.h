@@ -173,6 +173,7 @@ teardown(void **state)
 static char things[THINGS][32];
 static unsigned int thing_count;
 static unsigned int things_replayed; /* calls that were no client's */
+static bool things_set;              /* the options: before all things, whenever they were set */
 
 static inline bool
 flag(const char *what, const char *name)
@@ -241,6 +242,16 @@ thing_delete(const void *arg, json_t **result, struct errmsg *err)
 }
 
 static inline int
+things_set_options(const void *params, json_t **result, struct errmsg *err)
+{
+	(void)params;
+	(void)result;
+	(void)err;
+	things_set = true;
+	return 0;
+}
+
+static inline int
 start_init(const void *params, json_t **result, struct errmsg *err)
 {
 	(void)params;
@@ -270,15 +281,13 @@ static const struct rpc_param name_param[] = {
 static const struct rpc_schema schemas[] = {
 	{.name = "thing_create", .flags = RPC_RUNTIME | RPC_CHANGES, NAMED},
 	{.name = "thing_delete", .flags = RPC_RUNTIME | RPC_CHANGES, NAMED},
+	{.name = "things_set_options", .flags = RPC_RUNTIME | RPC_CHANGES, .room = "Test"},
 	{.name = "start_init", .flags = RPC_STARTUP, .room = "Test"},
 	{.name = "wait_init", .flags = RPC_STARTUP | RPC_RUNTIME, .room = "Test"},
 };
 static const struct rpc_method method_table[] = {
-	{&schemas[0], thing_create},
-	{&schemas[1], thing_delete},
-	{&schemas[2], start_init},
-	{&schemas[3], wait_init},
-	{NULL, NULL},
+	{&schemas[0], thing_create}, {&schemas[1], thing_delete}, {&schemas[2], things_set_options},
+	{&schemas[3], start_init},   {&schemas[4], wait_init},    {NULL, NULL},
 };
 static const struct rpc_method *const methods[] = {method_table, NULL};
 
@@ -305,6 +314,8 @@ things_config(void)
 {
 	json_t *config = json_array();
 
+	if (things_set)
+		json_array_append_new(config, json_pack("{s:s}", "method", "things_set_options"));
 	for (unsigned int i = 0; i < thing_count; i++)
 		json_array_append_new(config, json_pack("{s:s, s:{s:s}}", "method", "thing_create",
 							"params", "name", things[i]));
@@ -331,17 +342,17 @@ static const struct app_subsystem thing_room = {
 	.name = "things", .start = start_things, .stop = stop_things, .config = things_config};
 static const struct app_subsystem *const subsystems[] = {&base, &thing_room, NULL};
 
-/* A request with commit, as from a client. Its rc. */
+/* A request with commit, as from a client; name: NULL for none. Its rc. */
 static inline int
 call(const char *method, const char *name)
 {
-	json_t *request = json_pack("{s:s, s:{s:s}}", "method", method, "params", "name", name);
+	json_t *request = json_pack("{s:s, s:{s:s*}}", "method", method, "params", "name", name);
 	struct errmsg err = {""};
 	json_t *result;
 	int rc = jsonrpc_call(request, true, &result, &err);
 
 	if (rc != 0)
-		log_notice("%s %s: %s", method, name, err.text);
+		log_notice("%s %s: %s", method, name != NULL ? name : "", err.text);
 	json_decref(result);
 	json_decref(request);
 	return rc;
