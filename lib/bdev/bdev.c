@@ -93,6 +93,15 @@ append_settings(json_t *array, const struct bdev *bdev)
 				  (json_int_t)(rates[BDEV_RATE_WRITE_BYTES] >> 20)));
 }
 
+static void
+append_all_settings(json_t *array, bool have_entries)
+{
+	for (struct bdev *bdev = bdev_next(NULL); bdev != NULL; bdev = bdev_next(bdev)) {
+		if ((bdev->ops->config != NULL) == have_entries)
+			append_settings(array, bdev);
+	}
+}
+
 json_t *
 bdev_config_json(void)
 {
@@ -104,9 +113,13 @@ bdev_config_json(void)
 		if (entry != NULL)
 			json_array_append_new(array, entry);
 	}
-	/* After all of them: one entry may make several. */
-	for (struct bdev *bdev = bdev_next(NULL); bdev != NULL; bdev = bdev_next(bdev))
-		append_settings(array, bdev);
+	/*
+	 * After all of them: one entry may make several. Those of disks whose entries are others'
+	 * (of controllers) and come before ours are there first at the next start, too: so the order
+	 * is the same again.
+	 */
+	append_all_settings(array, false);
+	append_all_settings(array, true);
 	return array;
 }
 

@@ -202,6 +202,43 @@ test_config(void **state)
 	assert_int_equal(rig_delete("b", "fake"), 0); /* its ops go away with this function */
 }
 
+static void
+enable_histogram(void *arg)
+{
+	assert_int_equal(bdev_enable_histogram(arg, true), 0);
+}
+
+/* What a controller brings is there before the other disks at the next start, whenever it came. */
+static void
+test_order_of_settings(void **state)
+{
+	static const char *const in_order[3] = {"bdev_fake_create", "b", "a"};
+	struct bdev_info a = fake_info("a"), b = fake_info("b");
+	struct bdev_ops ops = fake.ops;
+	struct bdev *bdev;
+	json_t *array;
+
+	(void)state;
+	fake.ops.config = config;
+	assert_int_equal(fake_register(&a), 0);
+	ops.destroy = NULL;
+	assert_int_equal(bdev_register(&b, &ops, NULL, &bdev, NULL), 0);
+	rig_run(enable_histogram, fake.bdev);
+	rig_run(enable_histogram, bdev);
+	array = bdev_config_json();
+	assert_int_equal(json_array_size(array), 3);
+	for (size_t i = 0; i < 3; i++) {
+		json_t *entry = json_array_get(array, i);
+		json_t *name = json_object_get(json_object_get(entry, "params"), "name");
+
+		if (name == NULL)
+			name = json_object_get(entry, "method");
+		assert_string_equal(json_string_value(name), in_order[i]);
+	}
+	json_decref(array);
+	assert_int_equal(rig_delete("b", "fake"), 0); /* its ops go away with this function */
+}
+
 /* ---- opening ---- */
 
 static void
@@ -424,6 +461,7 @@ main(void)
 		test(test_sizes),
 		test(test_order),
 		test(test_config),
+		test(test_order_of_settings),
 		test(test_open),
 		test(test_open_read_only),
 		test(test_delete),
