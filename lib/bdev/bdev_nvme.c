@@ -373,7 +373,7 @@ start(struct nvme_controller *controller, bool keep_trying)
 		tell_missing(controller, &err);
 	else if (rc != 0)
 		controller->error = err; /* for who waits */
-	if (rc == 0 && controller->found)
+	if (rc == 0 && (controller->found || controller->late))
 		bdev_arrived();
 	if (rc != 0 && controller->found)
 		log_err("nvme %s: %s", controller->name, err.text);
@@ -553,7 +553,8 @@ bdev_nvme_attach(const struct bdev_nvme_opts *opts, struct errmsg *err)
 	}
 	rc = completion_wait(started, opts->keep_trying ? START_US : WAIT_FOREVER);
 	completion_put(started);
-	if (rc == 0 || (rc == -ETIMEDOUT && opts->keep_trying))
+	controller->late = rc == -ETIMEDOUT;
+	if (rc == 0 || controller->late)
 		rc = controller->start_rc;
 	if (rc != 0)
 		err_set(err, rc, "NVMe controller %s: %.300s", opts->name, controller->error.text);

@@ -66,6 +66,7 @@ struct nvme_controller {
 	bool ending;                /* to be detached */
 	struct completion *wake;    /* the keeper waits for it */
 	struct completion *started; /* the first attach has an end; NULL: nobody waits */
+	bool late;                  /* who waited for that went on without it */
 	int start_rc;
 	struct completion *ended;    /* NULL: nobody waits */
 	struct coroutine *attaching; /* in nvme_attach() */

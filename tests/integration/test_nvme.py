@@ -326,6 +326,25 @@ def test_missing_at_the_start(folder, idle_vhostd):
     device.stop()
 
 
+def test_late_at_the_start(folder, idle_vhostd):
+    """A device that takes longer than the start waits for it: what needs it comes with it."""
+    daemon, device = idle_vhostd, NvmeDevice(folder)
+    device.start()
+    daemon.start()
+    attach(daemon, device)
+    daemon.rpc("vhost_create_blk_controller", ctrlr="vm", dev_name="nvme0n1")
+    daemon.stop()
+    device.control("set cap-to 120")
+    device.control("set ready-ms 13000")
+    daemon.start()
+    failed = [entry["name"] for entry in daemon.rpc("framework_get_state")["failed"]]
+    assert failed == ["vm"]
+    wait_for_vhost(daemon, "vm")
+    wait_until(lambda: not daemon.rpc("framework_get_state")["failed"], "nothing is left to retry")
+    daemon.stop()
+    device.stop()
+
+
 def test_missing_one_is_detached(folder, idle_vhostd):
     daemon, device = idle_vhostd, NvmeDevice(folder)
     device.start()
