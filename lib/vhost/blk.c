@@ -12,6 +12,7 @@
 #include "bdev.h"
 #include "controller.h"
 #include "coroutine.h"
+#include "iov.h"
 #include "log.h"
 #include "queue.h"
 #include "threads.h"
@@ -81,37 +82,12 @@ struct blk_request {
 
 /* ---- parsing ---- */
 
-bool
-vhost_blk_take(struct iovec **iov, uint32_t *count, void *data, size_t size)
-{
-	uint8_t *to = data;
-
-	while (size > 0) {
-		struct iovec *first = *iov;
-		size_t part;
-
-		if (*count == 0)
-			return false;
-		part = first->iov_len < size ? first->iov_len : size;
-		memcpy(to, first->iov_base, part);
-		to += part;
-		size -= part;
-		first->iov_base = (uint8_t *)first->iov_base + part;
-		first->iov_len -= part;
-		if (first->iov_len == 0) {
-			(*iov)++;
-			(*count)--;
-		}
-	}
-	return true;
-}
-
 /* The first buffer of nearly every driver is the header and nothing else. */
 static void
 take_header(struct vhost_blk_command *command, struct virtio_blk_outhdr *header)
 {
 	if (unlikely(command->out->iov_len != sizeof(*header))) {
-		vhost_blk_take(&command->out, &command->out_count, header, sizeof(*header));
+		vhost_iov_take(&command->out, &command->out_count, header, sizeof(*header));
 		return;
 	}
 	memcpy(header, command->out->iov_base, sizeof(*header));
@@ -309,7 +285,7 @@ submit_range(struct blk_request *request)
 	if (is_removed(blk))
 		return -EIO;
 	request->range_count--;
-	vhost_blk_take(&request->ranges, &request->range_iovs, &range, sizeof(range));
+	vhost_iov_take(&request->ranges, &request->range_iovs, &range, sizeof(range));
 	if (range.flags & ~(discard ? 0u : VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP))
 		return -EOPNOTSUPP;
 	if (discard && blk->info.max_discard_bytes != 0)

@@ -34,12 +34,6 @@ enum vhost_blk_parsed {
 /* The iovecs of *command are the slot's, which is changed. */
 enum vhost_blk_parsed vhost_blk_parse(struct virtq_slot *slot, struct vhost_blk_command *command);
 
-/*
- * Takes size bytes from the front of iov[0 … *count). False, with nothing to rely on, if they have
- * less.
- */
-bool vhost_blk_take(struct iovec **iov, uint32_t *count, void *data, size_t size);
-
 /* The status byte for a bdev request's end. */
 uint8_t vhost_blk_status(int status);
 

@@ -9,6 +9,7 @@
 #include "ticks.h"
 #include "vhost/blk.h"
 #include "vhost/controller.h"
+#include "vhost/iov.h"
 #include "vhost/queue.h"
 #include "vhost/session.h"
 
@@ -394,10 +395,10 @@ test_parse_split_everywhere(void **state)
 			assert_int_equal(command.sector, 0x1122334455ULL);
 			assert_int_equal(command.out_bytes, 8);
 			assert_int_equal(command.in_count, 0);
-			assert_true(vhost_blk_take(&command.out, &command.out_count, copy, 8));
+			assert_true(vhost_iov_take(&command.out, &command.out_count, copy, 8));
 			assert_memory_equal(copy, bytes + 16, 8);
 			assert_int_equal(command.out_count, 0);
-			assert_false(vhost_blk_take(&command.out, &command.out_count, copy, 1));
+			assert_false(vhost_iov_take(&command.out, &command.out_count, copy, 1));
 			free(slot);
 		}
 	}
