@@ -216,17 +216,35 @@ unlisten_on_worker(void *arg)
 	return 0;
 }
 
-static int
-start_controller(struct vhost_controller *controller, struct errmsg *err)
+int
+vhost_controller_listen(struct vhost_controller *controller, struct errmsg *err)
 {
 	struct endpoint_call call = {.endpoint = &controller->endpoint, .err = err};
 	int rc;
 
+	if (controller->listening || controller->starting)
+		return err_set(err, -EALREADY, "vhost controller %s: is started already",
+			       controller->name);
+	controller->starting = true;
+	rc = coroutine_blocking(listen_on_worker, &call);
+	controller->starting = false;
+	controller->listening = rc == 0;
+	if (rc == 0)
+		log_notice("vhost %s: %s controller listens on %s", controller->name,
+			   controller->ops->name, controller->endpoint.path);
+	return rc;
+}
+
+static int
+start_controller(struct vhost_controller *controller, bool delay, struct errmsg *err)
+{
+	int rc;
+
 	rc = vhost_threads_start(controller, count_cores(vhost_controller_cpumask(controller)),
 				 err);
-	if (rc != 0)
+	if (rc != 0 || delay)
 		return rc;
-	rc = coroutine_blocking(listen_on_worker, &call);
+	rc = vhost_controller_listen(controller, err);
 	if (rc != 0)
 		vhost_threads_end(controller);
 	return rc;
@@ -263,7 +281,7 @@ vhost_controller_create(const struct vhost_controller_opts *opts, struct errmsg 
 	/* The name is taken from now on. */
 	TAILQ_INSERT_TAIL(&controllers, controller, link);
 
-	rc = start_controller(controller, err);
+	rc = start_controller(controller, opts->delay, err);
 	if (rc != 0) {
 		TAILQ_REMOVE(&controllers, controller, link);
 		free(controller);
@@ -271,8 +289,6 @@ vhost_controller_create(const struct vhost_controller_opts *opts, struct errmsg 
 	}
 	controller->ready = true;
 	notify_send(NOTIFY_VHOST_CONTROLLER_CREATE, "%s", controller->name);
-	log_notice("vhost %s: %s controller listens on %s", controller->name, controller->ops->name,
-		   controller->endpoint.path);
 	return 0;
 }
 
@@ -327,6 +343,8 @@ delete_controller(struct vhost_controller *controller, uint64_t *budget_us, stru
 		return err_set(err, -EBUSY, "vhost controller %s: is being deleted",
 			       controller->name);
 	controller->deleting = true;
+	while (controller->starting)
+		coroutine_sleep(500);
 	rc = stop_queues(controller, budget_us);
 	if (rc != 0) {
 		controller->deleting = false;
@@ -336,7 +354,8 @@ delete_controller(struct vhost_controller *controller, uint64_t *budget_us, stru
 			"its queues are stopped, delete it again later",
 			controller->name);
 	}
-	coroutine_blocking(unlisten_on_worker, &controller->endpoint);
+	if (controller->listening)
+		coroutine_blocking(unlisten_on_worker, &controller->endpoint);
 	wait_for_sessions(controller);
 	vhost_threads_end(controller);
 	TAILQ_REMOVE(&controllers, controller, link);
@@ -494,6 +513,8 @@ vhost_config_json(void)
 				json_string(cpumask_format(&controller->cpumask, text)));
 		json_array_append_new(array, object);
 		json_array_append_new(array, coalescing_config(controller));
+		if (controller->ops->config_more != NULL)
+			controller->ops->config_more(controller->device, array);
 	}
 	return array;
 }

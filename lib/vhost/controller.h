@@ -39,6 +39,8 @@ struct vhost_controller {
 
 	/* app thread only */
 	bool ready; /* listed; else it is being made or deleted */
+	bool listening;
+	bool starting; /* to listen */
 	bool deleting;
 	TAILQ_ENTRY(vhost_controller) link;
 
@@ -65,6 +67,7 @@ struct vhost_controller_opts {
 	const struct cpumask *cpumask;
 	const struct vhost_device_ops *ops;
 	void *device;
+	bool delay; /* listen when vhost_controller_listen() says so */
 };
 
 /*
@@ -73,6 +76,8 @@ struct vhost_controller_opts {
  * vhost_blk_create().
  */
 int vhost_controller_create(const struct vhost_controller_opts *opts, struct errmsg *err);
+/* The same. -EALREADY: it does so already. */
+int vhost_controller_listen(struct vhost_controller *controller, struct errmsg *err);
 
 /*
  * App thread. Whether the name may be used: 0, -EINVAL, -EEXIST, -ENAMETOOLONG, with the reason in

@@ -6,6 +6,7 @@
 #define VHOSTD_VHOST_DEVICE_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,6 +19,8 @@ struct vhost_queue;
 struct vhost_device_ops {
 	const char *name;      /* of the kind, for messages */
 	uint32_t max_segments; /* longest descriptor chain that its limits allow */
+	/* How many queues, from the first on, carry next to nothing: the main thread has them. */
+	uint32_t light_queues;
 
 	/*
 	 * Any OS thread: the device's own feature bits (not those of rings and transport),
@@ -33,6 +36,11 @@ struct vhost_device_ops {
 	void (*get_config)(void *device, uint8_t *config);
 	/* 0, or -EINVAL for what the driver may not write. */
 	int (*set_config)(void *device, uint32_t offset, uint32_t size, const uint8_t *data);
+	/*
+	 * A driver begins: before its first queue runs, and not when it goes on after a pause or a
+	 * lost connection. May be NULL. Must not wait for long.
+	 */
+	void (*begin)(void *device);
 	/* Bytes that a request needs in its slot, and how to prepare them once. */
 	size_t (*request_size)(void *device);
 	void (*request_init)(struct vhost_queue *queue, struct virtq_slot *slot);
@@ -76,11 +84,24 @@ struct vhost_device_ops {
 	 */
 	void (*handle)(struct vhost_queue *queue, struct virtq_slot **slots, uint32_t count);
 
+	/*
+	 * ---- the event queue, if fill is not NULL: of that index ----
+	 * Its chains are buffers for what the device says by itself. They stay in the ring until
+	 * fill() pops them, and ends them at once.
+	 */
+	uint32_t event_queue;
+	/* Any thread. An eventfd of the device's, constant, signalled when it has something to say. */
+	int (*event_fd)(void *device);
+	/* On the queue's thread: whether it has. */
+	bool (*wants_buffers)(void *device);
+	/* On the queue's thread: says it, as far as there are buffers. */
+	void (*fill)(struct vhost_queue *queue);
+
 	/* ---- app thread ---- */
 
 	/*
-	 * [waits] Looks at the size of what is behind it again. 0 or a negative errno; the driver
-	 * is told in any case.
+	 * [waits] Looks at the size of what is behind it again. 0 or a negative errno; a driver that
+	 * knows of one size only is told in any case.
 	 */
 	int (*resize)(void *device, struct errmsg *err);
 	/* [waits] After the threads are gone: closes and frees device. */
@@ -92,6 +113,8 @@ struct vhost_device_ops {
 	 * or NULL.
 	 */
 	json_t *(*config)(void *device);
+	/* Appends what comes after it, with ctrlr. May be NULL. */
+	void (*config_more)(void *device, json_t *array);
 };
 
 #endif

@@ -215,18 +215,71 @@ queue_disarm(void *arg)
 
 static const struct poller_sleep_ops sleep_ops = {.arm = queue_arm, .disarm = queue_disarm};
 
-static int
-start_poller(struct vhost_queue *queue)
-{
-	int rc;
+/* ---- the event queue: its chains are left in the ring until there is something to say ---- */
 
+static int
+event_poll(void *arg)
+{
+	struct vhost_queue *queue = arg;
+
+	if (queue->state != VHOST_QUEUE_RUNNING) {
+		poll_stopping(queue);
+		return POLLER_IDLE;
+	}
+	if (lost_memory(queue) && virtq_broken(queue->setup.vq) == NULL)
+		virtq_break(queue->setup.vq, "the front-end truncated its memory");
+	queue->ops->fill(queue);
+	if (!queue->broken && virtq_broken(queue->setup.vq) != NULL)
+		report_broken(queue);
+	publish(queue);
+	return POLLER_IDLE;
+}
+
+static bool
+event_arm(void *arg)
+{
+	struct vhost_queue *queue = arg;
+
+	publish_all(queue);
+	if (queue->state != VHOST_QUEUE_RUNNING)
+		return false;
+	if (!queue->ops->wants_buffers(queue->device))
+		return true;
+	return queue->setup.kick_fd >= 0 && virtq_enable_kicks(queue->setup.vq);
+}
+
+static const struct poller_sleep_ops event_sleep_ops = {.arm = event_arm, .disarm = queue_disarm};
+
+static int
+start_event_poller(struct vhost_queue *queue)
+{
+	queue->poller = poller_register(event_poll, queue, 0, "vhost_event_queue");
+	if (queue->poller == NULL)
+		return -ENOMEM;
+	poller_set_sleep_ops(queue->poller, &event_sleep_ops);
+	return poller_add_fd(queue->poller, queue->ops->event_fd(queue->device));
+}
+
+/* ---- starting ---- */
+
+static int
+start_request_poller(struct vhost_queue *queue)
+{
 	queue->poller = poller_register(queue_poll, queue, 0, "vhost_queue");
 	if (queue->poller == NULL)
 		return -ENOMEM;
 	poller_set_sleep_ops(queue->poller, &sleep_ops);
-	if (queue->setup.kick_fd < 0)
-		return 0;
-	rc = poller_add_fd(queue->poller, queue->setup.kick_fd);
+	return 0;
+}
+
+static int
+start_poller(struct vhost_queue *queue)
+{
+	bool events = queue->ops->fill != NULL && queue->index == queue->ops->event_queue;
+	int rc = events ? start_event_poller(queue) : start_request_poller(queue);
+
+	if (rc == 0 && queue->setup.kick_fd >= 0)
+		rc = poller_add_fd(queue->poller, queue->setup.kick_fd);
 	if (rc != 0)
 		poller_unregister(&queue->poller);
 	return rc;
@@ -299,6 +352,12 @@ vhost_queue_set_fds(struct vhost_queue *queue, int call_fd, int err_fd)
 	queue->call_pending = signal_eventfd(queue, &queue->setup.call_fd);
 	if (queue->broken)
 		signal_eventfd(queue, &queue->setup.err_fd);
+}
+
+void
+vhost_queue_publish(struct vhost_queue *queue)
+{
+	publish(queue);
 }
 
 void

@@ -116,6 +116,9 @@ void vhost_queue_abandon(void *arg);
 /* Swaps the eventfds and tells the driver once, since a completion may have gone to the old one. */
 void vhost_queue_set_fds(struct vhost_queue *queue, int call_fd, int err_fd);
 
+/* Shows the driver what was given back so far, and calls it as always. */
+void vhost_queue_publish(struct vhost_queue *queue);
+
 /* The controller's parameters for coalescing have changed. */
 void vhost_queue_adopt_coalescing(struct vhost_queue *queue);
 

@@ -298,7 +298,8 @@ count_queues_on(const struct vhost_session *session, const struct vhost_thread *
 {
 	uint32_t count = 0;
 
-	for (uint32_t i = 0; i < session->controller->queue_count; i++)
+	for (uint32_t i = session->controller->ops->light_queues;
+	     i < session->controller->queue_count; i++)
 		count += session->vrings[i].running && session->queues[i].home == thread;
 	return count;
 }
@@ -308,12 +309,14 @@ count_queues_on(const struct vhost_session *session, const struct vhost_thread *
  * equal numbers the first: n queues are the same on each thread every time.
  */
 static struct vhost_thread *
-choose_thread(struct vhost_session *session)
+choose_thread(struct vhost_session *session, uint32_t index)
 {
 	struct vhost_threads *threads = &session->controller->threads;
 	struct vhost_thread *best = NULL, *another;
 	uint32_t best_count = UINT32_MAX;
 
+	if (index < session->controller->ops->light_queues)
+		return &threads->threads[0];
 	for (uint32_t i = 0; i < threads->usable; i++) {
 		uint32_t count = count_queues_on(session, &threads->threads[i]);
 
@@ -399,7 +402,7 @@ send_to_thread(struct vhost_session *session, struct vhost_queue *queue)
 {
 	int rc;
 
-	queue->home = choose_thread(session);
+	queue->home = choose_thread(session, queue->index);
 	queue->start_rc = 0;
 	rc = thread_call_within(vhost_main_thread(session->controller), VHOST_DRAIN_US,
 				start_on_thread, &queue, sizeof(queue));
@@ -407,6 +410,21 @@ send_to_thread(struct vhost_session *session, struct vhost_queue *queue)
 		return rc;
 	return thread_call_within(queue->home->thread, VHOST_DRAIN_US, start_result, &queue,
 				  sizeof(queue));
+}
+
+/*
+ * A driver that begins uses its rings from their beginning, and has nothing in flight. One that
+ * goes on after a pause, a migration or a lost connection does not, or its in-flight region says so.
+ */
+static void
+tell_of_beginning(const struct vhost_session *session, const struct virtq *vq)
+{
+	const struct vhost_controller *controller = session->controller;
+	uint32_t first = has_feature(session, VIRTIO_F_RING_PACKED) ? VIRTQ_PACKED_BASE_NEW : 0;
+
+	if (controller->ops->begin != NULL && running_queues(session, UINT64_MAX) == 0 &&
+	    virtq_base(vq) == first && virtq_waiting(vq) == 0)
+		controller->ops->begin(controller->device);
 }
 
 static int
@@ -424,6 +442,7 @@ start_queue(struct vhost_session *session, uint32_t index)
 	rc = create_virtq(session, index, &queue->setup.vq);
 	if (rc != 0)
 		return refuse_queue(session, index, rc);
+	tell_of_beginning(session, queue->setup.vq);
 	rc = send_to_thread(session, queue);
 	vring->running = true;
 	if (rc == 0)

@@ -179,17 +179,27 @@ vhost_threads_let_go(struct vhost_controller *controller)
 	controller->threads.holders--;
 }
 
-/* From one thread to the next, and back to the main thread. */
+static void sync_visit(void *arg);
+
+/* On to the next thread, or back to the one where it began. */
 static void
-sync_step(void *arg)
+sync_next(struct vhost_sync *sync)
+{
+	if (sync->at < sync->count)
+		thread_send(sync->threads->threads[sync->at].thread, &sync->msg, sync_visit, sync);
+	else
+		thread_send(sync->origin, &sync->msg, sync->done, sync->ctx);
+}
+
+static void
+sync_visit(void *arg)
 {
 	struct vhost_sync *sync = arg;
 
+	if (sync->visit != NULL)
+		sync->visit(&sync->threads->threads[sync->at]);
 	sync->at++;
-	if (sync->at < sync->count)
-		thread_send(sync->threads->threads[sync->at].thread, &sync->msg, sync_step, sync);
-	else
-		thread_send(sync->threads->threads[0].thread, &sync->msg, sync->done, sync->ctx);
+	sync_next(sync);
 }
 
 /* A thread runs its messages in the order in which they were sent. */
@@ -197,8 +207,30 @@ void
 vhost_threads_sync(struct vhost_threads *threads, uint32_t count, struct vhost_sync *sync,
 		   thread_fn done, void *ctx)
 {
-	*sync = (struct vhost_sync){.threads = threads, .count = count, .done = done, .ctx = ctx};
-	sync_step(sync);
+	*sync = (struct vhost_sync){
+		.threads = threads,
+		.at = 1, /* this one is here */
+		.count = count,
+		.origin = thread_current(),
+		.done = done,
+		.ctx = ctx,
+	};
+	sync_next(sync);
+}
+
+void
+vhost_threads_visit(struct vhost_threads *threads, struct vhost_sync *sync,
+		    void (*visit)(struct vhost_thread *thread), thread_fn done, void *ctx)
+{
+	*sync = (struct vhost_sync){
+		.threads = threads,
+		.count = atomic_load(&threads->count),
+		.visit = visit,
+		.origin = thread_current(),
+		.done = done,
+		.ctx = ctx,
+	};
+	sync_next(sync);
 }
 
 struct thread_visit {

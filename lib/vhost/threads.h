@@ -66,9 +66,13 @@ bool vhost_thread_is_main(const struct vhost_thread *thread);
  * log, when it cannot be had.
  */
 struct vhost_thread *vhost_threads_add(struct vhost_controller *controller);
+
+/* A message that goes from thread to thread. */
 struct vhost_sync {
 	struct vhost_threads *threads;
 	uint32_t at, count;
+	void (*visit)(struct vhost_thread *thread); /* may be NULL */
+	struct thread *origin;
 	thread_fn done;
 	void *ctx;
 	struct thread_msg msg;
@@ -80,6 +84,12 @@ struct vhost_sync {
  */
 void vhost_threads_sync(struct vhost_threads *threads, uint32_t count, struct vhost_sync *sync,
 			thread_fn done, void *ctx);
+/*
+ * Any of the threads. Runs visit on each of them, one after the other, and then done(ctx) here. The
+ * threads do not end meanwhile: a request of some queue is in flight.
+ */
+void vhost_threads_visit(struct vhost_threads *threads, struct vhost_sync *sync,
+			 void (*visit)(struct vhost_thread *thread), thread_fn done, void *ctx);
 
 /*
  * App thread, in a coroutine [waits]. Runs fn on each thread, the main thread first, one after the
