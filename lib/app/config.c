@@ -289,8 +289,31 @@ merge_failed(json_t *document)
 	return rc == 0 ? 0 : -ENOMEM;
 }
 
-bool
-app_give_up(const char *method, const char *name)
+/* name is a string, params an object */
+static bool
+is_named(json_t *entry, const void *name)
+{
+	const char *made = made_name(entry);
+
+	return name == NULL || (made != NULL && strcmp(made, name) == 0);
+}
+
+static bool
+has_params(json_t *entry, const void *params)
+{
+	json_t *all = json_object_get(entry, "params");
+	const char *key;
+	json_t *value;
+
+	json_object_foreach ((json_t *)params, key, value) {
+		if (!json_equal(json_object_get(all, key), value))
+			return false;
+	}
+	return true;
+}
+
+static bool
+give_up(const char *method, bool (*is_meant)(json_t *entry, const void *arg), const void *arg)
 {
 	bool found = false;
 	size_t i = json_array_size(config.failed);
@@ -298,10 +321,8 @@ app_give_up(const char *method, const char *name)
 	while (i-- > 0) {
 		json_t *entry = json_object_get(json_array_get(config.failed, i), "entry");
 		const char *made_by = json_string_value(json_object_get(entry, "method"));
-		const char *made = made_name(entry);
 
-		if (strcmp(made_by, method) != 0 ||
-		    (name != NULL && (made == NULL || strcmp(made, name) != 0)))
+		if (strcmp(made_by, method) != 0 || !is_meant(entry, arg))
 			continue;
 		log_notice("state: %s is deleted or set anew; its entry that failed is given up",
 			   display_name(entry));
@@ -309,6 +330,18 @@ app_give_up(const char *method, const char *name)
 		found = true;
 	}
 	return found;
+}
+
+bool
+app_give_up(const char *method, const char *name)
+{
+	return give_up(method, is_named, name);
+}
+
+bool
+app_give_up_where(const char *method, json_t *params)
+{
+	return give_up(method, has_params, params);
 }
 
 /* ---- the journal ---- */
