@@ -46,6 +46,7 @@ enum rpc_type {
 	RPC_INT,     /* int64_t        */
 	RPC_CPUMASK, /* struct cpumask; a string, as cpumask_parse() reads it */
 	RPC_STRINGS, /* struct rpc_strings; an array of strings */
+	RPC_NAMES,   /* struct rpc_strings; one string, or an array of strings */
 	RPC_JSON,    /* json_t *; any value, borrowed */
 };
 

@@ -50,6 +50,13 @@ make_strings(const char *text)
 	}
 }
 
+/* "a", or "a,b,c" for several */
+static json_t *
+make_names(const char *text)
+{
+	return strchr(text, ',') == NULL ? json_string(text) : make_strings(text);
+}
+
 static json_t *
 make_json(const char *text)
 {
@@ -65,6 +72,7 @@ static const struct {
 	[RPC_INT] = {make_int, "an integer"},
 	[RPC_CPUMASK] = {json_string, "a CPU mask"},
 	[RPC_STRINGS] = {make_strings, "names with commas between them"},
+	[RPC_NAMES] = {make_names, "a name, or names with commas between them"},
 	[RPC_JSON] = {make_json, "JSON"},
 };
 

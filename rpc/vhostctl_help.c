@@ -8,7 +8,8 @@
 
 static const char *const type_names[] = {
 	[RPC_STRING] = "string",    [RPC_BOOL] = "boolean",    [RPC_INT] = "integer",
-	[RPC_CPUMASK] = "CPU mask", [RPC_STRINGS] = "strings", [RPC_JSON] = "any JSON",
+	[RPC_CPUMASK] = "CPU mask", [RPC_STRINGS] = "strings", [RPC_NAMES] = "string or strings",
+	[RPC_JSON] = "any JSON",
 };
 
 void

@@ -77,6 +77,18 @@ decode_strings(const struct rpc_param *param, json_t *value, void *member)
 }
 
 static const char *
+decode_names(const struct rpc_param *param, json_t *value, void *member)
+{
+	struct rpc_strings *strings = member;
+
+	if (json_is_array(value))
+		return decode_strings(param, value, member);
+	strings->count = 1;
+	return json_is_string(value) ? decode_string(param, value, &strings->items[0])
+				     : "must be a string or an array of strings";
+}
+
+static const char *
 decode_json(const struct rpc_param *param, json_t *value, void *member)
 {
 	(void)param;
@@ -86,7 +98,8 @@ decode_json(const struct rpc_param *param, json_t *value, void *member)
 
 static const decode_fn decoders[] = {
 	[RPC_STRING] = decode_string,   [RPC_BOOL] = decode_bool,       [RPC_INT] = decode_int,
-	[RPC_CPUMASK] = decode_cpumask, [RPC_STRINGS] = decode_strings, [RPC_JSON] = decode_json,
+	[RPC_CPUMASK] = decode_cpumask, [RPC_STRINGS] = decode_strings, [RPC_NAMES] = decode_names,
+	[RPC_JSON] = decode_json,
 };
 
 static void
