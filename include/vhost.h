@@ -57,6 +57,43 @@ struct vhost_blk_opts {
  */
 int vhost_blk_create(const struct vhost_blk_opts *opts, struct errmsg *err);
 
+struct vhost_scsi_opts {
+	const char *name;              /* the socket is <socket dir>/<name>; copied */
+	const struct cpumask *cpumask; /* where its threads may run; NULL: anywhere */
+	bool delay;                    /* the socket listens when vhost_scsi_start() is called */
+};
+/*
+ * App thread, in a coroutine [waits]. A virtio-scsi controller without targets. The errors are
+ * those of vhost_blk_create() that do not concern a block device.
+ */
+int vhost_scsi_create(const struct vhost_scsi_opts *opts, struct errmsg *err);
+/*
+ * App thread, in a coroutine [waits]. Listens on the socket of a controller that was made with
+ * delay. 0, -EALREADY (it does so), -ENODEV, -EBUSY (being deleted), -EINVAL (no SCSI controller),
+ * or as vhost_scsi_create().
+ */
+int vhost_scsi_start(const char *name, struct errmsg *err);
+
+#define VHOST_SCSI_MAX_TARGET 255
+#define VHOST_SCSI_ANY_NUMBER (-1) /* the first that is free */
+/*
+ * App thread, in a coroutine [waits]. Adds a target with a LUN on each of the block devices, LUN 0
+ * on the first one, while guests run, which are told of it. Returns its number, -EEXIST (number),
+ * -ENOSPC (none is free), -EINVAL (number; count is not 1 … VHOST_SCSI_MAX_LUNS; no SCSI
+ * controller), -ENODEV (controller or block device), -EBUSY (one is being deleted), -ENOTSUP,
+ * -ENOMEM, or why a block device gives no channel.
+ */
+#define VHOST_SCSI_MAX_LUNS 64
+int vhost_scsi_add_target(const char *name, int number, const char *const *bdevs, uint32_t count,
+			  struct errmsg *err);
+/*
+ * App thread, in a coroutine [waits]. Guests are told, and requests in flight waited for. 0,
+ * -ENODEV (controller or target), -EBUSY (being deleted or removed), -EINVAL (no SCSI controller),
+ * -ETIMEDOUT (a device does not finish its requests: the target takes nothing new; remove it again
+ * later).
+ */
+int vhost_scsi_remove_target(const char *name, uint32_t number, struct errmsg *err);
+
 /*
  * App thread, in a coroutine [waits]. Stops the queues, waits for their requests, closes the
  * front-end's connection and removes the socket. 0, -ENODEV, -EBUSY (being deleted already),

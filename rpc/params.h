@@ -348,4 +348,31 @@ struct rpc_vhost_get_stats {
 	bool per_queue;
 };
 
+enum rpc_vhost_scsi_index {
+	RPC_VHOST_CREATE_SCSI_CONTROLLER,
+	RPC_VHOST_START_SCSI_CONTROLLER,
+	RPC_VHOST_SCSI_ADD_TARGET,
+	RPC_VHOST_SCSI_REMOVE_TARGET,
+	RPC_VHOST_SCSI_METHODS,
+};
+extern const struct rpc_schema rpc_vhost_scsi_schemas[RPC_VHOST_SCSI_METHODS + 1];
+extern const struct rpc_method rpc_vhost_scsi_methods[RPC_VHOST_SCSI_METHODS + 1];
+
+struct rpc_vhost_create_scsi_controller {
+	const char *ctrlr;
+	struct cpumask cpumask;
+	bool delay;
+};
+
+struct rpc_vhost_scsi_add_target {
+	const char *ctrlr;
+	int64_t scsi_target_num;
+	struct rpc_strings bdev_name;
+};
+
+struct rpc_vhost_scsi_remove_target {
+	const char *ctrlr;
+	int64_t scsi_target_num;
+};
+
 #endif

@@ -42,6 +42,21 @@ get_controllers(const void *arg, json_t **result, struct errmsg *err)
 	return *result != NULL ? 0 : -ENOMEM;
 }
 
+static bool
+give_up_creation(const char *ctrlr)
+{
+	return app_give_up("vhost_create_blk_controller", ctrlr) ||
+	       app_give_up("vhost_create_scsi_controller", ctrlr);
+}
+
+static void
+give_up_rest(const char *ctrlr)
+{
+	app_give_up("vhost_controller_set_coalescing", ctrlr);
+	app_give_up("vhost_scsi_controller_add_target", ctrlr);
+	app_give_up("vhost_start_scsi_controller", ctrlr);
+}
+
 static int
 delete_controller(const void *arg, json_t **result, struct errmsg *err)
 {
@@ -52,10 +67,10 @@ delete_controller(const void *arg, json_t **result, struct errmsg *err)
 	/*
 	 * One that the state names and that could not be made, and what would have been set on it.
 	 */
-	if (rc == -ENODEV && app_give_up("vhost_create_blk_controller", params->ctrlr))
+	if (rc == -ENODEV && give_up_creation(params->ctrlr))
 		rc = 0;
 	if (rc == 0)
-		app_give_up("vhost_controller_set_coalescing", params->ctrlr);
+		give_up_rest(params->ctrlr);
 	return rc;
 }
 

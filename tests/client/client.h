@@ -10,6 +10,7 @@
  *   struct client_ring    the driver side of one virtqueue, split or packed
  *   struct client_device  plug, start, stop and reconnect in the order of QEMU
  *   struct client_blk     virtio-blk requests on one ring
+ *   struct client_scsi    virtio-scsi requests on one ring; control requests, events
  *   struct client_inflight_map  the region in which the back-end tracks what it has taken
  *
  * Conventions. Functions return 0 or a negative errno, unless they say otherwise:
@@ -29,6 +30,7 @@
 
 #include <linux/virtio_blk.h>
 #include <linux/virtio_ring.h>
+#include <linux/virtio_scsi.h>
 
 #include "protocol.h"
 
@@ -566,5 +568,119 @@ int client_blk_get_id(struct client_blk *blk, char id[VIRTIO_BLK_ID_BYTES + 1]);
 int client_blk_discard(struct client_blk *blk, uint64_t sector, uint32_t sectors);
 int client_blk_write_zeroes(struct client_blk *blk, uint64_t sector, uint32_t sectors,
 			    uint32_t flags);
+
+/* ------------------------------------------------------------------- virtio-scsi (scsi.c) */
+
+/* Queues of a device; CLIENT_SCSI_REQUESTS is the first of its request queues. */
+#define CLIENT_SCSI_CONTROL  0u
+#define CLIENT_SCSI_EVENTS   1u
+#define CLIENT_SCSI_REQUESTS 2u
+
+struct client_scsi_slot {
+	uint64_t gpa; /* the request, then the response */
+	uint8_t *request;
+	volatile uint8_t *response;
+	uint64_t tag;
+	bool busy;
+};
+
+struct client_scsi {
+	struct client_ring *ring;
+	struct client_scsi_slot *slots; /* ring->size of them */
+	uint64_t bounce_gpa;            /* for the calls that take host memory */
+	uint32_t bounce_size;
+	uint32_t cdb_size, sense_size; /* as the driver has set them; at most 256 */
+	bool indirect;
+	int timeout_ms; /* of the synchronous calls */
+};
+
+struct client_scsi_request {
+	uint8_t lun[8]; /* client_scsi_lun(), or anything */
+	const uint8_t *cdb;
+	uint32_t cdb_length; /* the rest is zeroes */
+	uint8_t attribute;
+	const struct client_segment *segments; /* data; those of the device's come last */
+	unsigned int segment_count;
+	uint64_t tag; /* of this call's and of SCSI's */
+};
+
+struct client_scsi_completion {
+	uint64_t tag;
+	uint32_t used_len;
+	struct virtio_scsi_cmd_resp response; /* 0xff where the device wrote nothing */
+};
+
+/* target and LUN in a LUN field: below 256 in peripheral device addressing, else flat. */
+void client_scsi_lun(uint8_t field[8], uint8_t target, uint16_t lun);
+
+/* As client_blk_create(). */
+int client_scsi_create(struct client_scsi *scsi, struct client_ring *ring, uint32_t bounce_size,
+		       bool indirect);
+void client_scsi_destroy(struct client_scsi *scsi);
+
+/* As those of client_blk. */
+int client_scsi_prepare(struct client_scsi *scsi, const struct client_scsi_request *request);
+int client_scsi_submit(struct client_scsi *scsi, const struct client_scsi_request *request);
+int client_scsi_reap(struct client_scsi *scsi, struct client_scsi_completion *completion);
+int client_scsi_wait(struct client_scsi *scsi, struct client_scsi_completion *completion,
+		     int timeout_ms);
+int client_scsi_execute(struct client_scsi *scsi, const struct client_scsi_request *request,
+			struct client_scsi_completion *completion);
+
+/*
+ * A command with data in host memory, out or in (or none: size 0), through the bounce buffer.
+ * Returns 0 when there is a response, which *completion has; data in is copied out as far as it was
+ * transferred.
+ */
+struct client_scsi_command {
+	uint8_t target;
+	uint16_t lun;
+	const uint8_t *cdb;
+	uint32_t cdb_length;
+	const void *out;
+	void *in;
+	uint32_t size;
+};
+int client_scsi_command(struct client_scsi *scsi, const struct client_scsi_command *command,
+			struct client_scsi_completion *completion);
+/*
+ * READ(10) and WRITE(10). 0, -EPROTO (a response that contradicts itself), or 0x100 × the
+ * response's code + the status.
+ */
+int client_scsi_read(struct client_scsi *scsi, uint8_t target, uint16_t lun, uint32_t lba,
+		     uint16_t blocks, void *data, uint32_t size);
+int client_scsi_write(struct client_scsi *scsi, uint8_t target, uint16_t lun, uint32_t lba,
+		      uint16_t blocks, const void *data, uint32_t size);
+
+/* The control queue: one request at a time. */
+struct client_scsi_control {
+	struct client_ring *ring;
+	uint64_t gpa;
+	uint8_t *request;
+	volatile uint8_t *response;
+	int timeout_ms;
+};
+int client_scsi_control_create(struct client_scsi_control *control, struct client_ring *ring);
+/* Any request, and a response of response_size bytes. client_scsi_control_wait() ends it. */
+int client_scsi_control_submit(struct client_scsi_control *control, const void *request,
+			       uint32_t size, uint32_t response_size);
+/* 0, with the response in control->response and its used length. */
+int client_scsi_control_wait(struct client_scsi_control *control, uint32_t *used_len);
+/* A task management function: the response's code, or a negative errno. */
+int client_scsi_tmf(struct client_scsi_control *control, uint32_t function, const uint8_t lun[8],
+		    uint64_t tag);
+
+/* The event queue. */
+struct client_scsi_events {
+	struct client_ring *ring;
+	uint64_t gpa; /* ring->size buffers */
+	uint16_t next;
+};
+int client_scsi_events_create(struct client_scsi_events *events, struct client_ring *ring);
+/* Gives the device count more buffers. */
+int client_scsi_events_offer(struct client_scsi_events *events, uint16_t count);
+/* Waits for one; -EPROTO if the used length is not an event's. Its buffer is not offered again. */
+int client_scsi_events_wait(struct client_scsi_events *events, struct virtio_scsi_event *event,
+			    int timeout_ms);
 
 #endif

@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The request queues: a chain is taken apart, becomes a SCSI task, and its outcome the response. */
+#include <string.h>
+
+#include "iov.h"
+#include "vhost_scsi.h"
+
+#define likely(condition)   __builtin_expect(!!(condition), 1)
+#define unlikely(condition) __builtin_expect(!!(condition), 0)
+
+#define RESPONSE_MAX (VHOST_SCSI_RESPONSE_HEADER + VHOST_SCSI_SENSE_MAX)
+
+_Static_assert(VIRTIO_SCSI_CDB_DEFAULT_SIZE == SCSI_CDB_MAX, "no CDB is cut by default");
+_Static_assert(VHOST_SCSI_SENSE_MAX >= SCSI_SENSE_MAX, "sense data has room");
+
+/* ---- responses ---- */
+
+bool
+vhost_scsi_take_response(struct iovec **iov, uint32_t *count, uint32_t size,
+			 struct vhost_scsi_response *response)
+{
+	struct iovec *first = *iov;
+	uint32_t left = size;
+
+	response->whole = first;
+	response->size = size;
+	while (*count > 0 && first->iov_len < left) {
+		left -= (uint32_t)first->iov_len;
+		first++;
+		(*count)--;
+	}
+	if (unlikely(*count == 0))
+		return false;
+	response->whole_count = (uint32_t)(first - response->whole);
+	response->rest = first->iov_base;
+	response->rest_length = left;
+	/* What is behind it in the same buffer is data. */
+	first->iov_base = response->rest + left;
+	first->iov_len -= left;
+	if (first->iov_len == 0) {
+		first++;
+		(*count)--;
+	}
+	*iov = first;
+	return true;
+}
+
+/* A response in several buffers. */
+static __attribute__((noinline)) void
+scatter_response(const struct vhost_scsi_response *response, const uint8_t *from, uint32_t length)
+{
+	uint32_t part;
+
+	for (uint32_t i = 0; i < response->whole_count && length > 0; i++) {
+		const struct iovec *iov = &response->whole[i];
+
+		part = iov->iov_len < length ? (uint32_t)iov->iov_len : length;
+		memcpy(iov->iov_base, from, part);
+		from += part;
+		length -= part;
+	}
+	memcpy(response->rest, from, length);
+}
+
+void
+vhost_scsi_put_response(const struct vhost_scsi_response *response, const void *data,
+			uint32_t length, bool fill)
+{
+	uint8_t filled[RESPONSE_MAX];
+
+	if (likely(response->whole_count == 0)) {
+		memcpy(response->rest, data, length);
+		if (fill)
+			memset(response->rest + length, 0, response->size - length);
+		return;
+	}
+	memcpy(filled, data, length);
+	memset(filled + length, 0, response->size - length);
+	scatter_response(response, filled, fill ? response->size : length);
+}
+
+/* ---- parsing ---- */
+
+/* A CDB that is longer than any that is known here loses its end, which is looked at by nobody. */
+static void
+take_long_way(struct scsi_task *task, struct virtio_scsi_cmd_req *header, uint32_t cdb_size)
+{
+	uint32_t kept = cdb_size < SCSI_CDB_MAX ? cdb_size : SCSI_CDB_MAX;
+	uint8_t rest[VHOST_SCSI_CDB_MAX];
+
+	vhost_iov_take(&task->out, &task->out_count, header, VHOST_SCSI_REQUEST_HEADER);
+	memset(header->cdb, 0, sizeof(header->cdb));
+	vhost_iov_take(&task->out, &task->out_count, header->cdb, kept);
+	vhost_iov_take(&task->out, &task->out_count, rest, cdb_size - kept);
+}
+
+/* The first buffer of nearly every driver is the header and nothing else. */
+static void
+take_header(struct scsi_task *task, struct virtio_scsi_cmd_req *header, uint32_t cdb_size)
+{
+	if (unlikely(task->out->iov_len != sizeof(*header) || cdb_size != sizeof(header->cdb))) {
+		take_long_way(task, header, cdb_size);
+		return;
+	}
+	memcpy(header, task->out->iov_base, sizeof(*header));
+	/* The compiler must not look at the driver's memory again instead of at the copy. */
+	atomic_signal_fence(memory_order_seq_cst);
+	task->out++;
+	task->out_count--;
+}
+
+bool
+vhost_scsi_parse(struct virtq_slot *slot, uint32_t cdb_size, uint32_t sense_size,
+		 struct vhost_scsi_request *request, uint8_t lun[8])
+{
+	uint32_t header_size = VHOST_SCSI_REQUEST_HEADER + cdb_size;
+	uint32_t response_size = VHOST_SCSI_RESPONSE_HEADER + sense_size;
+	struct scsi_task *task = &request->task;
+	struct virtio_scsi_cmd_req header;
+
+	task->in = slot->iov + slot->readable_count;
+	task->in_count = slot->writable_count;
+	if (unlikely(slot->readable_bytes < header_size || slot->writable_bytes < response_size ||
+		     !vhost_scsi_take_response(&task->in, &task->in_count, response_size,
+					       &request->response)))
+		return false;
+	task->in_bytes = slot->writable_bytes - response_size;
+	task->out = slot->iov;
+	task->out_count = slot->readable_count;
+	task->out_bytes = slot->readable_bytes - header_size;
+	take_header(task, &header, cdb_size);
+	memcpy(lun, header.lun, sizeof(header.lun));
+	task->tag = header.tag;
+	task->attribute = header.task_attr <= SCSI_ACA ? header.task_attr : SCSI_SIMPLE;
+	task->cdb_length = (uint8_t)(cdb_size < SCSI_CDB_MAX ? cdb_size : SCSI_CDB_MAX);
+	memcpy(task->cdb, header.cdb, sizeof(task->cdb));
+	return true;
+}
+
+/* ---- the end ---- */
+
+/* A request that never became a task. */
+static __attribute__((noinline)) void
+refuse(struct vhost_scsi_request *request, uint8_t code)
+{
+	const struct virtio_scsi_cmd_resp response = {.response = code};
+
+	vhost_scsi_put_response(&request->response, &response, VHOST_SCSI_RESPONSE_HEADER, false);
+	request->queue->counters[VHOST_ERRORS]++;
+	vhost_queue_complete(request->queue, virtq_slot_from_ctx(request),
+			     VHOST_SCSI_RESPONSE_HEADER);
+}
+
+/* virtio 1.2 §5.6.6.1.1 */
+static const uint8_t codes[] = {
+	[SCSI_COMPLETE] = VIRTIO_SCSI_S_OK,
+	[SCSI_OVERRUN] = VIRTIO_SCSI_S_OVERRUN,
+	[SCSI_ABORTED] = VIRTIO_SCSI_S_ABORTED,
+};
+
+static uint32_t
+residual(const struct scsi_task *task)
+{
+	uint64_t bytes =
+		task->in_bytes + task->out_bytes - task->transferred_in - task->transferred_out;
+
+	return bytes < UINT32_MAX ? (uint32_t)bytes : UINT32_MAX;
+}
+
+/*
+ * The used length says that all up to there was written. So a response with data behind it is
+ * written to its end.
+ */
+static void
+on_done(struct scsi_task *task)
+{
+	struct vhost_scsi_request *request =
+		(struct vhost_scsi_request *)((char *)task -
+					      offsetof(struct vhost_scsi_request, task));
+	struct vhost_queue *queue = request->queue;
+	uint32_t sense_size = request->response.size - VHOST_SCSI_RESPONSE_HEADER;
+	bool has_data = task->transferred_in > 0;
+	struct virtio_scsi_cmd_resp response;
+	uint32_t length;
+
+	response.sense_len = task->sense_length < sense_size ? task->sense_length : sense_size;
+	response.resid = residual(task);
+	response.status_qualifier = 0;
+	response.status = task->status;
+	response.response = codes[task->outcome];
+	length = VHOST_SCSI_RESPONSE_HEADER + response.sense_len;
+	if (unlikely(response.response != VIRTIO_SCSI_S_OK || task->status != SCSI_GOOD)) {
+		if (task->outcome != SCSI_COMPLETE)
+			response.status = 0;
+		memcpy(response.sense, task->sense, response.sense_len);
+		queue->counters[VHOST_ERRORS]++;
+	}
+	vhost_scsi_put_response(&request->response, &response, length, has_data);
+	if (has_data)
+		length = request->response.size + (uint32_t)task->transferred_in;
+	request->path->in_flight--;
+	vhost_queue_complete(queue, virtq_slot_from_ctx(request), length);
+}
+
+/* ---- the beginning ---- */
+
+void
+vhost_scsi_request_init(struct vhost_queue *queue, struct virtq_slot *slot)
+{
+	struct vhost_scsi_request *request = (struct vhost_scsi_request *)slot->ctx;
+
+	if (queue->index == VHOST_SCSI_CONTROL_QUEUE) {
+		vhost_scsi_control_init(queue, slot);
+		return;
+	}
+	request->queue = queue;
+	request->task.done = on_done;
+}
+
+static void
+start(struct vhost_scsi_request *request, struct vhost_scsi_channel *channel,
+      struct vhost_scsi_path *path)
+{
+	struct scsi_task *task = &request->task;
+
+	request->path = path;
+	path->in_flight++;
+	if (!path->submitted) {
+		path->submitted = true;
+		path->next_submitted = channel->submitted;
+		channel->submitted = path;
+	}
+	task->target = path->target;
+	task->lun = path->lun;
+	task->channel = path->channel;
+	scsi_submit(task);
+}
+
+static void
+handle_request(struct vhost_scsi *scsi, struct vhost_queue *queue, struct virtq_slot *slot)
+{
+	struct vhost_scsi_request *request = (struct vhost_scsi_request *)slot->ctx;
+	struct vhost_scsi_channel *channel = queue->channel;
+	const struct scsi_task *task = &request->task;
+	struct vhost_scsi_path *path;
+	uint8_t lun[8];
+
+	if (unlikely(!vhost_scsi_parse(
+		    slot, atomic_load_explicit(&scsi->cdb_size, memory_order_relaxed),
+		    atomic_load_explicit(&scsi->sense_size, memory_order_relaxed), request, lun))) {
+		vhost_queue_complete(queue, slot, 0);
+		virtq_break(queue->setup.vq, "request without a whole header or response");
+		return;
+	}
+	path = vhost_scsi_find_path(channel, lun);
+	if (unlikely(path == NULL))
+		refuse(request, VIRTIO_SCSI_S_BAD_TARGET);
+	else if (unlikely((task->in_bytes != 0 && task->out_bytes != 0) ||
+			  /* The used ring has 32 bits for the length. */
+			  task->in_bytes > UINT32_MAX - RESPONSE_MAX))
+		/* VIRTIO_SCSI_F_INOUT is not offered: no command here has data in both ways. */
+		refuse(request, VIRTIO_SCSI_S_FAILURE);
+	else
+		start(request, channel, path);
+}
+
+static void
+flush(struct vhost_scsi_channel *channel)
+{
+	struct vhost_scsi_path *path;
+
+	while ((path = channel->submitted) != NULL) {
+		channel->submitted = path->next_submitted;
+		path->submitted = false;
+		if (path->channel != NULL)
+			scsi_channel_flush(path->channel);
+	}
+}
+
+void
+vhost_scsi_handle(struct vhost_queue *queue, struct virtq_slot **slots, uint32_t count)
+{
+	struct vhost_scsi *scsi = queue->device;
+
+	if (unlikely(queue->index == VHOST_SCSI_CONTROL_QUEUE)) {
+		for (uint32_t i = 0; i < count; i++)
+			vhost_scsi_handle_control(queue, slots[i]);
+		return;
+	}
+	for (uint32_t i = 0; i < count; i++)
+		handle_request(scsi, queue, slots[i]);
+	flush(queue->channel);
+}
