@@ -137,6 +137,8 @@ enum scsi_outcome {
 	SCSI_OVERRUN,
 	/* By a TMF or by PREEMPT AND ABORT: it has no status, and will do nothing any more. */
 	SCSI_ABORTED,
+	/* The same by LOGICAL UNIT RESET or I_T NEXUS RESET. */
+	SCSI_RESET,
 };
 
 /* SAM-5 task attributes. */
@@ -197,6 +199,7 @@ struct scsi_task {
 	const struct scsi_command *command;
 	LIST_ENTRY(scsi_task) link; /* on its channel */
 	_Atomic bool aborted;
+	bool reset;           /* by a reset */
 	bool exclusive;       /* is the one that excludes others */
 	bool returned;        /* app thread */
 	uint64_t lba;         /* first block that it writes … */

@@ -174,6 +174,7 @@ struct scsi_walk {
 	const struct scsi_target *by;
 	uint64_t tag;
 	bool by_tag;
+	bool reset; /* what aborts them is one */
 	void (*visit)(struct scsi_walk *walk, struct scsi_channel *channel); /* may be NULL */
 	/* Whether the visit has to wait for that task; NULL: no wait. */
 	bool (*waits_for)(const struct scsi_walk *walk, const struct scsi_task *task);

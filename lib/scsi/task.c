@@ -143,7 +143,7 @@ scsi_finish(struct scsi_task *task)
 	}
 	LIST_REMOVE(task, link);
 	if (unlikely(load(task->aborted))) {
-		task->outcome = SCSI_ABORTED;
+		task->outcome = task->reset ? SCSI_RESET : SCSI_ABORTED;
 		task->sense_length = 0;
 		task->transferred_in = 0;
 		task->transferred_out = 0;
@@ -465,6 +465,7 @@ reset_result(struct scsi_task *task)
 	task->transferred_out = 0;
 	task->buffer = NULL;
 	task->exclusive = false;
+	task->reset = false;
 	task->blocks = 0;
 	atomic_store_explicit(&task->aborted, false, memory_order_relaxed);
 }

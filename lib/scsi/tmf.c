@@ -55,6 +55,7 @@ manage(const struct scsi_tmf *tmf, struct scsi_lun *lun)
 		.by_tag = function->by_tag,
 		.tag = tmf->tag,
 		.by = function->resets ? NULL : lun->target,
+		.reset = function->attention != SCSI_ATTENTIONS,
 	};
 	uint32_t found;
 

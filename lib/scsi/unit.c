@@ -244,6 +244,7 @@ mark_meant(struct scsi_walk *walk, struct scsi_channel *channel)
 		walk->found++;
 		if (walk->by != NULL && walk->by != task->target)
 			scsi_attention_set(task->lun, SCSI_UA_COMMANDS_CLEARED);
+		task->reset = walk->reset;
 		atomic_store(&task->aborted, true);
 	}
 }

@@ -21,11 +21,17 @@ start_write(int who, uint32_t lba, uint64_t tag)
 }
 
 static void
-expect_aborted(struct command *command)
+expect_outcome(struct command *command, enum scsi_outcome outcome)
 {
 	assert_true(command->finished);
-	assert_int_equal(command->task->outcome, SCSI_ABORTED);
+	assert_int_equal(command->task->outcome, outcome);
 	command_free(command);
+}
+
+static void
+expect_aborted(struct command *command)
+{
+	expect_outcome(command, SCSI_ABORTED);
 }
 
 /* ---- task management ---- */
@@ -112,7 +118,7 @@ test_resets(void **state)
 	rig_settle();
 	assert_true(tmf.finished);
 	assert_int_equal(tmf.tmf.response, SCSI_FUNCTION_COMPLETE);
-	expect_aborted(own);
+	expect_outcome(own, SCSI_RESET);
 	assert_false(other->finished);
 	expect_attention(A, SCSI_SENSE_ASCQ_NEXUS_LOSS);
 	tmf_start(A, &tmf, SCSI_LOGICAL_UNIT_RESET, 0);
@@ -121,7 +127,7 @@ test_resets(void **state)
 	assert_true(fake_complete_one(rig_io[1]));
 	rig_settle();
 	assert_true(tmf.finished);
-	expect_aborted(other);
+	expect_outcome(other, SCSI_RESET);
 	expect_attention(A, SCSI_SENSE_ASCQ_BUS_DEVICE_RESET_FUNCTION_OCCURED);
 	expect_attention(B, SCSI_SENSE_ASCQ_BUS_DEVICE_RESET_FUNCTION_OCCURED);
 	assert_int_equal(tmf_run(A, SCSI_CLEAR_ACA, 0), SCSI_FUNCTION_REJECTED);
