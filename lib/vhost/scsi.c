@@ -154,6 +154,8 @@ vhost_scsi_put(struct vhost_scsi *scsi)
 		return;
 	if (scsi->event_fd >= 0)
 		close(scsi->event_fd);
+	if (scsi->memory != NULL)
+		vhost_scsi_memory_put(scsi->memory);
 	pthread_mutex_destroy(&scsi->lock);
 	free(scsi);
 }
@@ -202,6 +204,8 @@ const struct vhost_device_ops vhost_scsi_ops = {
 	.begin = scsi_begin,
 	.request_size = scsi_request_size,
 	.request_init = vhost_scsi_request_init,
+	.memory_map = vhost_scsi_memory_map,
+	.memory_unmap = vhost_scsi_memory_unmap,
 	.channel_get = scsi_device_channel_get,
 	.channel_put = scsi_device_channel_put,
 	.handle = vhost_scsi_handle,
@@ -228,6 +232,9 @@ prepare(struct vhost_scsi *scsi, const char *name, struct errmsg *err)
 	atomic_init(&scsi->sense_size, VIRTIO_SCSI_SENSE_DEFAULT_SIZE);
 	atomic_init(&scsi->cdb_size, VIRTIO_SCSI_CDB_DEFAULT_SIZE);
 	scsi->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	scsi->memory = vhost_scsi_memory_create();
+	if (scsi->memory == NULL)
+		return err_set(err, -ENOMEM, "vhost controller %s: no memory", name);
 	if (scsi->event_fd < 0)
 		return err_set(err, -errno, "vhost controller %s: no eventfd: %s", name,
 			       strerror(errno));

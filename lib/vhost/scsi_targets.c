@@ -39,6 +39,8 @@ on_lun_event(void *ctx, enum scsi_lun_event event)
 	log_warn("vhost %s: target %u: LUN %u: block device %s is gone", scsi->name,
 		 lun->target->number, lun->number, lun->bdev_name);
 	lun->gone = true;
+	if (lun->disk != NULL)
+		vhost_scsi_memory_set_gone(lun->disk);
 	scsi->refs++;
 	if (coroutine_start(thread_current(), "vhost_scsi_remove", remove_gone, scsi) != 0)
 		vhost_scsi_put(scsi);
@@ -101,6 +103,9 @@ remove_lun(struct vhost_scsi_lun *lun)
 	struct scsi_lun *removed = lun->lun;
 
 	lun->removed = true;
+	if (lun->disk != NULL)
+		vhost_scsi_memory_remove(scsi->memory, lun->disk);
+	lun->disk = NULL;
 	pthread_mutex_lock(&scsi->lock);
 	lun->lun = NULL;
 	pthread_mutex_unlock(&scsi->lock);
@@ -120,6 +125,11 @@ add_lun(struct vhost_scsi_lun *lun, struct errmsg *err)
 	int rc = scsi_lun_add(lun->target->target, &opts, &lun->lun, err);
 
 	lun->removed = rc != 0;
+	if (rc == 0)
+		rc = vhost_scsi_memory_add(lun->target->scsi->memory, scsi_lun_desc(lun->lun),
+					   &lun->disk, err);
+	if (rc == 0 && lun->gone)
+		vhost_scsi_memory_set_gone(lun->disk);
 	return rc;
 }
 

@@ -50,6 +50,7 @@
 
 struct vhost_scsi_target;
 struct vhost_scsi_memory;
+struct vhost_scsi_disk;
 
 struct vhost_scsi_lun {
 	/* set once */
@@ -60,6 +61,7 @@ struct vhost_scsi_lun {
 	/* app thread */
 	bool gone; /* the block device goes away: it is being removed */
 	bool removed;
+	struct vhost_scsi_disk *disk; /* NULL: its block device is not shown any memory */
 
 	/* under the lock of vhost_scsi; the app thread, which alone writes it, reads it without */
 	struct scsi_lun *lun; /* NULL: not there any more */
@@ -223,6 +225,27 @@ void vhost_scsi_events_forget(struct vhost_scsi *scsi);
 int vhost_scsi_event_fd(void *device);
 bool vhost_scsi_wants_buffers(void *device);
 void vhost_scsi_fill(struct vhost_queue *queue);
+
+/* ---- scsi_memory.c ---- */
+
+/* NULL: no memory. */
+struct vhost_scsi_memory *vhost_scsi_memory_create(void);
+/* App thread. No disk is left; sessions may still have regions. */
+void vhost_scsi_memory_put(struct vhost_scsi_memory *memory);
+/*
+ * App thread, in a coroutine [waits]. Shows the block device all regions, present and future; desc
+ * stays open until the disk is removed. 0, or as bdev_memory_map().
+ */
+int vhost_scsi_memory_add(struct vhost_scsi_memory *memory, struct bdev_desc *desc,
+			  struct vhost_scsi_disk **disk, struct errmsg *err);
+/* App thread. The block device goes away: what it fails with is no error any more. */
+void vhost_scsi_memory_set_gone(struct vhost_scsi_disk *disk);
+/* App thread, in a coroutine [waits]. Its requests are done. */
+void vhost_scsi_memory_remove(struct vhost_scsi_memory *memory, struct vhost_scsi_disk *disk);
+/* For struct vhost_device_ops. */
+int vhost_scsi_memory_map(void *device, void *addr, uint64_t length, int fd, uint64_t fd_offset,
+			  void **memory, struct errmsg *err);
+void vhost_scsi_memory_unmap(void *memory);
 
 /* ---- scsi_targets.c: app thread ---- */
 
