@@ -113,6 +113,8 @@ size_t virtq_inflight_size(bool packed, uint16_t size);
  * there. Any thread.
  */
 void virtq_inflight_forget(void *inflight);
+/* Whether it is a new one. Any thread. */
+bool virtq_inflight_is_new(const void *inflight);
 
 struct virtq; /* laid out in lib/virtio/virtq_internal.h */
 

@@ -412,19 +412,35 @@ send_to_thread(struct vhost_session *session, struct vhost_queue *queue)
 				  sizeof(queue));
 }
 
+/* Whether a queue that was set up goes on from somewhere, by what the front-end says and has. */
+static bool
+goes_on(const struct vhost_session *session, uint32_t index)
+{
+	const struct vhost_vring *vring = &session->vrings[index];
+	struct virtq_opts opts = {.packed = has_feature(session, VIRTIO_F_RING_PACKED)};
+	uint32_t first = opts.packed ? VIRTQ_PACKED_BASE_NEW : 0;
+
+	if (!vring->base_holds && vhost_inflight_get_part(session->inflight, index, &opts) == 0 &&
+	    opts.inflight != NULL && !virtq_inflight_is_new(opts.inflight))
+		return true;
+	return vring->has_base && vring->base != first;
+}
+
 /*
  * A driver that begins uses its rings from their beginning, and has nothing in flight. One that
- * goes on after a pause, a migration or a lost connection does not, or its in-flight region says so.
+ * goes on after a pause, a migration or a lost connection does not: one of its queues at least was
+ * in use, and has left a mark.
  */
-static void
-tell_of_beginning(const struct vhost_session *session, const struct virtq *vq)
+static bool
+is_beginning(const struct vhost_session *session)
 {
-	const struct vhost_controller *controller = session->controller;
-	uint32_t first = has_feature(session, VIRTIO_F_RING_PACKED) ? VIRTQ_PACKED_BASE_NEW : 0;
-
-	if (controller->ops->begin != NULL && running_queues(session, UINT64_MAX) == 0 &&
-	    virtq_base(vq) == first && virtq_waiting(vq) == 0)
-		controller->ops->begin(controller->device);
+	if (session->controller->ops->begin == NULL || running_queues(session, UINT64_MAX) != 0)
+		return false;
+	for (uint32_t i = 0; i < session->controller->queue_count; i++) {
+		if (session->vrings[i].kicked && goes_on(session, i))
+			return false;
+	}
+	return true;
 }
 
 static int
@@ -432,6 +448,7 @@ start_queue(struct vhost_session *session, uint32_t index)
 {
 	struct vhost_vring *vring = &session->vrings[index];
 	struct vhost_queue *queue = &session->queues[index];
+	bool beginning = is_beginning(session);
 	int rc;
 
 	queue->setup = (struct vhost_queue_setup){.memory = session->memory,
@@ -442,7 +459,8 @@ start_queue(struct vhost_session *session, uint32_t index)
 	rc = create_virtq(session, index, &queue->setup.vq);
 	if (rc != 0)
 		return refuse_queue(session, index, rc);
-	tell_of_beginning(session, queue->setup.vq);
+	if (beginning)
+		session->controller->ops->begin(session->controller->device);
 	rc = send_to_thread(session, queue);
 	vring->running = true;
 	if (rc == 0)

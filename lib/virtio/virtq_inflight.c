@@ -353,6 +353,14 @@ virtq_inflight_forget(void *inflight)
 	store_u16(&header->version, 0);
 }
 
+bool
+virtq_inflight_is_new(const void *inflight)
+{
+	const struct inflight_split *header = inflight;
+
+	return *(const volatile uint16_t *)&header->version == 0;
+}
+
 static int
 recover(struct virtq *vq)
 {

@@ -67,21 +67,75 @@ scsi_guest_end(struct scsi_guest *guest)
 	client_device_close(&guest->device);
 }
 
+#define VIRTIO_OK  VIRTIO_SCSI_S_OK
+#define GOOD       0x00
+#define CONDITION  0x02
+#define NO_DISK    0x2500 /* LOGICAL UNIT NOT SUPPORTED */
+#define POWERED_ON 0x2900
+
+/* A command without data; the additional sense code and qualifier that it ends with, or 0: GOOD. */
+static inline unsigned int
+scsi_guest_sense(struct scsi_guest *guest, uint8_t target, uint16_t lun, const uint8_t *cdb,
+		 uint32_t length)
+{
+	struct client_scsi_command command = {
+		.target = target, .lun = lun, .cdb = cdb, .cdb_length = length};
+	struct client_scsi_completion completion;
+	const struct virtio_scsi_cmd_resp *response = &completion.response;
+
+	assert_int_equal(client_scsi_command(&guest->scsi[0], &command, &completion), 0);
+	assert_int_equal(response->response, VIRTIO_OK);
+	if (response->status == GOOD)
+		return 0;
+	assert_int_equal(response->status, CONDITION);
+	assert_true(response->sense_len >= 14);
+	assert_int_equal(completion.used_len, 12 + response->sense_len);
+	return (unsigned int)response->sense[12] << 8 | response->sense[13];
+}
+
+static inline unsigned int
+scsi_guest_test_unit(struct scsi_guest *guest, uint8_t target, uint16_t lun)
+{
+	const uint8_t cdb[6] = {0};
+
+	return scsi_guest_sense(guest, target, lun, cdb, sizeof(cdb));
+}
+
 /* Until the unit attentions that are pending have been told. */
 static inline void
 scsi_guest_make_ready(struct scsi_guest *guest, uint8_t target, uint16_t lun)
+{
+	unsigned int tries = 8;
+
+	while (scsi_guest_test_unit(guest, target, lun) != 0)
+		assert_true(--tries > 0);
+}
+
+/* The response's code to TEST UNIT READY. */
+static inline int
+scsi_guest_probe(struct scsi_guest *guest, uint8_t target, uint16_t lun)
 {
 	const uint8_t cdb[6] = {0};
 	struct client_scsi_command command = {
 		.target = target, .lun = lun, .cdb = cdb, .cdb_length = sizeof(cdb)};
 	struct client_scsi_completion completion;
-	unsigned int tries = 8;
 
-	do {
-		assert_int_equal(client_scsi_command(&guest->scsi[0], &command, &completion), 0);
-		assert_int_equal(completion.response.response, VIRTIO_SCSI_S_OK);
-	} while (completion.response.status != 0 && --tries > 0);
-	assert_int_equal(completion.response.status, 0);
+	assert_int_equal(client_scsi_command(&guest->scsi[0], &command, &completion), 0);
+	return completion.response.response;
+}
+
+static inline void
+scsi_guest_expect_event(struct scsi_guest *guest, uint32_t type, uint8_t target, uint16_t lun,
+			uint32_t reason)
+{
+	struct virtio_scsi_event event;
+	uint8_t field[8];
+
+	client_scsi_lun(field, target, lun);
+	assert_int_equal(client_scsi_events_wait(&guest->events, &event, RIG_WAIT_MS), 0);
+	assert_int_equal(event.event, type);
+	assert_memory_equal(event.lun, field, sizeof(field));
+	assert_int_equal(event.reason, reason);
 }
 
 static inline void
@@ -102,13 +156,20 @@ scsi_guest_round_trip(struct scsi_guest *guest, unsigned int queue, uint8_t targ
 
 /* ---- controllers ---- */
 
-/* Returns the daemon's answer: the target's number, or an error's code. */
+/* The target's number, or an error's code. bdevs is taken. */
 static inline int
 scsi_rig_add_target(const char *name, int number, json_t *bdevs)
 {
-	return daemon_call(&rig_daemon, "vhost_scsi_controller_add_target",
-			   json_pack("{s:s, s:i, s:o}", "ctrlr", name, "scsi_target_num", number,
-				     "bdev_name", bdevs));
+	int code = 0;
+	json_t *result = daemon_rpc(&rig_daemon, "vhost_scsi_controller_add_target",
+				    json_pack("{s:s, s:i, s:o}", "ctrlr", name, "scsi_target_num",
+					      number, "bdev_name", bdevs),
+				    &code);
+
+	if (result != NULL)
+		code = (int)json_integer_value(result);
+	json_decref(result);
+	return code;
 }
 
 static inline int
@@ -132,7 +193,7 @@ static inline int
 scsi_rig_group_setup(void **state)
 {
 	(void)state;
-	return daemon_start(&rig_daemon, NULL) == 0 ? 0 : -1;
+	return daemon_start(&rig_daemon, (const char *const[]){"--cpus", "0-1", NULL});
 }
 
 static inline void
