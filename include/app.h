@@ -115,6 +115,11 @@ json_t *app_state_json(void);
  */
 #define APP_SAVE_US 5000000
 void app_save(void);
+/*
+ * The same on the app thread, in a coroutine [waits], for whoever may not go on when it fails: 0 or
+ * a negative errno.
+ */
+int app_commit(struct errmsg *err);
 /* One subsystem's part, or NULL when there is none of that name. */
 json_t *app_subsystem_config_json(const char *name);
 

@@ -75,6 +75,8 @@ struct scsi_lun_opts {
 	const char *bdev;
 	scsi_lun_event_fn event; /* may be NULL */
 	void *ctx;
+	/* No unit attention tells of it: the initiator may have had it before this process. */
+	bool quiet;
 };
 /*
  * The other LUNs of the target get REPORTED LUNS DATA HAS CHANGED. 0, -EEXIST (the number is taken),

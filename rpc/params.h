@@ -306,6 +306,20 @@ struct rpc_nvme_set_hotplug {
 	int64_t period_us;
 };
 
+/* ---- SCSI ---- */
+
+enum rpc_scsi_index {
+	RPC_SCSI_SET_RESERVATIONS,
+	RPC_SCSI_METHODS,
+};
+extern const struct rpc_schema rpc_scsi_schemas[RPC_SCSI_METHODS + 1];
+extern const struct rpc_method rpc_scsi_methods[RPC_SCSI_METHODS + 1];
+
+struct rpc_scsi_set_reservations {
+	const char *name;
+	json_t *reservations;
+};
+
 /* ---- vhost ---- */
 
 enum rpc_vhost_index {

@@ -12,6 +12,7 @@
 #include "bdev.h"
 #include "bdev_modules.h"
 #include "log.h"
+#include "scsi.h"
 #include "vhost.h"
 
 #include "../rpc/rpc.h"
@@ -49,6 +50,39 @@ bdev_subsystem_config(void)
 	return array;
 }
 
+/* Reservations that shall outlive a loss of power are as durable as the state that has them. */
+static int
+commit_reservations(void)
+{
+	struct errmsg err = {""};
+
+	return app_commit(&err);
+}
+
+static int
+start_scsi(const struct app_opts *opts, struct errmsg *err)
+{
+	(void)err;
+	scsi_on_commit(opts->state_file != NULL ? commit_reservations : NULL);
+	return 0;
+}
+
+static json_t *
+scsi_subsystem_config(void)
+{
+	json_t *all = scsi_reservations_json();
+	json_t *array = json_array();
+	const char *bdev;
+	json_t *state;
+
+	json_object_foreach (all, bdev, state)
+		json_array_append_new(array, json_pack("{s:s, s:{s:s, s:O}}", "method",
+						       "scsi_set_reservations", "params", "name",
+						       bdev, "reservations", state));
+	json_decref(all);
+	return array;
+}
+
 static int
 start_vhost(const struct app_opts *opts, struct errmsg *err)
 {
@@ -63,12 +97,20 @@ static const struct app_subsystem bdev_subsystem = {
 	.config = bdev_subsystem_config,
 };
 
+static const struct app_subsystem scsi_subsystem = {
+	.name = "scsi",
+	.start = start_scsi,
+	.stop = scsi_reservations_forget,
+	.config = scsi_subsystem_config,
+	.depends_on = (const char *const[]){"bdev", NULL},
+};
+
 static const struct app_subsystem vhost_subsystem = {
 	.name = "vhost",
 	.start = start_vhost,
 	.stop = vhost_lib_fini,
 	.config = vhost_config_json,
-	.depends_on = (const char *const[]){"bdev", NULL},
+	.depends_on = (const char *const[]){"bdev", "scsi", NULL},
 };
 
 static int
@@ -87,10 +129,7 @@ static const struct app_subsystem scheduler_subsystem = {
 };
 
 static const struct app_subsystem *const subsystems[] = {
-	&bdev_subsystem,
-	&vhost_subsystem,
-	&scheduler_subsystem,
-	NULL,
+	&bdev_subsystem, &scsi_subsystem, &vhost_subsystem, &scheduler_subsystem, NULL,
 };
 
 /* ---- options ---- */

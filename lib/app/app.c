@@ -223,8 +223,8 @@ app_wait_subsystems(void)
  * with the rest at the end; after subsystems began to stop they do not tell the configuration any
  * more.
  */
-static int
-commit(struct errmsg *err)
+int
+app_commit(struct errmsg *err)
 {
 	int rc = 0;
 
@@ -244,7 +244,7 @@ save(void *arg)
 {
 	struct errmsg err = {""};
 
-	completion_signal(arg, commit(&err));
+	completion_signal(arg, app_commit(&err));
 }
 
 void
@@ -275,7 +275,7 @@ start_server(struct errmsg *err)
 		.path = app.opts->rpc_socket,
 		.mode = 0600,
 		.thread = app.thread,
-		.commit = commit,
+		.commit = app_commit,
 	};
 
 	return server.path != NULL ? jsonrpc_server_start(&server, err) : 0;

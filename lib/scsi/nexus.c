@@ -195,13 +195,14 @@ scsi_lun_add(struct scsi_target *target, const struct scsi_lun_opts *opts, struc
 	lun->number = opts->number;
 	lun->event = opts->event;
 	lun->ctx = opts->ctx;
-	atomic_init(&lun->attentions, 1u << SCSI_UA_POWER_ON);
+	atomic_init(&lun->attentions, opts->quiet ? 0 : 1u << SCSI_UA_POWER_ON);
 	rc = scsi_unit_attach(opts->bdev, lun, err);
 	if (rc != 0) {
 		free(lun);
 		return rc;
 	}
-	luns_changed(target);
+	if (!opts->quiet)
+		luns_changed(target);
 	insert_sorted(target, lun);
 	*added = lun;
 	return 0;

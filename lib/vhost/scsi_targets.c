@@ -113,14 +113,19 @@ remove_lun(struct vhost_scsi_lun *lun)
 		scsi_lun_remove(removed);
 }
 
+/*
+ * While the socket does not listen there is no driver, but there may have been one before a restart
+ * of ours, which goes on and knows the LUN. One that begins finds the unit attentions of that.
+ */
 static int
-add_lun(struct vhost_scsi_lun *lun, struct errmsg *err)
+add_lun(struct vhost_scsi_lun *lun, bool listening, struct errmsg *err)
 {
 	struct scsi_lun_opts opts = {
 		.number = lun->number,
 		.bdev = lun->bdev_name,
 		.event = on_lun_event,
 		.ctx = lun,
+		.quiet = !listening,
 	};
 	int rc = scsi_lun_add(lun->target->target, &opts, &lun->lun, err);
 
@@ -191,10 +196,11 @@ static int
 start_target(struct vhost_scsi_target *target, struct errmsg *err)
 {
 	struct vhost_scsi *scsi = target->scsi;
+	bool listening = vhost_controller_of_device(scsi)->listening;
 	int rc = 0;
 
 	for (uint32_t i = 0; i < target->lun_count && rc == 0; i++)
-		rc = add_lun(&target->luns[i], err);
+		rc = add_lun(&target->luns[i], listening, err);
 	if (rc != 0)
 		return rc;
 	show(target, true);

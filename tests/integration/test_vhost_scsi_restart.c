@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A virtio-scsi controller whose daemon is killed and comes back: targets, requests, reservations. */
+/* links: client testlib */
+#include "vhost_scsi_rig.h"
+
+#define KEY 0x1122334455667788ULL
+
+static const char *const cpus[] = {"--cpus", "0-1", NULL};
+
+static int
+setup(void **state)
+{
+	(void)state;
+	memset(&rig_guest, 0, sizeof(rig_guest));
+	rig_guest.device.client.fd = rig_guest.device.client.backend_fd = -1;
+	return daemon_start(&rig_daemon, cpus);
+}
+
+static int
+teardown(void **state)
+{
+	(void)state;
+	scsi_guest_end(&rig_guest);
+	return daemon_end(&rig_daemon);
+}
+
+static void
+create_disks(void)
+{
+	assert_int_equal(daemon_create_null(&rig_daemon, "n", 2048, 512), 0);
+	assert_int_equal(daemon_create_null(&rig_daemon, "m", 2048, 512), 0);
+	assert_int_equal(daemon_call(&rig_daemon, "bdev_delay_create",
+				     json_pack("{s:s, s:s, s:i, s:i, s:i, s:i}", "base_bdev_name",
+					       "n", "name", "slow", "avg_read_latency", 300000,
+					       "p99_read_latency", 300000, "avg_write_latency", 0,
+					       "p99_write_latency", 0)),
+			 0);
+	scsi_rig_create("scsi");
+	assert_int_equal(scsi_rig_add_target("scsi", 9, json_pack("[s, s]", "m", "slow")), 9);
+	assert_int_equal(scsi_rig_add_target("scsi", 3, json_string("m")), 3);
+}
+
+static void
+restart(void)
+{
+	daemon_kill(&rig_daemon);
+	assert_int_equal(daemon_restart(&rig_daemon, cpus), 0);
+}
+
+static json_t *
+get_config(const char *subsystem)
+{
+	json_t *config = daemon_rpc(&rig_daemon, "framework_get_config",
+				    json_pack("{s:s}", "name", subsystem), NULL);
+
+	assert_non_null(config);
+	return config;
+}
+
+/* ---- targets and requests ---- */
+
+static void
+submit_slow_read(struct client_scsi *scsi, uint64_t tag)
+{
+	const uint8_t read[10] = {0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0};
+	struct client_segment segment = {scsi->bounce_gpa, 512, true};
+	struct client_scsi_request request = {.lun = {1, 9, 0, 1},
+					      .cdb = read,
+					      .cdb_length = sizeof(read),
+					      .segments = &segment,
+					      .segment_count = 1,
+					      .tag = tag};
+
+	assert_int_equal(client_scsi_submit(scsi, &request), 0);
+}
+
+/* The guest notices nothing: it finds its disks when the socket is there, and no unit attention. */
+static void
+test_restart(void **state)
+{
+	struct client_scsi_completion completion;
+	json_t *before, *after;
+
+	(void)state;
+	create_disks();
+	assert_int_equal(scsi_guest_try_start(&rig_guest, "scsi", NULL), 0);
+	assert_int_equal(client_scsi_events_offer(&rig_guest.events, 4), 0);
+	scsi_guest_make_ready(&rig_guest, 9, 0);
+	scsi_guest_make_ready(&rig_guest, 9, 1);
+	scsi_guest_make_ready(&rig_guest, 3, 0);
+	before = get_config("vhost");
+	for (unsigned int i = 0; i < 2; i++)
+		submit_slow_read(&rig_guest.scsi[i], i);
+	restart();
+	after = get_config("vhost");
+	assert_true(json_equal(before, after));
+	json_decref(before);
+	json_decref(after);
+	assert_int_equal(client_device_reconnect(&rig_guest.device), 0);
+	for (unsigned int i = 0; i < 2; i++) {
+		assert_int_equal(client_scsi_wait(&rig_guest.scsi[i], &completion, RIG_WAIT_MS), 0);
+		assert_int_equal(completion.tag, i);
+		assert_int_equal(completion.response.response, VIRTIO_OK);
+		assert_int_equal(completion.response.status, GOOD);
+		assert_int_equal(completion.used_len, 108 + 512);
+	}
+	assert_int_equal(scsi_guest_test_unit(&rig_guest, 9, 0), 0);
+	assert_false(rig_guest.events.ring->ops->pending(rig_guest.events.ring));
+	assert_int_equal(scsi_rig_remove_target("scsi", 3), 0);
+	scsi_guest_expect_event(&rig_guest, VIRTIO_SCSI_T_TRANSPORT_RESET, 3, 0,
+				VIRTIO_SCSI_EVT_RESET_REMOVED);
+}
+
+/* What was made with delay and not started stays so; what failed can be given up. */
+static void
+test_entries(void **state)
+{
+	struct client client = {.fd = -1, .backend_fd = -1};
+	char path[DAEMON_PATH];
+	json_t *config;
+
+	(void)state;
+	assert_int_equal(daemon_create_file(&rig_daemon, "file", 1 << 20), 0);
+	assert_int_equal(daemon_call(&rig_daemon, "vhost_create_scsi_controller",
+				     json_pack("{s:s, s:b, s:s}", "ctrlr", "late", "delay", 1,
+					       "cpumask", "0x1")),
+			 0);
+	assert_int_equal(scsi_rig_add_target("late", 0, json_string("file")), 0);
+	restart();
+	assert_int_not_equal(client_connect(&client, rig_socket("late"), 50), 0);
+	config = get_config("vhost");
+	assert_int_equal(json_array_size(config), 2);
+	json_decref(config);
+	daemon_path(&rig_daemon, "file.img", path);
+	assert_int_equal(unlink(path), 0);
+	restart();
+	/* The number is free, and stays wanted until somebody says otherwise. */
+	restart();
+	assert_int_equal(scsi_rig_remove_target("late", 1), -ENODEV);
+	assert_int_equal(scsi_rig_remove_target("late", 0), 0);
+	assert_int_equal(scsi_rig_remove_target("late", 0), -ENODEV);
+	assert_int_equal(rig_delete_controller("late"), 0);
+}
+
+/* ---- reservations ---- */
+
+static int
+reserve_out(struct scsi_guest *guest, uint8_t target, uint8_t action, uint64_t key,
+	    uint64_t new_key, bool persist)
+{
+	const uint8_t cdb[10] = {0x5f, action, 0x05, 0, 0, 0, 0, 0, 24};
+	uint8_t list[24] = {0};
+	struct client_scsi_command command = {.target = target,
+					      .cdb = cdb,
+					      .cdb_length = sizeof(cdb),
+					      .out = list,
+					      .size = sizeof(list)};
+	struct client_scsi_completion completion;
+
+	for (int i = 0; i < 8; i++) {
+		list[i] = (uint8_t)(key >> (56 - 8 * i));
+		list[8 + i] = (uint8_t)(new_key >> (56 - 8 * i));
+	}
+	list[20] = persist;
+	assert_int_equal(client_scsi_command(&guest->scsi[0], &command, &completion), 0);
+	assert_int_equal(completion.response.response, VIRTIO_OK);
+	return completion.response.status;
+}
+
+/* How many keys are registered. */
+static unsigned int
+count_keys(struct scsi_guest *guest, uint8_t target)
+{
+	const uint8_t cdb[10] = {0x5e, 0, 0, 0, 0, 0, 0, 0, 64};
+	uint8_t data[64] = {0};
+	struct client_scsi_command command = {
+		.target = target, .cdb = cdb, .cdb_length = sizeof(cdb), .in = data, .size = 64};
+	struct client_scsi_completion completion;
+
+	assert_int_equal(client_scsi_command(&guest->scsi[0], &command, &completion), 0);
+	assert_int_equal(completion.response.response, VIRTIO_OK);
+	assert_int_equal(completion.response.status, GOOD);
+	return data[7] / 8u;
+}
+
+/* Two targets on one disk are two initiators; who holds the reservation keeps it over a kill. */
+static void
+test_reservations(void **state)
+{
+	static uint8_t data[512];
+	json_t *before, *after;
+
+	(void)state;
+	create_disks();
+	assert_int_equal(scsi_guest_try_start(&rig_guest, "scsi", NULL), 0);
+	scsi_guest_make_ready(&rig_guest, 9, 0);
+	scsi_guest_make_ready(&rig_guest, 3, 0);
+	assert_int_equal(reserve_out(&rig_guest, 9, 0, 0, KEY, true), GOOD);
+	assert_int_equal(reserve_out(&rig_guest, 9, 1, KEY, 0, false), GOOD);
+	assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 3, 0, 0, 1, data, 512), 0x18);
+	before = get_config("scsi");
+	assert_int_equal(json_array_size(before), 1);
+	restart();
+	after = get_config("scsi");
+	assert_true(json_equal(before, after));
+	json_decref(before);
+	json_decref(after);
+	assert_int_equal(client_device_reconnect(&rig_guest.device), 0);
+	scsi_guest_make_ready(&rig_guest, 9, 0);
+	scsi_guest_make_ready(&rig_guest, 3, 0);
+	assert_int_equal(count_keys(&rig_guest, 3), 1);
+	assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 3, 0, 0, 1, data, 512), 0x18);
+	assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 9, 0, 0, 1, data, 512), 0);
+	/* Without APTPL from now on. */
+	assert_int_equal(reserve_out(&rig_guest, 9, 0, KEY, KEY + 1, false), GOOD);
+	restart();
+	assert_int_equal(client_device_reconnect(&rig_guest.device), 0);
+	scsi_guest_make_ready(&rig_guest, 3, 0);
+	assert_int_equal(count_keys(&rig_guest, 3), 0);
+	assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 3, 0, 0, 1, data, 512), 0);
+	/* Of a disk that is one: refused. */
+	assert_int_equal(daemon_call(&rig_daemon, "scsi_set_reservations",
+				     json_pack("{s:s, s:{s:i, s:[]}}", "name", "m", "reservations",
+					       "type", 0, "registrations")),
+			 -EBUSY);
+	assert_int_equal(daemon_call(&rig_daemon, "scsi_set_reservations",
+				     json_pack("{s:s, s:i}", "name", "x", "reservations", 1)),
+			 -EINVAL);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(test_restart),
+		TEST(test_entries),
+		TEST(test_reservations),
+	};
+
+	return cmocka_run_group_tests_name("vhost_scsi_restart", tests, NULL, NULL);
+}
