@@ -36,11 +36,13 @@ STAGES = (
     ('push', r'lib/virtio/', r'push|end_chain|release_part'),
     ('push', r'lib/vhost/queue', r'complete'),
     ('pop', r'lib/virtio/|include/guest_mem', r''),
-    ('complete', r'lib/vhost/', r'^(on_\w*done|finish\w*|vhost_blk_status|complete\w*)$'),
+    ('complete', r'lib/vhost/', r'^(on_\w*done|finish\w*|vhost_blk_status|complete\w*|residual|vhost_scsi_put_response)$'),
     ('parse', r'lib/vhost/', r''),
     ('device', r'lib/bdev/bdev_(null|malloc|uring)', r''),
     ('complete', r'lib/bdev/', r'complete|finish|^count|drained|done'),
     ('submit', r'lib/bdev/', r''),
+    ('complete', r'lib/scsi/', r'finish|^on_done$|^scsi_end_io$|^scsi_set_status$|walk'),
+    ('submit', r'lib/scsi/', r''),
     ('poll', r'lib/thread/|include/', r''),
 )
 ORDER = ('reactor', 'poll', 'pop', 'parse', 'submit', 'device', 'complete', 'push', 'notify', 'other')

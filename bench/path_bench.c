@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* links: path vhost bdev nvme event client thread virtio env */
+/* links: path vhost scsi bdev nvme event client thread virtio env */
 /* ldflags: -Xlinker --wrap=accept -Xlinker --wrap=recvmsg */
 /* ldflags: -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc,--wrap=posix_memalign */
 /*
@@ -48,6 +48,7 @@ static struct {
 	int write;
 	int event_idx;
 	int inflight;
+	bool scsi;
 	bool direct;
 	bool json;
 } options = {
@@ -86,9 +87,9 @@ static unsigned int driver_count;
 static void
 name_case(char *name, size_t size, const struct path_shape *shape, unsigned int depth, bool write)
 {
-	int length = snprintf(name, size, "%s-%s-qd%u-%s%s%s%s", device->option,
-			      shape->packed ? "packed" : "split", depth, write ? "write" : "read",
-			      shape->event_idx ? "-event_idx" : "",
+	int length = snprintf(name, size, "%s%s-%s-qd%u-%s%s%s%s", options.scsi ? "scsi-" : "",
+			      device->option, shape->packed ? "packed" : "split", depth,
+			      write ? "write" : "read", shape->event_idx ? "-event_idx" : "",
 			      shape->inflight ? "-inflight" : "", shape->direct ? "-direct" : "");
 
 	if (options.idle > 0)
@@ -308,13 +309,30 @@ choose_device(const char *option)
 	return device != NULL;
 }
 
-static void
-create_controller(struct path_front_end *front, const char *name, struct errmsg *err)
+static int
+create_blk(const char *name, struct errmsg *err)
 {
 	const struct vhost_blk_opts opts = {
 		.name = name, .bdev = device->bdev, .packed_ring = true};
-	int rc = vhost_blk_create(&opts, err);
 
+	return vhost_blk_create(&opts, err);
+}
+
+static int
+create_scsi(const char *name, struct errmsg *err)
+{
+	const struct vhost_scsi_opts opts = {.name = name};
+	int rc = vhost_scsi_create(&opts, err);
+
+	return rc == 0 ? vhost_scsi_add_target(name, 0, &device->bdev, 1, err) : rc;
+}
+
+static void
+create_controller(struct path_front_end *front, const char *name, struct errmsg *err)
+{
+	int rc = options.scsi ? create_scsi(name, err) : create_blk(name, err);
+
+	front->scsi = options.scsi;
 	if (rc != 0)
 		path_fail(err->text, rc);
 	snprintf(front->path, sizeof(front->path), "%s/%s", folder, name);
@@ -459,6 +477,7 @@ usage(FILE *to)
 	      "  --event-idx on|off\n"
 	      "  --inflight on|off\n"
 	      "  --device null|malloc|nvme (null)\n"
+	      "  --scsi                virtio-scsi controllers instead of virtio-blk ones\n"
 	      "  --direct              chains of three descriptors instead of indirect tables\n"
 	      "  --cpus LIST           a reactor on each of these CPUs (the first one)\n"
 	      "  --queues N            of the busy controller (1)\n"
@@ -516,6 +535,9 @@ set_option(int option, const char *text)
 	case 'D':
 		options.direct = true;
 		return true;
+	case 's':
+		options.scsi = true;
+		return true;
 	case 'j':
 		options.json = true;
 		return true;
@@ -538,6 +560,7 @@ main(int argc, char **argv)
 		{"idle", required_argument, NULL, 'i'},
 		{"ios", required_argument, NULL, 'n'},
 		{"direct", no_argument, NULL, 'D'},
+		{"scsi", no_argument, NULL, 's'},
 		{"json", no_argument, NULL, 'j'},
 		{"help", no_argument, NULL, 'h'},
 		{0},

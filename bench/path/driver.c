@@ -14,23 +14,56 @@
 
 /* ---- requests ---- */
 
-static void
-send_request(struct path_driver *driver, struct path_queue *queue, uint64_t tag)
+static int
+prepare_blk(const struct path_driver *driver, struct path_queue *queue, uint32_t sector,
+	    uint64_t tag)
 {
 	struct client_segment segment = {queue->buffers[tag], PATH_BLOCK, !driver->write};
 	struct client_blk_request request = {
 		.type = driver->write ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN,
+		.sector = sector,
 		.segments = &segment,
 		.segment_count = 1,
 		.tag = tag,
 	};
-	uint64_t block;
+
+	return client_blk_prepare(&queue->blk, &request);
+}
+
+/* READ(10), WRITE(10) */
+static int
+prepare_scsi(const struct path_driver *driver, struct path_queue *queue, uint32_t sector,
+	     uint64_t tag)
+{
+	struct client_segment segment = {queue->buffers[tag], PATH_BLOCK, !driver->write};
+	const uint8_t cdb[10] = {
+		driver->write ? 0x2a : 0x28,   [2] = (uint8_t)(sector >> 24),
+		[3] = (uint8_t)(sector >> 16), [4] = (uint8_t)(sector >> 8),
+		[5] = (uint8_t)sector,         [8] = PATH_BLOCK / CLIENT_SECTOR,
+	};
+	struct client_scsi_request request = {
+		.lun = {1},
+		.cdb = cdb,
+		.cdb_length = sizeof(cdb),
+		.segments = &segment,
+		.segment_count = 1,
+		.tag = tag,
+	};
+
+	return client_scsi_prepare(&queue->scsi, &request);
+}
+
+static void
+send_request(struct path_driver *driver, struct path_queue *queue, uint64_t tag)
+{
+	uint32_t sector;
 	int rc;
 
 	driver->random = driver->random * 6364136223846793005ULL + 1442695040888963407ULL;
-	block = (driver->random >> 32) % (PATH_DISK_BYTES / PATH_BLOCK);
-	request.sector = block * (PATH_BLOCK / CLIENT_SECTOR);
-	rc = client_blk_prepare(&queue->blk, &request);
+	sector = (uint32_t)((driver->random >> 32) % (PATH_DISK_BYTES / PATH_BLOCK) *
+			    (PATH_BLOCK / CLIENT_SECTOR));
+	rc = driver->front->scsi ? prepare_scsi(driver, queue, sector, tag)
+				 : prepare_blk(driver, queue, sector, tag);
 	if (rc < 0)
 		path_fail("request", rc);
 	driver->outstanding++;
@@ -39,28 +72,47 @@ send_request(struct path_driver *driver, struct path_queue *queue, uint64_t tag)
 static void
 publish(struct path_queue *queue)
 {
-	client_ring_publish(queue->blk.ring);
-	client_ring_kick(queue->blk.ring);
+	client_ring_publish(queue->ring);
+	client_ring_kick(queue->ring);
+}
+
+/* 1 and *tag, 0, or a negative errno. */
+static int
+reap_one(const struct path_driver *driver, struct path_queue *queue, uint64_t *tag)
+{
+	struct client_scsi_completion scsi = {0};
+	struct client_blk_completion blk = {0};
+	int rc;
+
+	if (driver->front->scsi) {
+		rc = client_scsi_reap(&queue->scsi, &scsi);
+		*tag = scsi.tag;
+		return rc == 1 && (scsi.response.response != VIRTIO_SCSI_S_OK ||
+				   scsi.response.status != 0)
+			       ? -EIO
+			       : rc;
+	}
+	rc = client_blk_reap(&queue->blk, &blk);
+	*tag = blk.tag;
+	return rc == 1 && blk.status != VIRTIO_BLK_S_OK ? -EIO : rc;
 }
 
 /* Takes what is done and, unless the case is over, sends it again. */
 static void
 reap(struct path_driver *driver, struct path_queue *queue)
 {
-	struct client_blk_completion done;
 	unsigned int count = 0;
+	uint64_t tag;
 	int rc;
 
-	while ((rc = client_blk_reap(&queue->blk, &done)) > 0) {
-		if (done.status != VIRTIO_BLK_S_OK)
-			path_fail("status", -EIO);
+	while ((rc = reap_one(driver, queue, &tag)) > 0) {
 		count++;
 		driver->outstanding--;
 		if (driver->phase != PATH_DRAINED)
-			send_request(driver, queue, done.tag);
+			send_request(driver, queue, tag);
 	}
 	if (rc < 0)
-		path_fail("used ring", rc);
+		path_fail("used ring or status", rc);
 	if (count > 0 && driver->phase != PATH_DRAINED)
 		publish(queue);
 	driver->reaped += count;

@@ -17,7 +17,8 @@ static int
 open_device(struct path_front_end *front)
 {
 	const struct path_shape *shape = front->shape;
-	unsigned int queues = front->queue_count > 0 ? front->queue_count : 1;
+	unsigned int queues = (front->queue_count > 0 ? front->queue_count : 1) +
+			      (front->scsi ? CLIENT_SCSI_REQUESTS : 0);
 	uint64_t inflight = BIT(CLIENT_PROTOCOL_F_INFLIGHT_SHMFD);
 	uint64_t wanted = (shape->packed ? BIT(VIRTIO_F_RING_PACKED) : 0) |
 			  (shape->event_idx ? BIT(VIRTIO_RING_F_EVENT_IDX) : 0);
@@ -51,16 +52,36 @@ open_device(struct path_front_end *front)
 static int
 open_queue(struct path_front_end *front, unsigned int index)
 {
-	struct client_ring *ring = &front->device.rings[index];
+	unsigned int first = front->scsi ? CLIENT_SCSI_REQUESTS : 0;
+	struct client_ring *ring = &front->device.rings[first + index];
 	struct path_queue *queue = &front->queues[index];
 	int rc;
 
+	queue->ring = ring;
 	client_ring_suppress_calls(ring, true);
-	rc = client_blk_create(&queue->blk, ring, 0, 0, !front->shape->direct);
+	if (front->scsi)
+		rc = client_scsi_create(&queue->scsi, ring, 0, !front->shape->direct);
+	else
+		rc = client_blk_create(&queue->blk, ring, 0, 0, !front->shape->direct);
 	for (unsigned int i = 0; i < PATH_MAX_DEPTH && rc == 0; i++)
 		rc = client_memory_alloc(&front->device.memory, PATH_BLOCK, PATH_BLOCK,
 					 &queue->buffers[i]);
 	return rc;
+}
+
+/* A driver that begins finds a unit attention. */
+static int
+make_ready(struct client_scsi *scsi)
+{
+	const uint8_t test_unit_ready[6] = {0};
+	const struct client_scsi_request request = {
+		.lun = {1}, .cdb = test_unit_ready, .cdb_length = sizeof(test_unit_ready)};
+	struct client_scsi_completion done = {.response.status = 0xff};
+	int rc = 0;
+
+	for (int i = 0; i < 4 && rc == 0 && done.response.status != 0; i++)
+		rc = client_scsi_execute(scsi, &request, &done);
+	return rc == 0 && done.response.status != 0 ? -EIO : rc;
 }
 
 int
@@ -71,6 +92,8 @@ path_front_end_open(void *arg)
 
 	for (unsigned int i = 0; i < front->queue_count && rc == 0; i++)
 		rc = open_queue(front, i);
+	if (rc == 0 && front->scsi && front->queue_count > 0)
+		rc = make_ready(&front->queues[0].scsi);
 	return rc;
 }
 
@@ -80,8 +103,10 @@ path_front_end_close(void *arg)
 	struct path_front_end *front = arg;
 	int rc;
 
-	for (unsigned int i = 0; i < front->queue_count; i++)
+	for (unsigned int i = 0; i < front->queue_count; i++) {
 		client_blk_destroy(&front->queues[i].blk);
+		client_scsi_destroy(&front->queues[i].scsi);
+	}
 	rc = client_device_stop(&front->device);
 	client_device_close(&front->device);
 	return rc;

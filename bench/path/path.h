@@ -29,7 +29,9 @@ struct path_shape {
 };
 
 struct path_queue {
-	struct client_blk blk;
+	struct client_ring *ring;
+	struct client_blk blk; /* one or the other */
+	struct client_scsi scsi;
 	uint64_t buffers[PATH_MAX_DEPTH]; /* guest-physical */
 };
 
@@ -37,7 +39,8 @@ struct path_front_end {
 	/* set by the caller */
 	char path[VHOST_SOCKET_PATH_MAX + 1];
 	const struct path_shape *shape;
-	unsigned int queue_count; /* 0: it only is there, with one queue */
+	bool scsi;                /* the disk is LUN 0 of target 0 of a SCSI controller */
+	unsigned int queue_count; /* of requests; 0: it only is there, with one queue */
 
 	struct client_device device;
 	struct path_queue queues[PATH_MAX_QUEUES];
