@@ -51,7 +51,7 @@ LIBS := -Wl,--start-group $(DPDK_LIBS) -Wl,--end-group -ljansson -luring -lnuma 
 
 # ---- rooms: lib/<room>/*.c is one archive ----
 
-ROOMS := app jsonrpc vhost scsi bdev nvme event thread virtio env
+ROOMS := app jsonrpc vhost scsi reservation bdev nvme event thread virtio env
 # Archives besides the rooms: the RPC methods, the test client, what tests share, parts of benchmarks.
 EXTRA := rpc client testlib load path
 EXTRA_DIRS := rpc tests/client tests/testlib bench/load bench/path

@@ -10,14 +10,6 @@
 #include "internal.h"
 #include "log.h"
 
-/* Of a block device that has no LUN now. */
-struct parked {
-	LIST_ENTRY(parked) link;
-	char bdev[BDEV_NAME_MAX + 1];
-	struct scsi_reservations reservations;
-};
-
-static LIST_HEAD(, parked) all_parked = LIST_HEAD_INITIALIZER(all_parked);
 static int (*commit)(void);
 
 void
@@ -26,57 +18,24 @@ scsi_on_commit(int (*fn)(void))
 	commit = fn;
 }
 
-/* ---- while there is no LUN ---- */
-
-static struct parked *
-find_parked(const char *bdev)
-{
-	struct parked *parked;
-
-	LIST_FOREACH (parked, &all_parked, link) {
-		if (strcmp(parked->bdev, bdev) == 0)
-			return parked;
-	}
-	return NULL;
-}
-
-static int
-park(const char *bdev, const struct scsi_reservations *reservations)
-{
-	struct parked *parked = find_parked(bdev);
-
-	if (parked == NULL) {
-		parked = calloc(1, sizeof(*parked));
-		if (parked == NULL)
-			return -ENOMEM;
-		memcpy(parked->bdev, bdev, strlen(bdev) + 1);
-		LIST_INSERT_HEAD(&all_parked, parked, link);
-	}
-	parked->reservations = *reservations;
-	return 0;
-}
+/* ---- through restarts, and while there is no LUN ---- */
 
 int
 scsi_reservations_adopt(struct scsi_unit *unit)
 {
-	struct parked *parked = find_parked(unit->name);
-
 	unit->reservations = malloc(sizeof(*unit->reservations));
 	if (unit->reservations == NULL)
 		return -ENOMEM;
 	scsi_reservations_init(unit->reservations, commit != NULL);
-	if (parked != NULL) {
-		*unit->reservations = parked->reservations;
-		LIST_REMOVE(parked, link);
-		free(parked);
-	}
+	scsi_reservations_take(unit->name, unit->reservations);
 	return 0;
 }
 
 void
 scsi_reservations_park(struct scsi_unit *unit)
 {
-	if (unit->reservations->aptpl && park(unit->name, unit->reservations) != 0)
+	if (unit->reservations->aptpl &&
+	    scsi_reservations_keep(unit->name, unit->reservations) != 0)
 		log_err("scsi %s: no memory to keep its reservations in", unit->name);
 	free(unit->reservations);
 	unit->reservations = NULL;
@@ -85,22 +44,7 @@ scsi_reservations_park(struct scsi_unit *unit)
 void
 scsi_reservations_forget(void)
 {
-	struct parked *parked;
-
-	while ((parked = LIST_FIRST(&all_parked)) != NULL) {
-		LIST_REMOVE(parked, link);
-		free(parked);
-	}
-}
-
-static bool
-add_json(json_t *all, const char *bdev, const struct scsi_reservations *reservations)
-{
-	json_t *one = NULL;
-
-	if (scsi_reservations_to_json(reservations, &one) != 0)
-		return false;
-	return one == NULL || json_object_set_new(all, bdev, one) == 0;
+	scsi_reservations_drop_kept();
 }
 
 json_t *
@@ -108,19 +52,16 @@ scsi_reservations_json(void)
 {
 	json_t *all = json_object();
 	struct scsi_unit *unit = NULL;
-	struct parked *parked;
-	bool good = all != NULL;
+	int rc = all != NULL ? scsi_reservations_add_kept(all) : -ENOMEM;
 
-	while (good && (unit = scsi_unit_next(unit)) != NULL)
-		good = add_json(all, unit->name,
-				unit->changing != NULL ? unit->changing : unit->reservations);
-	LIST_FOREACH (parked, &all_parked, link)
-		good = good && add_json(all, parked->bdev, &parked->reservations);
-	if (!good) {
-		json_decref(all);
-		return NULL;
-	}
-	return all;
+	while (rc == 0 && (unit = scsi_unit_next(unit)) != NULL)
+		rc = scsi_reservations_add(all, unit->name,
+					   unit->changing != NULL ? unit->changing
+								  : unit->reservations);
+	if (rc == 0)
+		return all;
+	json_decref(all);
+	return NULL;
 }
 
 int
@@ -137,8 +78,8 @@ scsi_reservations_restore(const char *bdev, const json_t *state, struct errmsg *
 	if (reservations == NULL)
 		return err_set(err, -ENOMEM, "SCSI disk %s: no memory", bdev);
 	scsi_reservations_init(reservations, commit != NULL);
-	rc = scsi_reservations_from_json(reservations, (json_t *)state, err);
-	if (rc == 0 && park(bdev, reservations) != 0)
+	rc = scsi_reservations_from_json(reservations, state, err);
+	if (rc == 0 && scsi_reservations_keep(bdev, reservations) != 0)
 		rc = err_set(err, -ENOMEM, "SCSI disk %s: no memory", bdev);
 	free(reservations);
 	return rc;

@@ -16,7 +16,7 @@
 #include <iscsi/iscsi.h>
 #include <iscsi/scsi-lowlevel.h>
 
-#include "scsi/reservation.h"
+#include "reservation.h"
 
 #define FIRST_ADDRESS UINT64_C(0x3000000000000001)
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* SCSI commands that move or compare data, on one initiator and, where it matters, on two. */
-/* links: scsi bdev testlib thread env */
+/* links: scsi reservation bdev testlib thread env */
 /* ldflags: -liscsi */
 #include "scsi_rig.h"
 

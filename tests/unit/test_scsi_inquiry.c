@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* What a SCSI disk says of itself: INQUIRY, VPD pages, capacity, LUNs, supported commands. */
-/* links: scsi bdev testlib thread env */
+/* links: scsi reservation bdev testlib thread env */
 /* ldflags: -liscsi */
 #include <stdio.h>
 

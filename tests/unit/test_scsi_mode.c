@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Mode pages of a SCSI disk: what they say, what may be changed, and what a change does. */
-/* links: scsi bdev testlib thread env */
+/* links: scsi reservation bdev testlib thread env */
 /* ldflags: -liscsi */
 #include "scsi_rig.h"
 

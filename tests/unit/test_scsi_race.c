@@ -4,7 +4,7 @@
  * write, reset the disk, and open and close their channels, while the app thread resizes. For
  * ThreadSanitizer, and for the sum.
  */
-/* links: scsi bdev testlib thread env */
+/* links: scsi reservation bdev testlib thread env */
 /* ldflags: -liscsi */
 #include <pthread.h>
 #include <sched.h>

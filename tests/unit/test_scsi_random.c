@@ -3,7 +3,7 @@
  * Random CDBs with random buffers, from two initiators, made from what the disk says that it
  * supports: each ends once, with a status, and writes nothing behind what it produced.
  */
-/* links: scsi bdev testlib thread env */
+/* links: scsi reservation bdev testlib thread env */
 /* ldflags: -liscsi */
 #include <stdio.h>
 

@@ -3,7 +3,7 @@
  * Several initiators on one SCSI disk: task management, unit attentions, and persistent reservations
  * in what they do to commands.
  */
-/* links: scsi bdev testlib thread env */
+/* links: scsi reservation bdev testlib thread env */
 /* ldflags: -liscsi */
 #include "scsi_rig.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* links: scsi env */
+/* links: reservation env */
 /* ldflags: -liscsi */
 /* PERSISTENT RESERVE IN, and reservations that survive a restart. */
 #include <setjmp.h>

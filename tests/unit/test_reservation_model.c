@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* links: scsi env */
+/* links: reservation env */
 /* ldflags: -liscsi */
 /*
  * Random PERSISTENT RESERVE OUT commands, next to a reference that is written as differently as

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* links: scsi env */
+/* links: reservation env */
 /* ldflags: -liscsi */
 /* Persistent reservations: each service action, by whom, under which reservation, with what effect. */
 #include <setjmp.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * reservation: the persistent reservations of one logical unit (SPC-4 §5.13) as a value and
- * functions of it: no threads, no memory of its own, no I/O. Private to the room scsi.
+ * functions of it: no threads, no I/O, and no memory of its own but for disks that are not there.
+ * For lib/scsi.
  *
  * A struct scsi_reservations belongs to one thread at a time. It may be copied: who wants a change
  * on disk before it counts lets scsi_reserve_out() work on a copy, saves that, and then copies it
@@ -10,8 +11,8 @@
  * Registrations live on when their nexus goes, and through every reset (SPC-4 §5.13.1). A nexus is
  * two names, so it makes no difference here who is connected at the moment.
  */
-#ifndef VHOSTD_SCSI_RESERVATION_H
-#define VHOSTD_SCSI_RESERVATION_H
+#ifndef VHOSTD_RESERVATION_H
+#define VHOSTD_RESERVATION_H
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -202,5 +203,18 @@ int scsi_reservations_to_json(const struct scsi_reservations *reservations, json
  */
 int scsi_reservations_from_json(struct scsi_reservations *reservations, const json_t *json,
 				struct errmsg *err);
+
+/* ---- of disks that are not there now; one thread ---- */
+
+/* Takes the place of what is kept of the disk of that name. 0 or -ENOMEM. */
+int scsi_reservations_keep(const char *disk, const struct scsi_reservations *reservations);
+/* Moves it to *reservations; without any, leaves that as it is. */
+void scsi_reservations_take(const char *disk, struct scsi_reservations *reservations);
+/* Adds {disk: state, …}, as above, of all that are kept. 0 or -ENOMEM. */
+int scsi_reservations_add_kept(json_t *all);
+/* One of them, under that name, if its APTPL is active. 0 or -ENOMEM. */
+int scsi_reservations_add(json_t *all, const char *disk,
+			  const struct scsi_reservations *reservations);
+void scsi_reservations_drop_kept(void);
 
 #endif
