@@ -104,6 +104,11 @@ struct bdev_info {
 	/* of a DISCARD that the device can do at once; the core splits longer ones. 0: no limit */
 	uint32_t max_discard_bytes;
 	uint32_t discard_granularity; /* bytes; 0: unknown */
+	/*
+	 * Of a WRITE that, whatever happens, is there afterwards as a whole or not at all; 0:
+	 * unknown. Who reads meanwhile may see a part of it.
+	 */
+	uint32_t atomic_write_bytes;
 };
 
 enum bdev_event {

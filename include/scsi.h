@@ -96,6 +96,13 @@ struct scsi_lun *scsi_lun_find(const struct scsi_target *target, uint16_t number
 /* The first one, or the one after lun, in the order of numbers; NULL at the end. */
 struct scsi_lun *scsi_lun_next(const struct scsi_target *target, const struct scsi_lun *lun);
 
+/*
+ * The REPORT LUNS well-known logical unit (SPC-4 §8.2), which every target has: for tasks and TMFs
+ * whose LUN field is SCSI_LUN_REPORT_LUNS (and six bytes of 0); it has no channel. Any thread.
+ */
+#define SCSI_LUN_REPORT_LUNS 0xc101
+struct scsi_lun *scsi_lun_well_known(void);
+
 /* Any thread while the LUN is there. */
 uint16_t scsi_lun_number(const struct scsi_lun *lun);
 const char *scsi_lun_bdev_name(const struct scsi_lun *lun);
@@ -164,7 +171,7 @@ struct scsi_order {
 struct scsi_task {
 	/* ---- set by the submitter before scsi_submit(), the library's until done ---- */
 	struct scsi_target *target;
-	/* Both NULL: the target has no such LUN. */
+	/* Both NULL: the target has no such LUN. channel alone: scsi_lun_well_known(). */
 	struct scsi_lun *lun;
 	struct scsi_channel *channel;
 	uint64_t tag;
@@ -201,14 +208,17 @@ struct scsi_task {
 	const struct scsi_command *command;
 	LIST_ENTRY(scsi_task) link; /* on its channel */
 	_Atomic bool aborted;
-	bool reset;           /* by a reset */
-	bool exclusive;       /* is the one that excludes others */
-	bool returned;        /* app thread */
-	uint64_t lba;         /* first block that it writes … */
-	uint64_t blocks;      /* … and how many */
-	uint64_t position;    /* blocks done, of commands with several steps */
-	uint8_t *buffer;      /* malloc()ed, of commands that need one */
-	uint32_t buffer_size; /* bytes */
+	bool reset;      /* by a reset */
+	bool exclusive;  /* is the one that excludes others */
+	bool returned;   /* app thread */
+	uint64_t lba;    /* first block that it reads or writes … */
+	uint64_t blocks; /* … and how many */
+	uint8_t *buffer; /* malloc()ed, of commands that need one */
+	/* of commands that go piece by piece */
+	const struct scsi_plan *plan;
+	uint64_t position;     /* blocks done */
+	uint64_t piece_blocks; /* at most */
+	uint8_t write_flags;   /* enum bdev_request_flags */
 	struct iovec bounce;
 	struct scsi_order order;
 	_Alignas(16) uint8_t request[]; /* struct bdev_request */

@@ -16,6 +16,7 @@
 #define RELEASE_BYTES (128u * 1024)
 /* Of pages in one call: some ms, in which the thread does nothing else. */
 #define MAX_DISCARD_BYTES (32u << 20)
+#define MAX_ATOMIC_BYTES  (1u << 20)
 #define CACHE_LINE        64
 #define AHEAD_BYTES       4096 /* the processor itself sees to what follows */
 #define PIECE             256
@@ -278,6 +279,8 @@ bdev_malloc_create(const struct bdev_malloc_opts *opts, struct bdev **bdev, stru
 	given.io_types = 1u << BDEV_READ | 1u << BDEV_WRITE | 1u << BDEV_FLUSH |
 			 1u << BDEV_DISCARD | 1u << BDEV_WRITE_ZEROES | 1u << BDEV_RESET;
 	given.max_discard_bytes = MAX_DISCARD_BYTES;
+	given.atomic_write_bytes =
+		MAX_ATOMIC_BYTES; /* what ends in between takes the disk with it */
 	rc = bdev_info_complete(&info, &given, err);
 	if (rc != 0)
 		return rc;

@@ -19,6 +19,11 @@ struct scsi_range {
 void scsi_decode_range(const struct scsi_task *task, struct scsi_range *range);
 /* False: it is not within the disk, and the task has its status. */
 bool scsi_check_range(struct scsi_task *task, const struct scsi_range *range);
+/*
+ * What commands begin with that go through a range: it is within the disk, data-out has out_blocks,
+ * and nobody needs the range alone. False: the task is over, or its command runs again later.
+ */
+bool scsi_begin(struct scsi_task *task, const struct scsi_range *range, uint64_t out_blocks);
 
 /* Of a write, by the CDB and by WCE. */
 uint8_t scsi_write_flags(const struct scsi_task *task, bool fua);

@@ -5,33 +5,12 @@
 
 #include "internal.h"
 
-#define VENDOR         "VHOSTD  "
-#define INQUIRY_LENGTH 96
-#define PAGE_MAX       512
-#define NO_DEVICE      0x7f /* peripheral qualifier 011b, type 1Fh: SPC-4 §6.6.2 */
+#define PAGE_MAX  512
+#define NO_DEVICE 0x7f /* peripheral qualifier 011b, type 1Fh: SPC-4 §6.6.2 */
+#define W_LUN     0x1e /* well-known logical unit */
+#define VENDOR    'V', 'H', 'O', 'S', 'T', 'D', ' ', ' '
 
 /* ---- names ---- */
-
-/* The block device's UUID as 16 bytes; what is no hexadecimal digit is skipped. */
-static void
-uuid_bytes(const struct scsi_unit *unit, uint8_t bytes[16])
-{
-	unsigned int digits = 0;
-
-	memset(bytes, 0, 16);
-	for (const char *c = unit->info.uuid; *c != '\0' && digits < 32; c++) {
-		unsigned int value;
-
-		if (*c >= '0' && *c <= '9')
-			value = (unsigned int)(*c - '0');
-		else if ((*c | 0x20) >= 'a' && (*c | 0x20) <= 'f')
-			value = (unsigned int)((*c | 0x20) - 'a' + 10);
-		else
-			continue;
-		bytes[digits / 2] |= (uint8_t)(value << (digits % 2 == 0 ? 4 : 0));
-		digits++;
-	}
-}
 
 /* Printable ASCII, filled up with blanks (SPC-4 §4.3.1). */
 static void
@@ -42,41 +21,6 @@ put_text(uint8_t *bytes, size_t length, const char *text)
 	memset(bytes, ' ', length);
 	for (size_t i = 0; i < used; i++)
 		bytes[i] = text[i] >= ' ' && text[i] <= '~' ? (uint8_t)text[i] : '_';
-}
-
-/* ---- standard data, SPC-4 §6.6.2 ---- */
-
-static void
-standard_inquiry(struct scsi_task *task, uint64_t allocation)
-{
-	/* SAM-5, SPC-4, SBC-3: SPC-4 table 153. No transport: virtio has no code. */
-	static const uint16_t versions[] = {0x00a0, 0x0460, 0x04c0};
-	uint8_t data[INQUIRY_LENGTH] = {0};
-
-	data[0] = task->lun != NULL ? 0x00 : NO_DEVICE;
-	data[2] = 0x06; /* SPC-4 */
-	data[3] = 0x12; /* HISUP: hierarchical LUNs; response data format 2 */
-	data[4] = INQUIRY_LENGTH - 5;
-	data[7] = 0x02; /* CMDQUE */
-	put_text(data + 8, 8, VENDOR);
-	put_text(data + 16, 16, task->lun != NULL ? task->lun->unit->info.product_name : "");
-	put_text(data + 32, 4, VHOSTD_VERSION);
-	for (size_t i = 0; i < sizeof(versions) / sizeof(versions[0]); i++)
-		put_be16(data + 58 + 2 * i, versions[i]);
-	scsi_data_in(task, data, sizeof(data), allocation);
-}
-
-/* ---- VPD pages: what follows the four bytes of the header; its length ---- */
-
-static size_t page_list(const struct scsi_task *task, uint8_t *data);
-
-static size_t
-unit_serial_number(const struct scsi_task *task, uint8_t *data)
-{
-	size_t length = strlen(task->lun->unit->info.uuid);
-
-	put_text(data, length, task->lun->unit->info.uuid);
-	return length;
 }
 
 /* SPC-4 §7.8.6: a designation descriptor. */
@@ -100,55 +44,99 @@ put_target_port(const struct scsi_task *task, uint8_t *data)
 	return put_designator(data, 1, 0x14, port, sizeof(port));
 }
 
+/* Those of the logical unit, from the block device's UUID. */
 static size_t
-device_identification(const struct scsi_task *task, uint8_t *data)
+put_unit(const struct scsi_unit *unit, uint8_t *data)
 {
-	const struct scsi_unit *unit = task->lun->unit;
-	uint8_t vendor[8 + BDEV_UUID_TEXT - 1], uuid[18] = {0x10}, naa[8];
-	size_t length = 0;
+	uint8_t vendor[8 + BDEV_UUID_TEXT - 1] = {VENDOR}, uuid[18] = {0x10}, naa[8];
+	const char *text = unit->info.uuid;
+	size_t length;
 
-	uuid_bytes(unit, uuid + 2);
+	for (int i = 2; i < 18; i++, text += 2) {
+		text += *text == '-';
+		sscanf(text, "%2hhx", &uuid[i]);
+	}
 	/* NAA 3h, locally assigned: the UUID's last 60 bits (SPC-4 §7.8.6.6.4). */
 	memcpy(naa, uuid + 10, sizeof(naa));
 	naa[0] = (uint8_t)(0x30 | (naa[0] & 0x0f));
-	put_text(vendor, 8, VENDOR);
 	put_text(vendor + 8, sizeof(vendor) - 8, unit->info.uuid);
-	length += put_designator(data + length, 1, 0x03, naa, sizeof(naa));
+	length = put_designator(data, 1, 0x03, naa, sizeof(naa));
 	length += put_designator(data + length, 2, 0x01, vendor, sizeof(vendor));
 	/* SPC-5 §7.7.6.11 */
-	length += put_designator(data + length, 1, 0x0a, uuid, sizeof(uuid));
-	length += put_target_port(task, data + length);
+	return length + put_designator(data + length, 1, 0x0a, uuid, sizeof(uuid));
+}
+
+bool
+scsi_unit_is_designated(const struct scsi_unit *unit, const uint8_t *designator, size_t size)
+{
+	uint8_t own[PAGE_MAX];
+	size_t length = put_unit(unit, own);
+
+	for (size_t at = 0; at < length; at += 4 + own[at + 3]) {
+		if (size >= 4u + own[at + 3] && memcmp(designator, own + at, 4u + own[at + 3]) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* ---- standard data, SPC-4 §6.6.2 ---- */
+
+static void
+standard_inquiry(struct scsi_task *task, uint64_t allocation)
+{
+	/* Versions: SAM-5, SPC-4, SBC-3 (SPC-4 table 153). No transport: virtio has no code. */
+	static const uint8_t standard[96] = {
+		[2] = 0x06, /* SPC-4 */
+		0x12,       /* HISUP: hierarchical LUNs; response data format 2 */
+		sizeof(standard) - 5,
+		0x08, /* 3PC */
+		0,
+		0x02, /* CMDQUE */
+		VENDOR,
+		[58] = 0x00,
+		0xa0,
+		0x04,
+		0x60,
+		0x04,
+		0xc0,
+	};
+	const struct scsi_channel *channel = task->channel;
+	uint8_t data[sizeof(standard)];
+
+	memcpy(data, standard, sizeof(data));
+	if (channel == NULL)
+		data[0] = task->lun != NULL ? W_LUN : NO_DEVICE;
+	put_text(data + 16, 16, channel != NULL ? channel->unit->info.product_name : "");
+	put_text(data + 32, 4, VHOSTD_VERSION);
+	scsi_data_in(task, data, sizeof(data), allocation);
+}
+
+/* ---- VPD pages: what follows the four bytes of the header; returns its length ---- */
+
+static size_t page_list(const struct scsi_task *task, uint8_t *data);
+
+static size_t
+unit_serial_number(const struct scsi_task *task, uint8_t *data)
+{
+	size_t length = strlen(task->lun->unit->info.uuid);
+
+	put_text(data, length, task->lun->unit->info.uuid);
 	return length;
 }
 
-/* There is no network that the disk is managed through. */
 static size_t
-management_addresses(const struct scsi_task *task, uint8_t *data)
+device_identification(const struct scsi_task *task, uint8_t *data)
 {
-	(void)task;
-	(void)data;
-	return 0;
+	size_t length = task->channel != NULL ? put_unit(task->channel->unit, data) : 0;
+
+	return length + put_target_port(task, data + length);
 }
 
 static size_t
 extended_inquiry(const struct scsi_task *task, uint8_t *data)
 {
-	(void)task;
-	data[1] = 0x01;                                         /* SIMPSUP */
 	data[2] = task->lun->unit->info.write_cache ? 0x01 : 0; /* V_SUP */
-	data[3] = 0x01; /* LUICLR: a power-on is each nexus' own */
-	data[9] = SCSI_SENSE_MAX;
 	return 0x3c;
-}
-
-/* SPC-4 §7.8.10: all pages and subpages are shared by all nexuses. */
-static size_t
-mode_page_policy(const struct scsi_task *task, uint8_t *data)
-{
-	(void)task;
-	data[0] = 0x3f;
-	data[1] = 0xff;
-	return 4;
 }
 
 /* SPC-4 §7.8.15: the one port that this initiator knows. */
@@ -162,16 +150,38 @@ scsi_ports(const struct scsi_task *task, uint8_t *data)
 	return 12 + length;
 }
 
-/* SBC-3 §6.6.4 */
+/* SPC-4 §7.8.17: commands, parameters, descriptors, identifiers, operations. */
+static size_t
+third_party_copy(const struct scsi_task *task, uint8_t *data)
+{
+	/* clang-format off */
+	static const uint8_t page[96] = {
+		0x00, 0x01, 0, 8, 7, 0x83, 1, 0x00, 0x84, 2, 0x00, 0x03,
+		0x00, 0x04, 0, 28, 0, 0, 0, 0, 0, SCSI_CSCDS_MAX, 0, SCSI_SEGMENTS_MAX,
+		0, 0, SCSI_COPY_LIST_MAX >> 8, SCSI_COPY_LIST_MAX & 0xff,
+		[44] = 0x00, 0x08, 0, 4, 2, 0x02, 0xe4, 0,
+		0x00, 0x0c, 0, 4, 0, 0, 0, 0,
+		0x80, 0x01, 0, 32, 0, 0, 0, SCSI_COPIES, 0, 0, 0, SCSI_COPIES, [76] = 9,
+	};
+	/* clang-format on */
+
+	(void)task;
+	memcpy(data, page, sizeof(page));
+	return sizeof(page);
+}
+
+/* SBC-4 §6.6.4 */
 static size_t
 block_limits(const struct scsi_task *task, uint8_t *data)
 {
 	const struct scsi_unit *unit = task->lun->unit;
 	uint8_t shift = unit->block_shift;
 
-	data[0] = 0x01; /* WSNZ */
 	data[1] = (uint8_t)scsi_compare_blocks(unit);
 	put_be16(data + 2, (uint16_t)(unit->info.physical_block_size >> shift));
+	/* More than there can be data for; but a limit has to be there where there is one of
+	 * atomic writes. */
+	put_be32(data + 4, INT32_MAX);
 	if (unit->can_discard) {
 		uint32_t granularity = unit->info.discard_granularity >> shift;
 
@@ -181,14 +191,7 @@ block_limits(const struct scsi_task *task, uint8_t *data)
 		put_be32(data + 28, 0x80000000); /* UGAVALID: aligned to block 0 */
 	}
 	put_be64(data + 32, SCSI_WRITE_SAME_MAX_BYTES >> shift);
-	return 0x3c;
-}
-
-static size_t
-block_characteristics(const struct scsi_task *task, uint8_t *data)
-{
-	(void)task;
-	put_be16(data, 1); /* does not rotate */
+	put_be32(data + 40, scsi_atomic_blocks(unit));
 	return 0x3c;
 }
 
@@ -198,58 +201,69 @@ block_provisioning(const struct scsi_task *task, uint8_t *data)
 {
 	const struct scsi_unit *unit = task->lun->unit;
 
-	if (!unit->can_discard)
-		return 4;
-	data[1] = 0x80; /* LBPU */
-	if (unit->can_zero)
-		data[1] |= 0x60; /* LBPWS, LBPWS10 */
-	data[2] = 0x02;          /* thin */
+	if (unit->can_discard) {
+		data[1] = unit->can_zero ? 0xe0 : 0x80; /* LBPU, LBPWS, LBPWS10 */
+		data[2] = 0x02;                         /* thin */
+	}
 	return 4;
 }
 
-static const struct {
+static const struct page {
 	uint8_t code;
+	bool anywhere;  /* also at the well-known logical unit */
+	uint8_t length; /* of those without fill() */
 	size_t (*fill)(const struct scsi_task *task, uint8_t *data);
+	uint8_t bytes[16];
 } pages[] = {
-	{0x00, page_list},
-	{0x80, unit_serial_number},
-	{0x83, device_identification},
-	{0x85, management_addresses},
-	{0x86, extended_inquiry},
-	{0x87, mode_page_policy},
-	{0x88, scsi_ports},
-	{0xb0, block_limits},
-	{0xb1, block_characteristics},
-	{0xb2, block_provisioning},
+	{0x00, true, .fill = page_list},
+	{0x80, .fill = unit_serial_number},
+	{0x83, true, .fill = device_identification},
+	/* There is no network that the disk is managed through. */
+	{0x85, .length = 0},
+	/* SIMPSUP; LUICLR: a power-on is each nexus' own. */
+	{0x86, .fill = extended_inquiry, .bytes = {0, 0x01, 0, 0x01, [9] = SCSI_SENSE_MAX}},
+	/* SPC-4 §7.8.10: all pages and subpages are shared by all nexuses. */
+	{0x87, .length = 4, .bytes = {0x3f, 0xff}},
+	{0x88, .fill = scsi_ports},
+	{0x8f, .fill = third_party_copy},
+	{0xb0, .fill = block_limits},
+	{0xb1, .length = 0x3c, .bytes = {0, 1}}, /* does not rotate */
+	{0xb2, .fill = block_provisioning},
 };
 #define PAGES (sizeof(pages) / sizeof(pages[0]))
 
 static size_t
 page_list(const struct scsi_task *task, uint8_t *data)
 {
-	(void)task;
-	for (size_t i = 0; i < PAGES; i++)
-		data[i] = pages[i].code;
-	return PAGES;
+	size_t length = 0;
+
+	for (size_t i = 0; i < PAGES; i++) {
+		if (task->channel != NULL || pages[i].anywhere)
+			data[length++] = pages[i].code;
+	}
+	return length;
 }
 
 static void
 vpd_page(struct scsi_task *task, uint8_t code, uint64_t allocation)
 {
 	uint8_t data[PAGE_MAX] = {0};
+	const struct page *page = pages;
+	size_t length;
 
-	for (size_t i = 0; i < PAGES && task->lun != NULL; i++) {
-		size_t length;
-
-		if (pages[i].code != code)
-			continue;
-		length = pages[i].fill(task, data + 4);
-		data[1] = code;
-		put_be16(data + 2, (uint16_t)length);
-		scsi_data_in(task, data, 4 + length, allocation);
+	while (page < pages + PAGES && page->code != code)
+		page++;
+	if (page == pages + PAGES || task->lun == NULL ||
+	    (task->channel == NULL && !page->anywhere)) {
+		scsi_refuse_cdb(task, 2, -1);
 		return;
 	}
-	scsi_refuse_cdb(task, 2, -1);
+	data[0] = task->channel == NULL ? W_LUN : 0;
+	data[1] = code;
+	memcpy(data + 4, page->bytes, sizeof(page->bytes));
+	length = page->fill != NULL ? page->fill(task, data + 4) : page->length;
+	put_be16(data + 2, (uint16_t)length);
+	scsi_data_in(task, data, 4 + length, allocation);
 }
 
 void

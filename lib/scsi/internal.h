@@ -22,11 +22,9 @@
 #define SCSI_LIST_MAX 65536
 /* Rows of the table of commands. */
 #define SCSI_COMMANDS_MAX 96
-/* Bytes that VERIFY, WRITE SAME, … have in memory of ours at a time. */
-#define SCSI_BUFFER_MAX (256u << 10)
 /* VPD page B0h, what lists and buffers of ours are bounded by. */
 #define SCSI_UNMAP_DESCRIPTORS    256
-#define SCSI_WRITE_SAME_MAX_BYTES (64u << 20)
+#define SCSI_WRITE_SAME_MAX_BYTES (256u << 20)
 #define SCSI_COMPARE_MAX_BYTES    (128u << 10)
 
 struct scsi_unit;
@@ -40,7 +38,10 @@ enum scsi_command_flags {
 	SCSI_CMD_APP = 1 << 3,    /* the handler runs on the app thread, in the unit's coroutine */
 	SCSI_CMD_EXCLUSIVE = 1 << 4, /* while it runs nobody else writes what it reads and writes */
 	SCSI_CMD_NO_LUN = 1 << 5,    /* has an answer also where there is no LUN */
-	SCSI_CMD_DISCARD = 1 << 6,   /* there only where the block device can do it */
+	SCSI_CMD_WELL_KNOWN = 1 << 6, /* has an answer at the REPORT LUNS well-known LUN */
+	/* There only where the block device can do it; as they are in scsi_unit.lacks. */
+	SCSI_CMD_DISCARD = 1 << 7,
+	SCSI_CMD_ATOMIC = 1 << 8,
 };
 
 struct scsi_command {
@@ -48,7 +49,7 @@ struct scsi_command {
 	uint8_t action;
 	uint8_t length; /* bytes of the CDB */
 	uint8_t access; /* enum scsi_access */
-	uint8_t flags;
+	uint16_t flags;
 	/* Bits of the CDB that are looked at; all ones behind its end. SPC-4 §6.27.3 */
 	_Alignas(8) uint8_t usage[16];
 	/* Whether this CDB runs in spite of a reservation that its access conflicts with; or NULL. */
@@ -69,7 +70,7 @@ void scsi_table_init(void);
 
 /* ---- unit attentions ---- */
 
-/* In the order in which they are reported (SAM-5 §5.14.5); bits of scsi_lun.attentions. */
+/* In the order in which they are reported (SAM-5 §5.14.5); bits of scsi_lun.alerts. */
 enum scsi_attention {
 	SCSI_UA_POWER_ON,
 	SCSI_UA_LUN_RESET,
@@ -84,8 +85,28 @@ enum scsi_attention {
 	SCSI_UA_LUNS_CHANGED,
 	SCSI_ATTENTIONS,
 };
+/* What else scsi_lun.alerts tells of. */
+#define SCSI_ALERT_CONFLICTS (1u << 29) /* some commands conflict with reservations */
+#define SCSI_ALERT_PROTECTED (1u << 30) /* the medium may not be written */
+#define SCSI_ALERT_GONE      (1u << 31) /* the block device */
 
 /* ---- targets, LUNs, units ---- */
+
+/* An EXTENDED COPY that is under way, or whose outcome is held for RECEIVE COPY STATUS. */
+struct scsi_copy {
+	bool running;
+	bool held;
+	int16_t list_id; /* -1: none, nobody can ask for it */
+	bool failed;
+	uint16_t segments; /* done */
+	uint64_t bytes;
+};
+#define SCSI_COPIES 4
+/* Descriptors of an EXTENDED COPY. */
+#define SCSI_CSCDS_MAX    16
+#define SCSI_SEGMENTS_MAX 32
+/* Bytes of all of them. */
+#define SCSI_COPY_LIST_MAX (SCSI_CSCDS_MAX * 32 + SCSI_SEGMENTS_MAX * 28)
 
 struct scsi_target {
 	/* set once */
@@ -94,8 +115,11 @@ struct scsi_target {
 	struct thread *app;
 
 	/* app thread only */
+	LIST_ENTRY(scsi_target) link;
 	TAILQ_HEAD(scsi_lun_list, scsi_lun) luns; /* by number */
 	uint32_t count;
+	struct scsi_copy copies[SCSI_COPIES];
+	uint32_t next_copy;
 };
 
 struct scsi_lun {
@@ -106,8 +130,11 @@ struct scsi_lun {
 	scsi_lun_event_fn event;
 	void *ctx;
 
-	/* any thread */
-	_Atomic uint32_t attentions; /* pending, 1 << enum scsi_attention */
+	/*
+	 * 1 << enum scsi_attention, those pending: any thread; SCSI_ALERT_…: the app thread. Not 0:
+	 * commands look closer.
+	 */
+	_Atomic uint32_t alerts;
 
 	/* the app thread writes, any reads */
 	_Atomic uint8_t conflicts; /* with reservations: 1 << enum scsi_access */
@@ -115,6 +142,8 @@ struct scsi_lun {
 	/* app thread only */
 	TAILQ_ENTRY(scsi_lun) target_link;
 	TAILQ_ENTRY(scsi_lun) unit_link;
+	uint32_t copies;         /* that use it */
+	struct completion *left; /* it is being removed, once they have ended; or NULL */
 };
 
 #define SCSI_MODE_BYTES 96
@@ -136,6 +165,7 @@ struct scsi_unit {
 	struct bdev_info info; /* as it was when the unit was made */
 	uint32_t block_size;
 	uint8_t block_shift;
+	uint16_t lacks; /* commands: enum scsi_command_flags */
 	bool read_only;
 	bool can_discard;
 	bool can_zero;
@@ -148,7 +178,7 @@ struct scsi_unit {
 	_Atomic bool write_protected;
 	_Atomic bool descriptor_sense;
 	_Atomic bool write_through;        /* the block device has a cache, and WCE is 0 */
-	_Atomic uint64_t exclusive_lba;    /* the range that others may not write now … */
+	_Atomic uint64_t exclusive_lba;    /* the range that others may not touch now … */
 	_Atomic uint64_t exclusive_blocks; /* … 0: there is none */
 
 	/* app thread only */
@@ -218,8 +248,20 @@ void scsi_unit_attention(struct scsi_unit *unit, const struct scsi_lun *except,
 uint32_t scsi_unit_count(struct scsi_unit *unit, struct scsi_walk *walk);
 /* [waits] Marks those as aborted, and waits until they are over: how many. */
 uint32_t scsi_unit_abort(struct scsi_unit *unit, struct scsi_walk *walk);
+/* Sets or clears a bit of SCSI_ALERT_… for each LUN. */
+void scsi_unit_alert(struct scsi_unit *unit, uint32_t alert, bool on);
 /* The reservations changed: each LUN's conflicts. */
 void scsi_unit_update_conflicts(struct scsi_unit *unit);
+
+/*
+ * nexus.c; app thread: the first LUN of the initiator's, on whichever target, whose unit fn likes;
+ * or NULL.
+ */
+struct scsi_lun *scsi_initiator_lun(const struct scsi_target *target,
+				    bool (*fn)(const struct scsi_unit *unit, const void *arg),
+				    const void *arg);
+/* inquiry.c: whether a designation descriptor (SPC-4 §7.8.6), of size bytes or less, names it. */
+bool scsi_unit_is_designated(const struct scsi_unit *unit, const uint8_t *designator, size_t size);
 
 /* nexus.c; any thread */
 void scsi_attention_set(struct scsi_lun *lun, enum scsi_attention attention);
@@ -246,10 +288,12 @@ scsi_task_of_request(struct bdev_request *rq)
 	return (struct scsi_task *)((char *)rq - offsetof(struct scsi_task, request));
 }
 
+/* copy.c: done of its tasks, which leave unit attentions to the initiator. */
+void scsi_copied(struct scsi_task *task);
 /* Its own thread: the end of a task. */
 void scsi_finish(struct scsi_task *task);
-/* Whether the task may write lba … now; if not, its command runs again later. */
-bool scsi_may_write(struct scsi_task *task, uint64_t lba, uint64_t blocks);
+/* Whether the task may read or write lba … now; if not, its command runs again later. */
+bool scsi_may_touch(struct scsi_task *task, uint64_t lba, uint64_t blocks);
 /* CHECK CONDITION with that sense; task.c. Finish it afterwards. */
 void scsi_check_condition(struct scsi_task *task, const struct scsi_sense *sense);
 void scsi_refuse(struct scsi_task *task, uint8_t key, uint16_t code);
@@ -265,25 +309,33 @@ void scsi_set_status(struct scsi_task *task, int status);
  */
 void scsi_data_in(struct scsi_task *task, const void *data, size_t length, uint64_t allocation);
 /*
- * Copies the first length bytes of data-out to task->buffer, with room for extra bytes behind it.
- * False: the task has its outcome, and is to be finished.
+ * Copies the first length bytes of data-out to task->buffer, behind room for others. False: the
+ * task has its outcome, and is to be finished.
  */
-bool scsi_take_data_out(struct scsi_task *task, uint32_t length, uint32_t extra);
-/* Copies between length bytes of iovecs, from offset on, and memory. What there is not, stays. */
-size_t scsi_iov_read(const struct iovec *iov, uint32_t count, uint64_t offset, void *to,
-		     size_t length);
-size_t scsi_iov_write(const struct iovec *iov, uint32_t count, uint64_t offset, const void *from,
-		      size_t length);
+bool scsi_take_data_out(struct scsi_task *task, uint32_t length, uint32_t room);
+/*
+ * Copies length bytes from memory to iovecs, from offset on (to), or from there to memory: what
+ * there is. How many.
+ */
+size_t scsi_iov_copy(const struct iovec *iov, uint32_t count, uint64_t offset, void *memory,
+		     size_t length, bool to);
 
 /* ---- limits that VPD page B0h tells of ---- */
 
-/* Its field has 8 bits. */
+/* Of COMPARE AND WRITE; its field has 8 bits. */
 static inline uint32_t
 scsi_compare_blocks(const struct scsi_unit *unit)
 {
 	uint32_t blocks = SCSI_COMPARE_MAX_BYTES >> unit->block_shift;
 
 	return blocks < 255 ? blocks : 255;
+}
+
+/* Of WRITE ATOMIC; 0: there is none. */
+static inline uint32_t
+scsi_atomic_blocks(const struct scsi_unit *unit)
+{
+	return unit->info.atomic_write_bytes >> unit->block_shift;
 }
 
 /* ---- handlers ---- */
@@ -299,7 +351,6 @@ void scsi_run_read_capacity_16(struct scsi_task *task);
 void scsi_run_get_lba_status(struct scsi_task *task);
 void scsi_run_report_opcodes(struct scsi_task *task);
 void scsi_run_report_tmfs(struct scsi_task *task);
-void scsi_run_log_sense(struct scsi_task *task);
 void scsi_run_read_defect_data(struct scsi_task *task);
 void scsi_run_start_stop(struct scsi_task *task);
 void scsi_run_prevent_allow(struct scsi_task *task);
@@ -311,6 +362,10 @@ void scsi_run_prefetch(struct scsi_task *task);
 void scsi_run_synchronize_cache(struct scsi_task *task);
 void scsi_run_unmap(struct scsi_task *task);
 void scsi_run_write_same(struct scsi_task *task);
+void scsi_run_write_atomic(struct scsi_task *task);
+void scsi_run_extended_copy(struct scsi_task *task);
+void scsi_run_copy_status(struct scsi_task *task);
+void scsi_run_copy_parameters(struct scsi_task *task);
 void scsi_run_compare_and_write(struct scsi_task *task);
 void scsi_run_orwrite(struct scsi_task *task);
 void scsi_run_reserve_in(struct scsi_task *task);

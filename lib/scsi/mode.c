@@ -106,6 +106,7 @@ apply(struct scsi_unit *unit, const struct scsi_modes *modes)
 	atomic_store(&unit->descriptor_sense, (modes->bytes[CONTROL_AT + 2] & D_SENSE) != 0);
 	atomic_store(&unit->write_protected,
 		     unit->read_only || (modes->bytes[CONTROL_AT + 4] & SWP) != 0);
+	scsi_unit_alert(unit, SCSI_ALERT_PROTECTED, atomic_load(&unit->write_protected));
 	atomic_store(&unit->write_through,
 		     unit->info.write_cache && !(modes->bytes[CACHING_AT + 2] & WCE));
 }

@@ -26,24 +26,22 @@ static const uint16_t attention_codes[SCSI_ATTENTIONS] = {
 void
 scsi_attention_set(struct scsi_lun *lun, enum scsi_attention attention)
 {
-	atomic_fetch_or(&lun->attentions, 1u << attention);
+	atomic_fetch_or(&lun->alerts, 1u << attention);
 }
 
 void
 scsi_attention_clear(struct scsi_lun *lun, enum scsi_attention attention)
 {
-	atomic_fetch_and(&lun->attentions, ~(1u << attention));
+	atomic_fetch_and(&lun->alerts, ~(1u << attention));
 }
 
 uint16_t
 scsi_attention_take(struct scsi_lun *lun)
 {
-	uint32_t pending = atomic_load(&lun->attentions);
+	uint32_t alerts = atomic_load(&lun->alerts), first;
 
-	while (pending != 0) {
-		uint32_t first = pending & -pending;
-
-		if (atomic_compare_exchange_weak(&lun->attentions, &pending, pending & ~first))
+	while ((first = alerts & -alerts) != 0 && first < 1u << SCSI_ATTENTIONS) {
+		if (atomic_compare_exchange_weak(&lun->alerts, &alerts, alerts & ~first))
 			return attention_codes[__builtin_ctz(first)];
 	}
 	return 0;
@@ -59,6 +57,8 @@ scsi_attention_set_code(struct scsi_lun *lun, uint16_t code)
 }
 
 /* ---- targets; app thread ---- */
+
+static LIST_HEAD(, scsi_target) targets = LIST_HEAD_INITIALIZER(targets);
 
 /*
  * A SAS address of its own, locally assigned (SPC-4 §7.8.6.6.4, NAA 3h): the name's hash
@@ -86,13 +86,41 @@ scsi_target_create(const char *initiator, uint16_t port)
 	target->nexus = (struct scsi_nexus_id){initiator_address(target->initiator), port};
 	target->app = thread_current();
 	TAILQ_INIT(&target->luns);
+	LIST_INSERT_HEAD(&targets, target, link);
 	return target;
 }
 
 void
 scsi_target_destroy(struct scsi_target *target)
 {
+	LIST_REMOVE(target, link);
 	free(target);
+}
+
+struct scsi_lun *
+scsi_initiator_lun(const struct scsi_target *target,
+		   bool (*fn)(const struct scsi_unit *, const void *), const void *arg)
+{
+	const struct scsi_target *other;
+	struct scsi_lun *lun;
+
+	LIST_FOREACH (other, &targets, link) {
+		if (strcmp(other->initiator, target->initiator) != 0)
+			continue;
+		TAILQ_FOREACH (lun, &other->luns, target_link) {
+			if (fn(lun->unit, arg))
+				return lun;
+		}
+	}
+	return NULL;
+}
+
+struct scsi_lun *
+scsi_lun_well_known(void)
+{
+	static struct scsi_lun lun = {.number = SCSI_LUN_REPORT_LUNS};
+
+	return &lun;
 }
 
 void
@@ -195,7 +223,7 @@ scsi_lun_add(struct scsi_target *target, const struct scsi_lun_opts *opts, struc
 	lun->number = opts->number;
 	lun->event = opts->event;
 	lun->ctx = opts->ctx;
-	atomic_init(&lun->attentions, opts->quiet ? 0 : 1u << SCSI_UA_POWER_ON);
+	atomic_init(&lun->alerts, opts->quiet ? 0 : 1u << SCSI_UA_POWER_ON);
 	rc = scsi_unit_attach(opts->bdev, lun, err);
 	if (rc != 0) {
 		free(lun);
@@ -229,17 +257,30 @@ run_removal(struct scsi_order *order)
 		completion_signal(removal->ended, 0);
 }
 
+static struct completion *
+make_completion(void)
+{
+	struct completion *completion;
+
+	while ((completion = completion_create()) == NULL)
+		coroutine_sleep(1000);
+	return completion;
+}
+
 void
 scsi_lun_remove(struct scsi_lun *lun)
 {
-	struct removal removal = {.lun = lun};
+	struct removal removal = {.lun = lun, .ended = make_completion()};
 	struct scsi_target *target = lun->target;
 
-	while ((removal.ended = completion_create()) == NULL)
-		coroutine_sleep(1000);
 	TAILQ_REMOVE(&target->luns, lun, target_link);
 	target->count--;
 	luns_changed(target);
+	if (lun->copies != 0) {
+		lun->left = make_completion();
+		completion_wait(lun->left, WAIT_FOREVER);
+		completion_put(lun->left);
+	}
 	scsi_order_send(lun->unit, &removal.order, run_removal);
 	completion_wait(removal.ended, WAIT_FOREVER);
 	completion_put(removal.ended);

@@ -47,6 +47,30 @@ scsi_check_range(struct scsi_task *task, const struct scsi_range *range)
 	return false;
 }
 
+static inline bool
+begin(struct scsi_task *task, const struct scsi_range *range, uint64_t out_blocks)
+{
+	uint64_t length = out_blocks << task->lun->unit->block_shift;
+
+	if (unlikely(!scsi_check_range(task, range))) {
+		scsi_finish(task);
+		return false;
+	}
+	if (unlikely(length > task->out_bytes)) {
+		task->outcome = SCSI_OVERRUN;
+		scsi_finish(task);
+		return false;
+	}
+	task->transferred_out = length;
+	return scsi_may_touch(task, range->lba, range->blocks);
+}
+
+bool
+scsi_begin(struct scsi_task *task, const struct scsi_range *range, uint64_t out_blocks)
+{
+	return begin(task, range, out_blocks);
+}
+
 /* ---- one request ---- */
 
 void
@@ -149,6 +173,8 @@ scsi_run_read(struct scsi_task *task)
 	} else if (unlikely(range.blocks << task->lun->unit->block_shift > task->in_bytes)) {
 		task->outcome = SCSI_OVERRUN;
 		scsi_finish(task);
+	} else if (unlikely(!scsi_may_touch(task, range.lba, range.blocks))) {
+		return;
 	} else if (unlikely(has_fua(task) && task->lun->unit->info.write_cache)) {
 		scsi_submit_io(task, BDEV_FLUSH, &(struct scsi_range){0}, 0, NULL, 0,
 			       flushed_before_read);
@@ -159,31 +185,44 @@ scsi_run_read(struct scsi_task *task)
 
 /* ---- WRITE ---- */
 
+static inline void
+write_range(struct scsi_task *task, const struct scsi_range *range)
+{
+	uint32_t count = task->out_count;
+
+	if (unlikely(!begin(task, range, range->blocks)))
+		return;
+	if (unlikely(task->transferred_out < task->out_bytes))
+		count = scsi_cut_iov(task->out, task->transferred_out);
+	scsi_submit_io(task, BDEV_WRITE, range, scsi_write_flags(task, has_fua(task)), task->out,
+		       count, on_done);
+}
+
 void
 scsi_run_write(struct scsi_task *task)
 {
-	uint32_t count = task->out_count;
 	struct scsi_range range;
-	uint64_t length;
 
 	scsi_decode_range(task, &range);
-	if (unlikely(!scsi_check_range(task, &range))) {
+	write_range(task, &range);
+}
+
+/*
+ * SBC-4 §5.48: one request, while nobody else reads or writes there, of at most what the block
+ * device writes as a whole or not at all.
+ */
+void
+scsi_run_write_atomic(struct scsi_task *task)
+{
+	struct scsi_range range;
+
+	scsi_decode_range(task, &range);
+	if (scsi_check_range(task, &range) && range.blocks > scsi_atomic_blocks(task->lun->unit))
+		scsi_refuse_cdb(task, 12, -1);
+	if (task->status == SCSI_GOOD)
+		write_range(task, &range);
+	else
 		scsi_finish(task);
-		return;
-	}
-	length = range.blocks << task->lun->unit->block_shift;
-	if (unlikely(length > task->out_bytes)) {
-		task->outcome = SCSI_OVERRUN;
-		scsi_finish(task);
-		return;
-	}
-	if (unlikely(!scsi_may_write(task, range.lba, range.blocks)))
-		return;
-	if (unlikely(length < task->out_bytes))
-		count = scsi_cut_iov(task->out, length);
-	task->transferred_out = length;
-	scsi_submit_io(task, BDEV_WRITE, &range, scsi_write_flags(task, has_fua(task)), task->out,
-		       count, on_done);
 }
 
 /* ---- SYNCHRONIZE CACHE, PRE-FETCH, START STOP UNIT ---- */

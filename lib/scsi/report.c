@@ -45,6 +45,12 @@ scsi_run_read_capacity_16(struct scsi_task *task)
 
 /* ---- REPORT LUNS, SPC-4 §6.33: the list is the app thread's ---- */
 
+enum select_report {
+	NOT_WELL_KNOWN,
+	WELL_KNOWN_ONLY,
+	ALL_LUNS,
+};
+
 static void
 luns_reported(void *arg)
 {
@@ -52,10 +58,10 @@ luns_reported(void *arg)
 }
 
 /* SAM-5 §4.7: peripheral device addressing, and flat space addressing from 256 on. */
-static void
-put_lun(uint8_t *data, uint16_t number)
+static uint16_t
+lun_field(uint16_t number)
 {
-	put_be16(data, number < 256 ? number : 0x4000 | number);
+	return number < 256 ? number : 0x4000 | number;
 }
 
 static void
@@ -63,9 +69,9 @@ report_luns(void *arg)
 {
 	struct scsi_task *task = arg;
 	struct scsi_target *target = task->target;
-	bool wanted = task->cdb[2] != 0x01; /* 01h: well-known ones only; there are none */
-	uint32_t bytes = wanted ? target->count * 8 : 0, at = 8;
-	uint8_t *data = calloc(1, 8 + bytes);
+	bool wanted = task->cdb[2] != WELL_KNOWN_ONLY;
+	uint32_t length = 8;
+	uint8_t *data = calloc(target->count + 2, 8);
 	struct scsi_lun *lun;
 
 	if (data == NULL) {
@@ -73,15 +79,19 @@ report_luns(void *arg)
 		scsi_order_back(&task->order, luns_reported, task);
 		return;
 	}
-	put_be32(data, bytes);
 	TAILQ_FOREACH (lun, &target->luns, target_link) {
 		scsi_attention_clear(lun, SCSI_UA_LUNS_CHANGED);
-		if (!wanted)
-			continue;
-		put_lun(data + at, lun->number);
-		at += 8;
+		if (wanted) {
+			put_be16(data + length, lun_field(lun->number));
+			length += 8;
+		}
 	}
-	scsi_data_in(task, data, 8 + bytes, get_be32(task->cdb + 6));
+	if (task->cdb[2] != NOT_WELL_KNOWN) {
+		put_be16(data + length, SCSI_LUN_REPORT_LUNS);
+		length += 8;
+	}
+	put_be32(data, length - 8);
+	scsi_data_in(task, data, length, get_be32(task->cdb + 6));
 	free(data);
 	scsi_order_back(&task->order, luns_reported, task);
 }
@@ -89,7 +99,7 @@ report_luns(void *arg)
 void
 scsi_run_report_luns(struct scsi_task *task)
 {
-	if (task->cdb[2] > 0x02) {
+	if (task->cdb[2] > ALL_LUNS) {
 		scsi_refuse_cdb(task, 2, -1);
 		scsi_finish(task);
 	} else if (get_be32(task->cdb + 6) < 16) { /* SPC-4 §6.33: at least 16 */
@@ -112,7 +122,7 @@ scsi_run_request_sense(struct scsi_task *task)
 	size_t length;
 
 	if (task->lun != NULL) {
-		sense.code = scsi_attention_take(task->lun);
+		sense.code = task->channel != NULL ? scsi_attention_take(task->lun) : 0;
 		sense.key = sense.code != 0 ? SCSI_KEY_UNIT_ATTENTION : SCSI_KEY_NO_SENSE;
 	}
 	length = scsi_sense_put(&sense, task->cdb[1] & 0x01, data);
@@ -239,28 +249,6 @@ scsi_run_report_tmfs(struct scsi_task *task)
 	scsi_finish(task);
 }
 
-/* ---- LOG SENSE: SPC-4 §6.8, the list of pages and informational exceptions ---- */
-
-void
-scsi_run_log_sense(struct scsi_task *task)
-{
-	static const uint8_t supported[] = {0x00, 0x00, 0, 2, 0x00, 0x2f};
-	/* Parameter 0: no exception, temperature not known. */
-	static const uint8_t exceptions[] = {0x2f, 0, 0, 8, 0, 0, 0x03, 4, 0, 0, 0xff, 0};
-	uint8_t page = task->cdb[2] & 0x3f, subpage = task->cdb[3];
-	uint16_t allocation = get_be16(task->cdb + 7);
-
-	if (subpage != 0 || (page != 0x00 && page != 0x2f))
-		scsi_refuse_cdb(task, subpage != 0 ? 3 : 2, subpage != 0 ? -1 : 5);
-	else if (get_be16(task->cdb + 5) != 0)
-		scsi_refuse_cdb(task, 5, -1);
-	else if (page == 0x00)
-		scsi_data_in(task, supported, sizeof(supported), allocation);
-	else
-		scsi_data_in(task, exceptions, sizeof(exceptions), allocation);
-	scsi_finish(task);
-}
-
 /* ---- READ DEFECT DATA, SBC-3 §5.15: the lists are empty ---- */
 
 void
@@ -275,5 +263,27 @@ scsi_run_read_defect_data(struct scsi_task *task)
 		scsi_data_in(task, data, 4, get_be16(task->cdb + 7));
 	else
 		scsi_data_in(task, data, 8, get_be32(task->cdb + 6));
+	scsi_finish(task);
+}
+
+/* ---- GET LBA STATUS ---- */
+
+/* SBC-3 §5.4: block devices do not say what they have mapped: one descriptor, all mapped. */
+void
+scsi_run_get_lba_status(struct scsi_task *task)
+{
+	uint64_t lba = get_be64(task->cdb + 2);
+	uint64_t blocks = atomic_load(&task->lun->unit->blocks);
+	uint8_t data[24] = {0};
+
+	if (lba >= blocks) {
+		scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_LBA_OUT_OF_RANGE);
+	} else {
+		blocks -= lba;
+		put_be32(data, sizeof(data) - 4);
+		put_be64(data + 8, lba);
+		put_be32(data + 16, blocks < UINT32_MAX ? (uint32_t)blocks : UINT32_MAX);
+		scsi_data_in(task, data, sizeof(data), get_be32(task->cdb + 10));
+	}
 	scsi_finish(task);
 }

@@ -17,10 +17,10 @@
 #define CDB_6(b1, b2, b3, b4)        {0xff, b1, b2, b3, b4, 0, REST_6}
 #define LIST_10(b1, b2, b3, b5, b6)  {0xff, b1, b2, b3, 0, b5, b6, 0xff, 0xff, 0, REST_10}
 #define LIST_12(b1, b2, b345)        {0xff, b1, b2, b345, b345, b345, LBA, 0, 0, REST_12}
-#define LIST_16(b1, lba)             {0xff, b1, lba, lba, lba, lba, lba, lba, lba, lba, LBA, 0, 0}
+#define LIST_16(b1, b2, lba)         {0xff, b1, b2, lba, lba, lba, lba, lba, lba, lba, LBA, 0, 0}
 #define BLOCKS_10(b1)                {0xff, b1, LBA, GROUP, 0xff, 0xff, 0, REST_10}
 #define BLOCKS_12(b1)                {0xff, b1, LBA, LBA, GROUP, 0, REST_12}
-#define BLOCKS_16(b1, count)         {0xff, b1, LBA, LBA, count, count, count, 0xff, GROUP, 0}
+#define BLOCKS_16(b1, high, low)     {0xff, b1, LBA, LBA, high, high, low, 0xff, GROUP, 0}
 /* clang-format on */
 
 /* Group numbers are for statistics that there are none of (SBC-3 §4.22): they are ignored. */
@@ -41,6 +41,8 @@
 #define APP       SCSI_CMD_APP
 #define EXCLUSIVE SCSI_CMD_EXCLUSIVE
 #define DISCARD   SCSI_CMD_DISCARD
+#define ATOMIC    SCSI_CMD_ATOMIC
+#define W_LUN     SCSI_CMD_WELL_KNOWN
 
 /* SBC-3 table 13: START 1 without power condition. */
 static bool
@@ -63,7 +65,7 @@ allow_passes(const uint8_t *cdb)
 
 /* Sorted by operation code, and then by service action. */
 static const struct scsi_command commands[] = {
-	{0x00, 0, 6, ALWAYS, 0, CDB_6(0, 0, 0, 0), NULL, scsi_run_test_unit_ready},
+	{0x00, 0, 6, ALWAYS, W_LUN, CDB_6(0, 0, 0, 0), NULL, scsi_run_test_unit_ready},
 	{0x03, 0, 6, ALWAYS, NO_UA | NO_LUN, CDB_6(0x01, 0, 0, 0xff), NULL, scsi_run_request_sense},
 	{0x08, 0, 6, READ, 0, CDB_6(0x1f, 0xff, 0xff, 0xff), NULL, scsi_run_read},
 	{0x0a, 0, 6, WRITE, WRITES, CDB_6(0x1f, 0xff, 0xff, 0xff), NULL, scsi_run_write},
@@ -82,23 +84,26 @@ static const struct scsi_command commands[] = {
 	{0x37, 0, 10, READ, 0, LIST_10(0, 0x1f, 0, 0, 0), NULL, scsi_run_read_defect_data},
 	{0x41, 0, 10, WRITE, WRITES, BLOCKS_10(0x08), NULL, scsi_run_write_same},
 	{0x42, 0, 10, WRITE, WRITES | DISCARD, LIST_10(0, 0, 0, 0, GROUP), NULL, scsi_run_unmap},
-	{0x4d, 0, 10, ALWAYS, 0, LIST_10(0, 0xff, 0xff, 0xff, 0xff), NULL, scsi_run_log_sense},
 	{0x55, 0, 10, WRITE, APP, LIST_10(0x11, 0, 0, 0, 0), NULL, scsi_run_mode_select},
 	{0x5a, 0, 10, READ, APP, LIST_10(0x18, 0xff, 0xff, 0, 0), NULL, scsi_run_mode_sense},
 	RESERVE_IN(0), RESERVE_IN(1), RESERVE_IN(2), RESERVE_IN(3),
 	RESERVE_OUT(0), RESERVE_OUT(1), RESERVE_OUT(2), RESERVE_OUT(3),
 	RESERVE_OUT(4), RESERVE_OUT(5), RESERVE_OUT(6), RESERVE_OUT(7),
-	{0x88, 0, 16, READ, 0, BLOCKS_16(DPO | FUA, 0xff), NULL, scsi_run_read},
-	{0x89, 0, 16, WRITE, WRITES | EXCLUSIVE, BLOCKS_16(DPO | FUA, 0), NULL, scsi_run_compare_and_write},
-	{0x8a, 0, 16, WRITE, WRITES, BLOCKS_16(DPO | FUA, 0xff), NULL, scsi_run_write},
-	{0x8b, 0, 16, WRITE, WRITES | EXCLUSIVE, BLOCKS_16(DPO | FUA, 0xff), NULL, scsi_run_orwrite},
-	{0x8e, 0, 16, WRITE, WRITES, BLOCKS_16(DPO | BYTCHK, 0xff), NULL, scsi_run_write_verify},
-	{0x8f, 0, 16, READ, 0, BLOCKS_16(DPO | BYTCHK, 0xff), NULL, scsi_run_verify},
-	{0x90, 0, 16, READ, 0, BLOCKS_16(IMMED, 0xff), NULL, scsi_run_prefetch},
-	{0x91, 0, 16, WRITE, 0, BLOCKS_16(IMMED, 0xff), NULL, scsi_run_synchronize_cache},
-	{0x93, 0, 16, WRITE, WRITES, BLOCKS_16(0x09, 0xff), NULL, scsi_run_write_same},
-	{0x9e, 0x10, 16, ALWAYS, ACTION, LIST_16(0x1f, 0), NULL, scsi_run_read_capacity_16},
-	{0x9e, 0x12, 16, READ, ACTION, LIST_16(0x1f, 0xff), NULL, scsi_run_get_lba_status},
+	{0x83, 0, 16, WRITE, ACTION, LIST_16(0x1f, 0, 0), NULL, scsi_run_extended_copy},
+	{0x84, 0, 16, ALWAYS, ACTION | APP, LIST_16(0x1f, 0xff, 0), NULL, scsi_run_copy_status},
+	{0x84, 3, 16, ALWAYS, ACTION, LIST_16(0x1f, 0, 0), NULL, scsi_run_copy_parameters},
+	{0x88, 0, 16, READ, 0, BLOCKS_16(DPO | FUA, 0xff, 0xff), NULL, scsi_run_read},
+	{0x89, 0, 16, WRITE, WRITES | EXCLUSIVE, BLOCKS_16(DPO | FUA, 0, 0), NULL, scsi_run_compare_and_write},
+	{0x8a, 0, 16, WRITE, WRITES, BLOCKS_16(DPO | FUA, 0xff, 0xff), NULL, scsi_run_write},
+	{0x8b, 0, 16, WRITE, WRITES | EXCLUSIVE, BLOCKS_16(DPO | FUA, 0xff, 0xff), NULL, scsi_run_orwrite},
+	{0x8e, 0, 16, WRITE, WRITES, BLOCKS_16(DPO | BYTCHK, 0xff, 0xff), NULL, scsi_run_write_verify},
+	{0x8f, 0, 16, READ, 0, BLOCKS_16(DPO | BYTCHK, 0xff, 0xff), NULL, scsi_run_verify},
+	{0x90, 0, 16, READ, 0, BLOCKS_16(IMMED, 0xff, 0xff), NULL, scsi_run_prefetch},
+	{0x91, 0, 16, WRITE, 0, BLOCKS_16(IMMED, 0xff, 0xff), NULL, scsi_run_synchronize_cache},
+	{0x93, 0, 16, WRITE, WRITES, BLOCKS_16(0x09, 0xff, 0xff), NULL, scsi_run_write_same},
+	{0x9c, 0, 16, WRITE, WRITES | EXCLUSIVE | ATOMIC, BLOCKS_16(DPO | FUA, 0, 0xff), NULL, scsi_run_write_atomic},
+	{0x9e, 0x10, 16, ALWAYS, ACTION, LIST_16(0x1f, 0, 0), NULL, scsi_run_read_capacity_16},
+	{0x9e, 0x12, 16, READ, ACTION, LIST_16(0x1f, 0xff, 0xff), NULL, scsi_run_get_lba_status},
 	{0xa0, 0, 12, ALWAYS, NO_UA | NO_LUN, LIST_12(0, 0xff, 0), NULL, scsi_run_report_luns},
 	{0xa3, 0x0c, 12, READ, ACTION, LIST_12(0x1f, 0x87, 0xff), NULL, scsi_run_report_opcodes},
 	{0xa3, 0x0d, 12, READ, ACTION, LIST_12(0x1f, 0x80, 0), NULL, scsi_run_report_tmfs},
@@ -153,5 +158,5 @@ scsi_command_next(const struct scsi_command *command)
 bool
 scsi_command_supported(const struct scsi_unit *unit, const struct scsi_command *command)
 {
-	return unit->can_discard || !(command->flags & SCSI_CMD_DISCARD);
+	return !(command->flags & unit->lacks);
 }

@@ -19,7 +19,7 @@ scsi_task_size(void)
 void
 scsi_check_condition(struct scsi_task *task, const struct scsi_sense *sense)
 {
-	bool descriptor = task->lun != NULL && load(task->lun->unit->descriptor_sense);
+	bool descriptor = task->channel != NULL && load(task->channel->unit->descriptor_sense);
 
 	task->status = SCSI_CHECK_CONDITION;
 	task->sense_length = (uint8_t)scsi_sense_put(sense, descriptor, task->sense);
@@ -178,7 +178,7 @@ run_on_app(struct scsi_order *order)
 	scsi_order_back(order, finish_back, task);
 }
 
-/* Differences, so that nothing wraps: the range is not checked yet. */
+/* Differences, so that nothing wraps. */
 static bool
 is_excluded(const struct scsi_unit *unit, uint64_t lba, uint64_t blocks)
 {
@@ -189,7 +189,7 @@ is_excluded(const struct scsi_unit *unit, uint64_t lba, uint64_t blocks)
 }
 
 bool
-scsi_may_write(struct scsi_task *task, uint64_t lba, uint64_t blocks)
+scsi_may_touch(struct scsi_task *task, uint64_t lba, uint64_t blocks)
 {
 	struct scsi_channel *channel = task->channel;
 
@@ -239,8 +239,8 @@ start_exclusive(void *arg)
 }
 
 /*
- * Nobody else writes the task's range from the first visit to the second one: writes that were
- * under way have ended, and those that come wait.
+ * Nobody else touches the task's range from the first visit to the second one: what was under way
+ * has ended, and what comes waits.
  */
 static void
 run_exclusive(struct scsi_order *order)
@@ -253,7 +253,7 @@ run_exclusive(struct scsi_order *order)
 		scsi_order_back(order, finish_back, task);
 		return;
 	}
-	/* COMPARE AND WRITE has one byte for it, behind reserved ones. */
+	/* Those with fewer bytes for the number have them behind reserved ones. */
 	atomic_store_explicit(&unit->exclusive_lba, get_be64(task->cdb + 2), memory_order_relaxed);
 	atomic_store_explicit(&unit->exclusive_blocks, get_be32(task->cdb + 10),
 			      memory_order_relaxed);
@@ -278,12 +278,13 @@ scsi_order_is_aborted(struct scsi_order *order)
 /* ---- data ---- */
 
 size_t
-scsi_iov_write(const struct iovec *iov, uint32_t count, uint64_t offset, const void *from,
-	       size_t length)
+scsi_iov_copy(const struct iovec *iov, uint32_t count, uint64_t offset, void *memory, size_t length,
+	      bool to)
 {
 	size_t copied = 0;
 
 	for (uint32_t i = 0; i < count && copied < length; i++) {
+		uint8_t *base = (uint8_t *)iov[i].iov_base + offset, *own = memory;
 		size_t part;
 
 		if (offset >= iov[i].iov_len) {
@@ -293,29 +294,7 @@ scsi_iov_write(const struct iovec *iov, uint32_t count, uint64_t offset, const v
 		part = iov[i].iov_len - offset;
 		if (part > length - copied)
 			part = length - copied;
-		memcpy((uint8_t *)iov[i].iov_base + offset, (const uint8_t *)from + copied, part);
-		copied += part;
-		offset = 0;
-	}
-	return copied;
-}
-
-size_t
-scsi_iov_read(const struct iovec *iov, uint32_t count, uint64_t offset, void *to, size_t length)
-{
-	size_t copied = 0;
-
-	for (uint32_t i = 0; i < count && copied < length; i++) {
-		size_t part;
-
-		if (offset >= iov[i].iov_len) {
-			offset -= iov[i].iov_len;
-			continue;
-		}
-		part = iov[i].iov_len - offset;
-		if (part > length - copied)
-			part = length - copied;
-		memcpy((uint8_t *)to + copied, (const uint8_t *)iov[i].iov_base + offset, part);
+		memcpy(to ? base : own + copied, to ? own + copied : base, part);
 		copied += part;
 		offset = 0;
 	}
@@ -331,22 +310,24 @@ scsi_data_in(struct scsi_task *task, const void *data, size_t length, uint64_t a
 		task->outcome = SCSI_OVERRUN;
 		return;
 	}
-	task->transferred_in = scsi_iov_write(task->in, task->in_count, 0, data, length);
+	task->transferred_in =
+		scsi_iov_copy(task->in, task->in_count, 0, (void *)data, length, true);
 }
 
 bool
-scsi_take_data_out(struct scsi_task *task, uint32_t length, uint32_t extra)
+scsi_take_data_out(struct scsi_task *task, uint32_t length, uint32_t room)
 {
 	if (length > task->out_bytes) {
 		task->outcome = SCSI_OVERRUN;
 		return false;
 	}
-	task->buffer = malloc((size_t)length + extra + 1);
+	task->buffer = malloc((size_t)room + length + 1);
 	if (task->buffer == NULL) {
 		task->status = SCSI_BUSY;
 		return false;
 	}
-	task->transferred_out = scsi_iov_read(task->out, task->out_count, 0, task->buffer, length);
+	task->transferred_out =
+		scsi_iov_copy(task->out, task->out_count, 0, task->buffer + room, length, false);
 	return true;
 }
 
@@ -363,24 +344,6 @@ refuse_usage(struct scsi_task *task, const struct scsi_command *command)
 		byte++;
 	bits = task->cdb[byte] & (uint8_t)~command->usage[byte];
 	scsi_refuse_cdb(task, byte, 31 - __builtin_clz(bits));
-}
-
-/* What the CDB says may make it pass (SPC-4 §5.13.1, SBC-3 §4.17). */
-static __attribute__((noinline)) bool
-conflicts_with(const struct scsi_task *task, const struct scsi_command *command)
-{
-	return command->passes == NULL || !command->passes(task->cdb);
-}
-
-static __attribute__((noinline)) bool
-refuse_attention(struct scsi_task *task)
-{
-	uint16_t code = scsi_attention_take(task->lun);
-
-	if (code == 0) /* another thread was first */
-		return false;
-	scsi_refuse(task, SCSI_KEY_UNIT_ATTENTION, code);
-	return true;
 }
 
 static bool
@@ -401,58 +364,72 @@ check_usage(struct scsi_task *task, const struct scsi_command *command)
 	return true;
 }
 
-/* False: the task has its status. In the order of SAM-5 §5.3.3: conflicts come before all others. */
+/* What the CDB says may make it pass (SPC-4 §5.13.1, SBC-3 §4.17). */
 static bool
-check(struct scsi_task *task, const struct scsi_command *command)
+conflicts(const struct scsi_task *task, const struct scsi_command *command)
 {
-	const struct scsi_lun *lun = task->lun;
-	const struct scsi_unit *unit = lun->unit;
-	uint8_t conflicts = load(lun->conflicts);
+	return load(task->lun->conflicts) >> command->access & 1 &&
+	       (command->passes == NULL || !command->passes(task->cdb));
+}
 
-	if (unlikely(load(unit->gone))) {
+/* In the order of SAM-5 §5.3.3: conflicts come before all others. False: the task has its status. */
+static __attribute__((noinline)) bool
+check_alerts(struct scsi_task *task, const struct scsi_command *command, uint32_t alerts)
+{
+	uint16_t attention = 0;
+
+	if (alerts & SCSI_ALERT_GONE) {
 		scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_LUN_NOT_SUPPORTED);
 		return false;
 	}
-	if (unlikely(conflicts >> command->access & 1) && conflicts_with(task, command)) {
+	if (alerts & SCSI_ALERT_CONFLICTS && conflicts(task, command)) {
 		task->status = SCSI_RESERVATION_CONFLICT;
 		return false;
 	}
-	if (unlikely(load(lun->attentions) != 0) && !(command->flags & SCSI_CMD_NO_UA) &&
-	    refuse_attention(task))
+	if (!(command->flags & SCSI_CMD_NO_UA) && task->done != scsi_copied)
+		attention = scsi_attention_take(task->lun);
+	if (attention != 0) {
+		scsi_refuse(task, SCSI_KEY_UNIT_ATTENTION, attention);
 		return false;
-	if (unlikely(!check_usage(task, command)))
+	}
+	if (!check_usage(task, command))
 		return false;
-	if (command->flags & SCSI_CMD_WRITES && unlikely(load(unit->write_protected))) {
+	if (alerts & SCSI_ALERT_PROTECTED && command->flags & SCSI_CMD_WRITES) {
 		scsi_refuse(task, SCSI_KEY_DATA_PROTECT, SCSI_CODE_WRITE_PROTECTED);
 		return false;
 	}
 	return true;
 }
 
-static __attribute__((noinline)) void
-refuse_unknown(struct scsi_task *task, bool known_opcode)
+/* False: the task has its status. */
+static bool
+check(struct scsi_task *task, const struct scsi_command *command)
 {
-	if (task->lun == NULL)
-		scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_LUN_NOT_SUPPORTED);
-	else if (known_opcode)
-		scsi_refuse_cdb(task, 1, 4);
-	else
-		refuse_field(task, SCSI_CODE_INVALID_OPCODE, true, 0, -1);
-	scsi_finish(task);
+	uint32_t alerts = load(task->lun->alerts);
+
+	return likely(alerts == 0) ? check_usage(task, command)
+				   : check_alerts(task, command, alerts);
 }
 
-/* There is no such LUN: SPC-4 §6.6.1, §6.33, §6.39 say what is answered nevertheless. */
+/* There is no logical unit but, perhaps, the well-known one: SPC-4 §6.6.1, §6.33, §6.39, §8.2. */
 static void
-submit_without_lun(struct scsi_task *task, const struct scsi_command *command)
+submit_without_unit(struct scsi_task *task, const struct scsi_command *command)
 {
-	if (!(command->flags & SCSI_CMD_NO_LUN)) {
-		scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_LUN_NOT_SUPPORTED);
-		scsi_finish(task);
-	} else if (!check_usage(task, command)) {
-		scsi_finish(task);
+	uint16_t needed = SCSI_CMD_NO_LUN;
+
+	if (task->lun != NULL)
+		needed |= SCSI_CMD_WELL_KNOWN;
+	if (command != NULL && command->flags & needed) {
+		if (check_usage(task, command)) {
+			command->run(task);
+			return;
+		}
+	} else if (task->lun != NULL) {
+		scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_INVALID_OPCODE);
 	} else {
-		command->run(task);
+		scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_LUN_NOT_SUPPORTED);
 	}
+	scsi_finish(task);
 }
 
 static void
@@ -479,18 +456,23 @@ scsi_submit(struct scsi_task *task)
 	reset_result(task);
 	command = scsi_command_find(task->cdb, &known_opcode);
 	task->command = command;
-	if (likely(task->channel != NULL))
-		LIST_INSERT_HEAD(&task->channel->in_flight, task, link);
-	if (unlikely(command == NULL || (task->lun != NULL && command->flags & SCSI_CMD_DISCARD &&
-					 !task->lun->unit->can_discard)))
-		refuse_unknown(task, known_opcode);
-	else if (unlikely(task->lun == NULL))
-		submit_without_lun(task, command);
-	else if (unlikely(!check(task, command)))
+	if (unlikely(task->channel == NULL)) {
+		submit_without_unit(task, command);
+		return;
+	}
+	LIST_INSERT_HEAD(&task->channel->in_flight, task, link);
+	if (unlikely(command == NULL || command->flags & task->channel->unit->lacks)) {
+		if (known_opcode && command == NULL)
+			scsi_refuse_cdb(task, 1, 4);
+		else
+			refuse_field(task, SCSI_CODE_INVALID_OPCODE, true, 0, -1);
 		scsi_finish(task);
-	else if (likely(!(command->flags & (SCSI_CMD_APP | SCSI_CMD_EXCLUSIVE))))
+	} else if (unlikely(!check(task, command))) {
+		scsi_finish(task);
+	} else if (likely(!(command->flags & (SCSI_CMD_APP | SCSI_CMD_EXCLUSIVE)))) {
 		command->run(task);
-	else
+	} else {
 		scsi_order_send(task->lun->unit, &task->order,
 				command->flags & SCSI_CMD_APP ? run_on_app : run_exclusive);
+	}
 }

@@ -129,8 +129,9 @@ scsi_tmf_submit(struct scsi_tmf *tmf)
 	} else if (tmf->function == SCSI_I_T_NEXUS_RESET) {
 		tmf->next_number = 0;
 		thread_send(tmf->target->app, &order->msg, next_lun, tmf);
-	} else if (tmf->lun == NULL) {
-		tmf->response = SCSI_INCORRECT_LUN;
+	} else if (tmf->lun == NULL || tmf->lun->unit == NULL) {
+		/* The well-known logical unit has no task that could be aborted. */
+		tmf->response = tmf->lun == NULL ? SCSI_INCORRECT_LUN : SCSI_FUNCTION_COMPLETE;
 		thread_send(order->origin, &order->msg, tmf_back, tmf);
 	} else {
 		scsi_order_send(tmf->lun->unit, order, run_tmf);

@@ -317,6 +317,7 @@ on_bdev_event(void *ctx, enum bdev_event event)
 	} else {
 		log_warn("scsi %s: block device is gone: commands fail", unit->name);
 		atomic_store(&unit->gone, true);
+		scsi_unit_alert(unit, SCSI_ALERT_GONE, true);
 	}
 	TAILQ_FOREACH (lun, &unit->luns, unit_link) {
 		if (lun->event != NULL)
@@ -351,8 +352,10 @@ adopt_bdev(struct scsi_unit *unit, struct errmsg *err)
 	unit->info = *bdev_get_info(bdev);
 	unit->block_size = unit->info.block_size;
 	unit->block_shift = (uint8_t)__builtin_ctz(unit->block_size);
-	unit->can_discard = !unit->read_only && unit->info.io_types & 1u << BDEV_DISCARD;
-	unit->can_zero = !unit->read_only && unit->info.io_types & 1u << BDEV_WRITE_ZEROES;
+	unit->can_discard = unit->info.io_types & 1u << BDEV_DISCARD;
+	unit->can_zero = unit->info.io_types & 1u << BDEV_WRITE_ZEROES;
+	unit->lacks = (unit->can_discard ? 0 : SCSI_CMD_DISCARD) |
+		      (scsi_atomic_blocks(unit) != 0 ? 0 : SCSI_CMD_ATOMIC);
 	atomic_init(&unit->blocks, unit->info.num_blocks);
 	scsi_modes_init(unit);
 	return 0;
@@ -446,6 +449,7 @@ scsi_unit_attach(const char *bdev, struct scsi_lun *lun, struct errmsg *err)
 	lun->unit = unit;
 	TAILQ_INSERT_TAIL(&unit->luns, lun, unit_link);
 	scsi_unit_update_conflicts(unit);
+	scsi_unit_alert(unit, SCSI_ALERT_PROTECTED, atomic_load(&unit->write_protected));
 	return 0;
 }
 
@@ -461,13 +465,34 @@ scsi_unit_attention(struct scsi_unit *unit, const struct scsi_lun *except,
 	}
 }
 
+static void
+set_alert(struct scsi_lun *lun, uint32_t alert, bool on)
+{
+	if (on)
+		atomic_fetch_or(&lun->alerts, alert);
+	else
+		atomic_fetch_and(&lun->alerts, ~alert);
+}
+
+void
+scsi_unit_alert(struct scsi_unit *unit, uint32_t alert, bool on)
+{
+	struct scsi_lun *lun;
+
+	TAILQ_FOREACH (lun, &unit->luns, unit_link)
+		set_alert(lun, alert, on);
+}
+
 void
 scsi_unit_update_conflicts(struct scsi_unit *unit)
 {
 	struct scsi_lun *lun;
 
-	TAILQ_FOREACH (lun, &unit->luns, unit_link)
-		atomic_store(
-			&lun->conflicts,
-			scsi_reservation_view(unit->reservations, lun->target->nexus).conflicts);
+	TAILQ_FOREACH (lun, &unit->luns, unit_link) {
+		uint8_t conflicts =
+			scsi_reservation_view(unit->reservations, lun->target->nexus).conflicts;
+
+		atomic_store(&lun->conflicts, conflicts);
+		set_alert(lun, SCSI_ALERT_CONFLICTS, conflicts != 0);
+	}
 }

@@ -383,6 +383,7 @@ disk_setup(void **state)
 	info = fake_info("disk");
 	info.physical_block_size = 4096;
 	info.discard_granularity = 4096;
+	info.atomic_write_bytes = 1u << 20;
 	disk_start(&info);
 	return 0;
 }

@@ -316,6 +316,11 @@ test_write_same(void **state)
 	assert_int_equal(fake.logged, 1);
 	assert_int_equal(fake.log[0].type, BDEV_WRITE_ZEROES);
 	assert_int_equal(fake.log[0].flags, BDEV_UNMAP);
+	/* 0 blocks are all up to the end. */
+	fake.logged = 0;
+	expect_good(run(A, scsi_cdb_writesame10(0, 0, 0, FAKE_BLOCKS - 3, 0, 0, 512), out, 512, 0));
+	assert_int_equal(fake.log[0].offset, (FAKE_BLOCKS - 3) * FAKE_BLOCK);
+	assert_int_equal(fake.log[0].length, 3 * FAKE_BLOCK);
 	/* No data-out: NDOB. */
 	fake.logged = 0;
 	expect_good(run(A, scsi_cdb_writesame16(0, 0, 0, 10, 0, 5, 0), NULL, 0, 0));
@@ -326,15 +331,20 @@ test_write_same(void **state)
 static void
 test_write_same_refused(void **state)
 {
+	uint32_t too_many = (256u << 20) / FAKE_BLOCK + 1;
+
 	(void)state;
-	expect_field(run(A, scsi_cdb_writesame10(0, 0, 0, 0, 0, 0, 512), out, 512, 0), true, 7, -1);
-	expect_field(run(A, scsi_cdb_writesame16(0, 0, 0, 0, 0, 0, 512), out, 512, 0), true, 10,
-		     -1);
+	expect_sense(run(A, scsi_cdb_writesame16(0, 0, 0, 0, 0, too_many, 512), out, 512, 0),
+		     SCSI_SENSE_ILLEGAL_REQUEST, SCSI_SENSE_ASCQ_LBA_OUT_OF_RANGE);
 	expect_field(run(A, scsi_cdb_writesame10(0, 1, 1, 0, 0, 1, 512), out, 512, 0), true, 1, 4);
 	expect_sense(run(A, scsi_cdb_writesame16(0, 0, 0, FAKE_BLOCKS + 1, 0, 0, 512), out, 512, 0),
 		     SCSI_SENSE_ILLEGAL_REQUEST, SCSI_SENSE_ASCQ_LBA_OUT_OF_RANGE);
-	for (uint32_t length = 0; length < FAKE_BLOCK; length += 7)
-		expect_overrun(run(A, scsi_cdb_writesame10(0, 0, 0, 0, 0, 1, 512), out, length, 0));
+	/* Data-out is one block, not less and not more. */
+	for (uint32_t length = 0; length <= 2 * FAKE_BLOCK; length += 7)
+		expect_field(run(A, scsi_cdb_writesame10(0, 0, 0, 0, 0, 1, 512), out, length, 0),
+			     true, 7, -1);
+	expect_field(run(A, scsi_cdb_writesame16(0, 0, 0, 0, 0, 1, 512), out, 1024, 0), true, 10,
+		     -1);
 	assert_int_equal(fake.logged, 0);
 }
 
@@ -499,6 +509,69 @@ test_exclusion(void **state)
 	assert_int_equal(fake.memory[50 * FAKE_BLOCK], 1);
 }
 
+/* ---- WRITE ATOMIC ---- */
+
+static struct iscsi_task *
+make_atomic(uint64_t lba, uint32_t blocks)
+{
+	return scsi_cdb_writeatomic16(lba, blocks * FAKE_BLOCK, FAKE_BLOCK, 0, 0, 0, 0);
+}
+
+/* One request, which no reader sees a part of. */
+static void
+test_write_atomic(void **state)
+{
+	const uint32_t bytes = 200 * FAKE_BLOCK;
+	struct command *under_way, *atomic, *inside, *elsewhere;
+
+	(void)state;
+	fill(out, bytes, 6);
+	fake.delayed = true;
+	under_way = begin(B, make_read(10, 10, 512), NULL, 0, 512);
+	command_submit(B, under_way);
+	atomic = begin(A, make_atomic(0, 200), out, bytes, 0);
+	command_submit(A, atomic);
+	rig_settle();
+	assert_int_equal(fake.logged, 1);
+	inside = begin(B, make_read(16, 199, 1024), NULL, 0, 1024);
+	command_submit(B, inside);
+	elsewhere = begin(B, make_read(12, 200, 512), NULL, 0, 512);
+	command_submit(B, elsewhere);
+	assert_int_equal(fake.logged, 2);
+	assert_true(fake_complete_one(rig_io[1]));
+	rig_settle();
+	assert_int_equal(fake.logged, 3);
+	assert_int_equal(fake.log[2].type, BDEV_WRITE);
+	assert_int_equal(fake.log[2].length, bytes);
+	assert_true(fake_complete_one(rig_io[1]));
+	assert_true(fake_complete_one(rig_io[0]));
+	rig_settle();
+	assert_int_equal(fake.logged, 4);
+	assert_true(fake_complete_one(rig_io[1]));
+	rig_settle();
+	assert_memory_equal(inside->in, out + 199 * FAKE_BLOCK, FAKE_BLOCK);
+	expect_good(under_way);
+	expect_good(atomic);
+	expect_good(inside);
+	expect_good(elsewhere);
+}
+
+static void
+test_write_atomic_refused(void **state)
+{
+	uint32_t most = (1u << 20) / FAKE_BLOCK;
+	struct iscsi_task *made = make_atomic(0, 8);
+
+	(void)state;
+	expect_field(run(A, make_atomic(0, most + 1), out, 0, 0), true, 12, -1);
+	expect_overrun(run(A, make_atomic(0, most), out, 0, 0));
+	expect_sense(run(A, make_atomic(FAKE_BLOCKS - 1, 2), out, 1024, 0),
+		     SCSI_SENSE_ILLEGAL_REQUEST, SCSI_SENSE_ASCQ_LBA_OUT_OF_RANGE);
+	made->cdb[11] = 4; /* a boundary within */
+	expect_field(run(A, made, out, 4096, 0), true, 11, 2);
+	assert_int_equal(fake.logged, 0);
+}
+
 int
 main(void)
 {
@@ -520,6 +593,8 @@ main(void)
 		disk_test(test_compare_and_write),
 		disk_test(test_orwrite),
 		disk_test(test_exclusion),
+		disk_test(test_write_atomic),
+		disk_test(test_write_atomic_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

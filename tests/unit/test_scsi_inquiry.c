@@ -31,7 +31,8 @@ test_standard(void **state)
 static void
 test_allocation_lengths(void **state)
 {
-	static const uint8_t pages[] = {0x00, 0x80, 0x83, 0x85, 0x86, 0x87, 0x88, 0xb0, 0xb1, 0xb2};
+	static const uint8_t pages[] = {0x00, 0x80, 0x83, 0x85, 0x86, 0x87,
+					0x88, 0x8f, 0xb0, 0xb1, 0xb2};
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(pages); i++) {
@@ -64,7 +65,7 @@ test_vpd_lists(void **state)
 	struct scsi_inquiry_supported_pages *list = ask(A, made, 255);
 
 	(void)state;
-	assert_int_equal(list->num_pages, 10);
+	assert_int_equal(list->num_pages, 11);
 	for (int i = 0; i < list->num_pages; i++)
 		expect_good(run(A, scsi_cdb_inquiry(1, list->pages[i], 255), NULL, 0, 255));
 	scsi_free_scsi_task(made);
@@ -126,14 +127,18 @@ test_limits(void **state)
 
 	(void)state;
 	assert_int_equal(made->datain.size, 64);
-	assert_int_equal(limits->wsnz, 1);
+	assert_int_equal(limits->wsnz, 0);
 	assert_int_equal(limits->max_cmp, 255);
 	assert_int_equal(limits->opt_gran, 8);
 	assert_int_equal(limits->max_unmap, UINT32_MAX);
 	assert_int_equal(limits->max_unmap_bdc, 256);
 	assert_int_equal(limits->opt_unmap_gran, 8);
 	assert_int_equal(limits->ugavalid, 1);
-	assert_int_equal(limits->max_ws_len, (64u << 20) / FAKE_BLOCK);
+	assert_int_equal(limits->max_ws_len, (256u << 20) / FAKE_BLOCK);
+	assert_int_equal(limits->max_atomic_xfer_len, (1u << 20) / FAKE_BLOCK);
+	assert_int_equal(limits->atomic_align, 0);
+	assert_int_equal(limits->atomic_gran, 0);
+	assert_true(limits->max_xfer_len >= limits->max_atomic_xfer_len);
 	assert_int_equal(lbp->lbpu, 1);
 	assert_int_equal(lbp->lbpws, 1);
 	assert_int_equal(lbp->lbpws10, 1);
@@ -250,6 +255,49 @@ test_no_lun(void **state)
 	nexus[A] = before;
 }
 
+/* The well-known logical unit: INQUIRY, REPORT LUNS, TEST UNIT READY, REQUEST SENSE, no more. */
+static void
+test_well_known(void **state)
+{
+	struct rig_nexus before = nexus[A];
+	struct scsi_reportluns_list *list;
+	struct command *command;
+	struct iscsi_task *made;
+
+	(void)state;
+	made = scsi_reportluns_cdb(2, 64);
+	list = ask(A, made, 64);
+	assert_int_equal(list->num, 2);
+	assert_int_equal(list->luns[0], 0);
+	assert_int_equal(list->luns[1], SCSI_LUN_REPORT_LUNS);
+	scsi_free_scsi_task(made);
+	nexus[A].lun = scsi_lun_well_known();
+	nexus[A].channel = NULL;
+	made = scsi_reportluns_cdb(1, 64);
+	list = ask(A, made, 64);
+	assert_int_equal(list->num, 1);
+	assert_int_equal(list->luns[0], SCSI_LUN_REPORT_LUNS);
+	scsi_free_scsi_task(made);
+	command = run(A, scsi_cdb_inquiry(0, 0, 96), NULL, 0, 96);
+	assert_int_equal(command->in[0], 0x1e);
+	expect_good(command);
+	command = run(A, scsi_cdb_inquiry(1, 0, 96), NULL, 0, 96);
+	assert_memory_equal(command->in, "\x1e\x00\x00\x02\x00\x83", 6);
+	expect_good(command);
+	command = run(A, scsi_cdb_inquiry(1, 0x83, 96), NULL, 0, 96);
+	assert_memory_equal(command->in, "\x1e\x83\x00\x08\x01\x14\x00\x04", 8);
+	expect_good(command);
+	expect_field(run(A, scsi_cdb_inquiry(1, 0x80, 96), NULL, 0, 96), true, 2, -1);
+	expect_good(run(A, scsi_cdb_testunitready(), NULL, 0, 0));
+	command = command_run(A, (uint8_t[]){0x03, 0, 0, 0, 18, 0}, 6, NULL, 0, 18);
+	assert_int_equal(command->in[2], 0);
+	expect_good(command);
+	expect_sense(run(A, scsi_cdb_read10(0, 512, 512, 0, 0, 0, 0, 0), NULL, 0, 512),
+		     SCSI_SENSE_ILLEGAL_REQUEST, SCSI_SENSE_ASCQ_INVALID_OPERATION_CODE);
+	assert_int_equal(tmf_run(A, SCSI_LOGICAL_UNIT_RESET, 0), SCSI_FUNCTION_COMPLETE);
+	nexus[A] = before;
+}
+
 /* ---- what is supported ---- */
 
 static struct scsi_report_supported_op_codes *
@@ -353,13 +401,13 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		disk_test(test_standard),    disk_test(test_allocation_lengths),
-		disk_test(test_vpd_lists),   disk_test(test_identification),
-		disk_test(test_limits),      disk_test(test_capacity),
-		disk_test(test_resize),      disk_test(test_report_luns),
-		disk_test(test_no_lun),      disk_test(test_reserved_bits),
-		disk_test(test_cdb_lengths), disk_test(test_unknown),
-		disk_test(test_tmfs),
+		disk_test(test_standard),      disk_test(test_allocation_lengths),
+		disk_test(test_vpd_lists),     disk_test(test_identification),
+		disk_test(test_limits),        disk_test(test_capacity),
+		disk_test(test_resize),        disk_test(test_report_luns),
+		disk_test(test_no_lun),        disk_test(test_well_known),
+		disk_test(test_reserved_bits), disk_test(test_cdb_lengths),
+		disk_test(test_unknown),       disk_test(test_tmfs),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
