@@ -81,6 +81,8 @@ INTEGRATION_BINS := $(patsubst tests/integration/%.c,$(BUILD)/integration/%,$(wi
 FUZZ_SRCS  := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_BINS  := $(FUZZ_SRCS:tests/fuzz/%.c=$(BUILD)/fuzz/test_%)
 FUZZERS    := $(FUZZ_SRCS:tests/fuzz/%.c=$(BUILD)/fuzz/%)
+# What tests slip under programs of others.
+PRELOADS   := $(patsubst tests/preload/%.c,$(BUILD)/preload/%.so,$(wildcard tests/preload/*.c))
 # What tests run inside of a guest.
 GUEST_BINS := $(patsubst tests/guest/%.c,$(BUILD)/in-guest/%,$(wildcard tests/guest/*.c))
 PROGRAMS   := $(BUILD)/bin/vhostd $(BUILD)/bin/vhostctl
@@ -91,7 +93,7 @@ NVME_DEVICE := $(BUILD)/bin/nvme_device
 .DEFAULT_GOAL := all
 .PHONY: all run test check bench fuzz fuzzers install deps clean check-format tests docs unit integration qemu
 all: $(PROGRAMS) $(BENCH_BINS) $(NVME_DEVICE)
-tests: $(UNIT_BINS) $(INTEGRATION_BINS) $(FUZZ_BINS) $(NVME_DEVICE) $(GUEST_BINS)
+tests: $(UNIT_BINS) $(INTEGRATION_BINS) $(FUZZ_BINS) $(NVME_DEVICE) $(GUEST_BINS) $(PRELOADS)
 fuzzers: $(FUZZERS)
 
 $(BUILD)/obj/%.o: %.c Makefile
@@ -137,6 +139,12 @@ $(UNIT_BINS): $(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $$(call links_of,test
 	$(call link,$(call ldflags_of,tests/unit/$*.c) -lcmocka $(LIBS))
 $(INTEGRATION_BINS): $(BUILD)/integration/%: $(BUILD)/obj/tests/integration/%.o $$(call links_of,tests/integration/$$*.c)
 	$(call link,$(call ldflags_of,tests/integration/$*.c) -lcmocka $(LIBS))
+$(BUILD)/unit/test_scsi_conformance: $(BUILD)/preload/sg_socket.so
+# No sanitizers: the programs have none.
+$(PRELOADS): $(BUILD)/preload/%.so: tests/preload/%.c tests/preload/%.h
+	@printf '  %-5s %s\n' LINK $@
+	@mkdir -p $(@D)
+	$(Q)$(CC) -D_GNU_SOURCE $(CSTD) $(WARNINGS) $(OPTIMISE) -g -fPIC -shared $< -o $@
 $(GUEST_BINS): $(BUILD)/in-guest/%: $(BUILD)/obj/tests/guest/%.o $$(call links_of,tests/guest/$$*.c)
 	$(call link,$(LIBS))
 $(FUZZ_BINS): $(BUILD)/fuzz/test_%: $(BUILD)/obj/tests/fuzz/%.o $(BUILD)/obj/tests/fuzz/driver.o $$(call links_of,tests/fuzz/$$*.c)
