@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* links: path vhost scsi bdev nvme event client thread virtio env */
+/* links: path vhost scsi reservation bdev nvme event client thread virtio env */
 /* ldflags: -Xlinker --wrap=accept -Xlinker --wrap=recvmsg */
 /* ldflags: -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc,--wrap=posix_memalign */
 /*
