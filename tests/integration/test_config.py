@@ -301,7 +301,8 @@ def test_mode_of_a_core_that_has_no_reactor(vhostd):
     vhostd.rpc("framework_set_mode", mode="adaptive")
     vhostd.stop()
     document = json.loads(vhostd.state.read_text())
-    document["subsystems"][2]["config"] += [call, unknown]
+    configs = {entry["subsystem"]: entry["config"] for entry in document["subsystems"]}
+    configs["scheduler"] += [call, unknown]
     vhostd.state.write_text(json.dumps(document))
     vhostd.start()
     assert len(vhostd.rpc("framework_get_state")["failed"]) == 2

@@ -308,7 +308,7 @@ test_reset(void **state)
 	rig_settle();
 	assert_true(reset.finished);
 	assert_true(command->finished);
-	assert_int_equal(command->task->outcome, SCSI_ABORTED);
+	assert_int_equal(command->task->outcome, SCSI_RESET);
 	assert_int_equal(fake.logged, 1);
 	command_free(command);
 	clear_attentions(A);
