@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The request queues: a chain is taken apart, becomes a SCSI task, and its outcome the response. */
+#include <endian.h>
 #include <string.h>
 
 #include "iov.h"
@@ -33,7 +34,6 @@ vhost_scsi_take_response(struct iovec **iov, uint32_t *count, uint32_t size,
 		return false;
 	response->whole_count = (uint32_t)(first - response->whole);
 	response->rest = first->iov_base;
-	response->rest_length = left;
 	/* What is behind it in the same buffer is data. */
 	first->iov_base = response->rest + left;
 	first->iov_len -= left;
@@ -47,42 +47,62 @@ vhost_scsi_take_response(struct iovec **iov, uint32_t *count, uint32_t size,
 
 /* A response in several buffers. */
 static __attribute__((noinline)) void
-scatter_response(const struct vhost_scsi_response *response, const uint8_t *from, uint32_t length)
+scatter_response(const struct vhost_scsi_response *response, const void *data, uint32_t length,
+		 bool fill)
 {
-	uint32_t part;
+	uint8_t bytes[RESPONSE_MAX], *from = bytes;
+	uint32_t left = fill ? response->size : length;
 
-	for (uint32_t i = 0; i < response->whole_count && length > 0; i++) {
+	memcpy(bytes, data, length);
+	memset(bytes + length, 0, response->size - length);
+	for (uint32_t i = 0; i < response->whole_count && left > 0; i++) {
 		const struct iovec *iov = &response->whole[i];
+		uint32_t part = iov->iov_len < left ? (uint32_t)iov->iov_len : left;
 
-		part = iov->iov_len < length ? (uint32_t)iov->iov_len : length;
 		memcpy(iov->iov_base, from, part);
 		from += part;
-		length -= part;
+		left -= part;
 	}
-	memcpy(response->rest, from, length);
+	memcpy(response->rest, from, left);
 }
 
 void
 vhost_scsi_put_response(const struct vhost_scsi_response *response, const void *data,
 			uint32_t length, bool fill)
 {
-	uint8_t filled[RESPONSE_MAX];
-
-	if (likely(response->whole_count == 0)) {
-		memcpy(response->rest, data, length);
-		if (fill)
-			memset(response->rest + length, 0, response->size - length);
+	if (unlikely(response->whole_count != 0)) {
+		scatter_response(response, data, length, fill);
 		return;
 	}
-	memcpy(filled, data, length);
-	memset(filled + length, 0, response->size - length);
-	scatter_response(response, filled, fill ? response->size : length);
+	memcpy(response->rest, data, length);
+	if (fill)
+		memset(response->rest + length, 0, response->size - length);
+}
+
+/* What nearly every request ends with, GOOD, in the buffer of nearly every driver. */
+static inline void
+put_good(const struct vhost_scsi_response *response, const struct virtio_scsi_cmd_resp *good,
+	 bool fill)
+{
+	const uint32_t usual = VHOST_SCSI_RESPONSE_HEADER + VIRTIO_SCSI_SENSE_DEFAULT_SIZE;
+
+	if (unlikely(response->whole_count != 0 || response->size != usual)) {
+		vhost_scsi_put_response(response, good, VHOST_SCSI_RESPONSE_HEADER, fill);
+		return;
+	}
+	memcpy(response->rest, good, VHOST_SCSI_RESPONSE_HEADER);
+	if (fill)
+		memset(response->rest + VHOST_SCSI_RESPONSE_HEADER, 0,
+		       VIRTIO_SCSI_SENSE_DEFAULT_SIZE);
 }
 
 /* ---- parsing ---- */
 
-/* A CDB that is longer than any that is known here loses its end, which is looked at by nobody. */
-static void
+/*
+ * Any sizes and buffers. A CDB that is longer than any that is known here loses its end, which
+ * nobody looks at.
+ */
+static __attribute__((noinline)) void
 take_long_way(struct scsi_task *task, struct virtio_scsi_cmd_req *header, uint32_t cdb_size)
 {
 	uint32_t kept = cdb_size < SCSI_CDB_MAX ? cdb_size : SCSI_CDB_MAX;
@@ -94,47 +114,72 @@ take_long_way(struct scsi_task *task, struct virtio_scsi_cmd_req *header, uint32
 	vhost_iov_take(&task->out, &task->out_count, rest, cdb_size - kept);
 }
 
-/* The first buffer of nearly every driver is the header and nothing else. */
-static void
-take_header(struct scsi_task *task, struct virtio_scsi_cmd_req *header, uint32_t cdb_size)
+/* The first buffer of nearly every driver is the header and nothing else: it is copied once. */
+static inline void
+take_header(struct scsi_task *task, uint32_t cdb_size, uint8_t lun[8])
 {
+	const struct virtio_scsi_cmd_req *header = task->out->iov_base;
+	struct virtio_scsi_cmd_req copy;
+
 	if (unlikely(task->out->iov_len != sizeof(*header) || cdb_size != sizeof(header->cdb))) {
-		take_long_way(task, header, cdb_size);
-		return;
+		take_long_way(task, &copy, cdb_size);
+		header = &copy;
+	} else {
+		task->out++;
+		task->out_count--;
 	}
-	memcpy(header, task->out->iov_base, sizeof(*header));
+	memcpy(lun, header->lun, sizeof(header->lun));
+	task->tag = header->tag;
+	task->attribute = header->task_attr;
+	memcpy(task->cdb, header->cdb, sizeof(task->cdb));
 	/* The compiler must not look at the driver's memory again instead of at the copy. */
 	atomic_signal_fence(memory_order_seq_cst);
-	task->out++;
-	task->out_count--;
+	if (unlikely(task->attribute > SCSI_ACA))
+		task->attribute = SCSI_SIMPLE;
+	task->cdb_length = (uint8_t)(cdb_size < SCSI_CDB_MAX ? cdb_size : SCSI_CDB_MAX);
+}
+
+/* So is the first one that is to be filled with the response. */
+static inline bool
+take_response(struct scsi_task *task, uint32_t size, struct vhost_scsi_response *response)
+{
+	if (unlikely(task->in->iov_len != size))
+		return vhost_scsi_take_response(&task->in, &task->in_count, size, response);
+	response->whole_count = 0;
+	response->rest = task->in->iov_base;
+	response->size = size;
+	task->in++;
+	task->in_count--;
+	return true;
+}
+
+static inline bool
+parse(struct virtq_slot *slot, uint32_t cdb_size, uint32_t sense_size,
+      struct vhost_scsi_request *request, uint8_t lun[8])
+{
+	uint32_t header_size = VHOST_SCSI_REQUEST_HEADER + cdb_size;
+	uint32_t response_size = VHOST_SCSI_RESPONSE_HEADER + sense_size;
+	struct scsi_task *task = &request->task;
+
+	if (unlikely(slot->readable_bytes < header_size || slot->writable_bytes < response_size))
+		return false;
+	task->in = slot->iov + slot->readable_count;
+	task->in_count = slot->writable_count;
+	task->in_bytes = slot->writable_bytes - response_size;
+	if (unlikely(!take_response(task, response_size, &request->response)))
+		return false;
+	task->out = slot->iov;
+	task->out_count = slot->readable_count;
+	task->out_bytes = slot->readable_bytes - header_size;
+	take_header(task, cdb_size, lun);
+	return true;
 }
 
 bool
 vhost_scsi_parse(struct virtq_slot *slot, uint32_t cdb_size, uint32_t sense_size,
 		 struct vhost_scsi_request *request, uint8_t lun[8])
 {
-	uint32_t header_size = VHOST_SCSI_REQUEST_HEADER + cdb_size;
-	uint32_t response_size = VHOST_SCSI_RESPONSE_HEADER + sense_size;
-	struct scsi_task *task = &request->task;
-	struct virtio_scsi_cmd_req header;
-
-	task->in = slot->iov + slot->readable_count;
-	task->in_count = slot->writable_count;
-	if (unlikely(slot->readable_bytes < header_size || slot->writable_bytes < response_size ||
-		     !vhost_scsi_take_response(&task->in, &task->in_count, response_size,
-					       &request->response)))
-		return false;
-	task->in_bytes = slot->writable_bytes - response_size;
-	task->out = slot->iov;
-	task->out_count = slot->readable_count;
-	task->out_bytes = slot->readable_bytes - header_size;
-	take_header(task, &header, cdb_size);
-	memcpy(lun, header.lun, sizeof(header.lun));
-	task->tag = header.tag;
-	task->attribute = header.task_attr <= SCSI_ACA ? header.task_attr : SCSI_SIMPLE;
-	task->cdb_length = (uint8_t)(cdb_size < SCSI_CDB_MAX ? cdb_size : SCSI_CDB_MAX);
-	memcpy(task->cdb, header.cdb, sizeof(task->cdb));
-	return true;
+	return parse(slot, cdb_size, sense_size, request, lun);
 }
 
 /* ---- the end ---- */
@@ -168,6 +213,26 @@ residual(const struct scsi_task *task)
 	return bytes < UINT32_MAX ? (uint32_t)bytes : UINT32_MAX;
 }
 
+/* Returns how much of the response was written. */
+static __attribute__((noinline)) uint32_t
+put_not_good(struct vhost_scsi_request *request, bool fill)
+{
+	const struct scsi_task *task = &request->task;
+	uint32_t sense_size = request->response.size - VHOST_SCSI_RESPONSE_HEADER;
+	struct virtio_scsi_cmd_resp response = {
+		.sense_len = task->sense_length < sense_size ? task->sense_length : sense_size,
+		.resid = residual(task),
+		.status = task->outcome == SCSI_COMPLETE ? task->status : 0,
+		.response = codes[task->outcome],
+	};
+	uint32_t length = VHOST_SCSI_RESPONSE_HEADER + response.sense_len;
+
+	memcpy(response.sense, task->sense, response.sense_len);
+	vhost_scsi_put_response(&request->response, &response, length, fill);
+	request->queue->counters[VHOST_ERRORS]++;
+	return length;
+}
+
 /*
  * The used length says that all up to there was written. So a response with data behind it is
  * written to its end.
@@ -178,29 +243,18 @@ on_done(struct scsi_task *task)
 	struct vhost_scsi_request *request =
 		(struct vhost_scsi_request *)((char *)task -
 					      offsetof(struct vhost_scsi_request, task));
-	struct vhost_queue *queue = request->queue;
-	uint32_t sense_size = request->response.size - VHOST_SCSI_RESPONSE_HEADER;
 	bool has_data = task->transferred_in > 0;
-	struct virtio_scsi_cmd_resp response;
-	uint32_t length;
+	uint32_t length = VHOST_SCSI_RESPONSE_HEADER;
 
-	response.sense_len = task->sense_length < sense_size ? task->sense_length : sense_size;
-	response.resid = residual(task);
-	response.status_qualifier = 0;
-	response.status = task->status;
-	response.response = codes[task->outcome];
-	length = VHOST_SCSI_RESPONSE_HEADER + response.sense_len;
-	if (unlikely(response.response != VIRTIO_SCSI_S_OK || task->status != SCSI_GOOD)) {
-		if (task->outcome != SCSI_COMPLETE)
-			response.status = 0;
-		memcpy(response.sense, task->sense, response.sense_len);
-		queue->counters[VHOST_ERRORS]++;
-	}
-	vhost_scsi_put_response(&request->response, &response, length, has_data);
+	if (unlikely(task->outcome != SCSI_COMPLETE || task->status != SCSI_GOOD))
+		length = put_not_good(request, has_data);
+	else
+		put_good(&request->response,
+			 &(struct virtio_scsi_cmd_resp){.resid = residual(task)}, has_data);
 	if (has_data)
 		length = request->response.size + (uint32_t)task->transferred_in;
 	request->path->in_flight--;
-	vhost_queue_complete(queue, virtq_slot_from_ctx(request), length);
+	vhost_queue_complete(request->queue, virtq_slot_from_ctx(request), length);
 }
 
 /* ---- the beginning ---- */
@@ -218,7 +272,23 @@ vhost_scsi_request_init(struct vhost_queue *queue, struct virtq_slot *slot)
 	request->task.done = on_done;
 }
 
-static void
+/* LUNs below 256 in peripheral device addressing, where there are any. */
+static inline struct vhost_scsi_path *
+find_path(const struct vhost_scsi_channel *channel, const uint8_t field[8])
+{
+	struct vhost_scsi_paths *paths;
+	uint64_t number;
+
+	memcpy(&number, field, sizeof(number));
+	number = le64toh(number);
+	paths = channel->targets[number >> 8 & 0xff];
+	if (likely((number & ~0xff00ff00ull) == 1 && paths != NULL &&
+		   number >> 24 < paths->lun_count && paths->luns[number >> 24].lun != NULL))
+		return &paths->luns[number >> 24];
+	return vhost_scsi_find_path(channel, field);
+}
+
+static inline void
 start(struct vhost_scsi_request *request, struct vhost_scsi_channel *channel,
       struct vhost_scsi_path *path)
 {
@@ -237,7 +307,7 @@ start(struct vhost_scsi_request *request, struct vhost_scsi_channel *channel,
 	scsi_submit(task);
 }
 
-static void
+static inline void
 handle_request(struct vhost_scsi *scsi, struct vhost_queue *queue, struct virtq_slot *slot)
 {
 	struct vhost_scsi_request *request = (struct vhost_scsi_request *)slot->ctx;
@@ -246,14 +316,14 @@ handle_request(struct vhost_scsi *scsi, struct vhost_queue *queue, struct virtq_
 	struct vhost_scsi_path *path;
 	uint8_t lun[8];
 
-	if (unlikely(!vhost_scsi_parse(
-		    slot, atomic_load_explicit(&scsi->cdb_size, memory_order_relaxed),
-		    atomic_load_explicit(&scsi->sense_size, memory_order_relaxed), request, lun))) {
+	if (unlikely(!parse(slot, atomic_load_explicit(&scsi->cdb_size, memory_order_relaxed),
+			    atomic_load_explicit(&scsi->sense_size, memory_order_relaxed), request,
+			    lun))) {
 		vhost_queue_complete(queue, slot, 0);
 		virtq_break(queue->setup.vq, "request without a whole header or response");
 		return;
 	}
-	path = vhost_scsi_find_path(channel, lun);
+	path = find_path(channel, lun);
 	if (unlikely(path == NULL))
 		refuse(request, VIRTIO_SCSI_S_BAD_TARGET);
 	else if (unlikely((task->in_bytes != 0 && task->out_bytes != 0) ||

@@ -175,7 +175,6 @@ struct vhost_scsi_response {
 	const struct iovec *whole;
 	uint32_t whole_count;
 	uint8_t *rest;
-	uint32_t rest_length;
 	uint32_t size; /* of all */
 };
 
