@@ -87,10 +87,12 @@ def start_qemu(folder, logs):
 
 @pytest.fixture
 def boot(folder, linux_image, start_qemu):
-    """Boots the Linux guest with the given QEMU arguments beyond the machine's."""
-    def boot_guest(*arguments: str, cpus: int = 1) -> guest.Guest:
+    """Boots the Linux guest with the given QEMU arguments beyond the machine's. Several guests of a
+    test have names, for their logs."""
+    def boot_guest(*arguments: str, cpus: int = 1, name: str = "") -> guest.Guest:
         machine = guest.machine_arguments(cpus=cpus)
-        return start_qemu(guest.Guest(folder, linux_image, [*machine, *arguments]))
+        (folder / name).mkdir(exist_ok=True)
+        return start_qemu(guest.Guest(folder / name, linux_image, [*machine, *arguments]))
 
     return boot_guest
 

@@ -140,3 +140,13 @@ class Vhostd:
         self.rpc("vhost_create_blk_controller", ctrlr=controller, dev_name=name,
                  readonly=readonly, packed_ring=packed_ring)
         return self.folder / controller
+
+    def serve_scsi(self, targets: dict[int, str | list[str]], name: str = "scsi0") -> Path:
+        """Makes SCSI controller vhost.NAME with these targets, {number: block device, or one for
+        each LUN}; returns its socket."""
+        controller = f"vhost.{name}"
+        self.rpc("vhost_create_scsi_controller", ctrlr=controller)
+        for number, bdevs in targets.items():
+            self.rpc("vhost_scsi_controller_add_target", ctrlr=controller, scsi_target_num=number,
+                     bdev_name=bdevs)
+        return self.folder / controller

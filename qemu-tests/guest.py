@@ -14,7 +14,7 @@ from pathlib import Path
 from daemon import stop_process, wait_until
 from guest_image import GuestImage
 
-QEMU = "qemu-system-x86_64"
+QEMU = os.environ.get("VHOSTD_TEST_QEMU", "qemu-system-x86_64")
 ACCEL = os.environ.get("VHOSTD_TEST_ACCEL", "tcg")
 # 5-level paging makes TCG's page walks longer; the kernel would use it if it could.
 CPU = "max,la57=off"
@@ -104,12 +104,21 @@ class Qmp:
                 self.events.append(message)
 
 
-def disk_arguments(sockets: list[Path], properties: str = "", reconnect: bool = False) -> list[str]:
-    """QEMU arguments for one vhost-user-blk-pci device (id diskN) per controller socket."""
+def qemu_version() -> tuple[int, int]:
+    """Major and minor version of QEMU."""
+    output = subprocess.run([QEMU, "--version"], check=True, timeout=QMP_DEADLINE,
+                            stdout=subprocess.PIPE, text=True).stdout
+    major, minor = re.search(r"version (\d+)\.(\d+)", output).groups()
+    return int(major), int(minor)
+
+
+def disk_arguments(sockets: list[Path], properties: str = "", reconnect: bool = False,
+                   driver: str = "vhost-user-blk-pci") -> list[str]:
+    """QEMU arguments for one device (id diskN) per controller socket."""
     arguments = []
     for number, path in enumerate(sockets):
         chardev = f"socket,id=vhost{number},path={path}" + (",reconnect=1" if reconnect else "")
-        device = f"vhost-user-blk-pci,id=disk{number},chardev=vhost{number}"
+        device = f"{driver},id=disk{number},chardev=vhost{number}"
         device += f",{properties}" if properties else ""
         arguments += ["-chardev", chardev, "-device", device]
     return arguments
@@ -231,6 +240,10 @@ class Guest(Qemu):
         if status != 0:
             raise ScriptError(f"status {status} from:\n{script}\nwhich printed:\n{output}")
         return output.strip()
+
+    def load(self, group: str) -> None:
+        """Loads a list of modules that is not loaded by itself (MORE_MODULES)."""
+        self.run(f"while read -r module; do insmod /modules/$module.ko; done < /modules/{group}")
 
     def reboot(self) -> None:
         """Reboots the guest in the same QEMU process and waits until it is back."""

@@ -28,16 +28,25 @@ ROOT = HERE.parent
 DEFAULT_FOLDER = ROOT / "build" / "guest"
 INSTALL_DEPS = ROOT / "packaging" / "install-deps.sh"
 
-PACKAGES = ("busybox-static", "e2fsprogs", "fio", "libc6", "util-linux")
+PACKAGES = ("busybox-static", "e2fsprogs", "fio", "libc6", "libiscsi-bin", "lsscsi", "sg3-utils",
+            "util-linux")
 MODULES = ("virtio_pci", "virtio_blk")
-VFIO_MODULES = ("vfio_pci", "vfio_iommu_type1")     # loaded by the tests that need them
-PROGRAMS = ("/usr/sbin/mke2fs", "/usr/sbin/e2fsck", "/usr/sbin/blkdiscard", "/usr/bin/fio")
+# Loaded by the tests that need them, in this order, from the list /modules/NAME.
+MORE_MODULES = {
+    "scsi": ("virtio_scsi", "sd_mod", "sg"),
+    "vfio": ("vfio_pci", "vfio_iommu_type1"),
+}
+SG_PROGRAMS = ("compare_and_write", "decode_sense", "get_lba_status", "inq", "luns", "modes",
+               "opcodes", "persist", "raw", "readcap", "requests", "reset", "turs", "vpd",
+               "write_same", "xcopy")
+PROGRAMS = ("/usr/sbin/mke2fs", "/usr/sbin/e2fsck", "/usr/sbin/blkdiscard", "/usr/bin/fio",
+            "/usr/bin/iscsi-test-cu", "/usr/bin/lsscsi",
+            *(f"/usr/bin/sg_{name}" for name in SG_PROGRAMS))
 LINKS = {"/usr/sbin/mkfs.ext4": "mke2fs"}
 
-# fio links Ceph, Gluster and RDMA libraries (90 MB) for engines that no test here uses. The
-# guest gets empty libraries with the same symbols in their place.
-UNUSED_LIBRARIES = ("libgfapi", "libnbd", "libibverbs", "librdmacm", "librados", "librbd",
-                    "libpmemblk", "libpmem")
+# fio links Ceph and Gluster libraries (90 MB) for engines that no test here uses. The guest gets
+# empty libraries with the same symbols in their place.
+UNUSED_LIBRARIES = ("libgfapi", "libnbd", "librados", "librbd", "libpmemblk", "libpmem")
 
 # The payload of a bzImage by its first bytes, and what unpacks it. The kernel's build appends
 # the unpacked size (4 bytes) to all formats except gzip, which ends with it by itself.
@@ -208,11 +217,13 @@ def build_initramfs(modules: dict[str, Path]) -> bytes:
     cpio.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
     cpio.file("init", (HERE / "guest_init.sh").read_bytes())
     order = module_load_order(MODULES, modules)
-    later = [name for name in module_load_order(VFIO_MODULES, modules) if name not in order]
-    for name in order + later:
+    lists = {"order": order}
+    for group, names in MORE_MODULES.items():
+        lists[group] = [name for name in module_load_order(names, modules) if name not in order]
+    for name in sorted({name for names in lists.values() for name in names}):
         cpio.file(f"modules/{name}.ko", modules[name].read_bytes(), 0o644)
-    cpio.file("modules/order", "\n".join(order).encode() + b"\n", 0o644)
-    cpio.file("modules/vfio", "\n".join(later).encode() + b"\n", 0o644)
+    for group, names in lists.items():
+        cpio.file(f"modules/{group}", "\n".join(names).encode() + b"\n", 0o644)
 
     cpio.file("bin/busybox", Path("/bin/busybox").read_bytes())
     for applet in run("/bin/busybox", "--list").decode().split():
@@ -255,7 +266,8 @@ def build(target: Path, package: Path) -> None:
         if bzimage is None:
             raise GuestImageError(f"{package}: no kernel in it")
         modules = {path.stem.replace("-", "_"): path for path in Path(unpacked).rglob("*.ko")}
-        missing = [name for name in MODULES + VFIO_MODULES if name not in modules]
+        wanted = (*MODULES, *(name for names in MORE_MODULES.values() for name in names))
+        missing = [name for name in wanted if name not in modules]
         if missing:
             raise GuestImageError(f"{package}: no module {' '.join(missing)} in it")
         (target / "vmlinux").write_bytes(extract_vmlinux(bzimage.read_bytes()))

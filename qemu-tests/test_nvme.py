@@ -10,7 +10,7 @@ import pytest
 import daemon
 from guest import Guest, machine_arguments
 from guest_image import add_programs
-from test_vfio import IOMMU, LOAD
+from test_vfio import IOMMU
 
 BIN = daemon.VHOSTD.parent
 IN_GUEST = BIN.parent / "in-guest"
@@ -105,7 +105,7 @@ def boot(folder, linux_image, start_qemu):
                         "-device", f"nvme-ns,drive=ns{number},bus=nvme0,nsid={number},{properties}"]
         guest = start_qemu(NvmeGuest(folder, add_programs(linux_image, PROGRAMS, folder), machine,
                                      "intel_iommu=on"))
-        guest.run(LOAD)
+        guest.load("vfio")
         return guest
 
     return boot_guest

@@ -15,7 +15,6 @@ PROGRAMS = [BIN.parent / "in-guest" / "nvme_identify", BIN.parent / "in-guest" /
             BIN / "vhostctl", Path("/usr/bin/setpriv")]
 # The IOMMU first: it must be there when the others come. The port is for device_del.
 IOMMU = ["-device", "intel-iommu,intremap=on", "-device", "pcie-root-port,id=port0,chassis=1"]
-LOAD = "while read -r module; do insmod /modules/$module.ko; done < /modules/vfio\n"
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def boot_nvme(folder, linux_image, start_qemu):
                     "-device", "nvme,id=nvme0,bus=port0,drive=disk,serial=VFIO-1"]
         guest = start_qemu(Guest(folder, add_programs(linux_image, PROGRAMS, folder), machine,
                                  kernel_arguments))
-        guest.run(LOAD)
+        guest.load("vfio")
         return guest
 
     return boot_guest
