@@ -32,6 +32,7 @@ struct bdev_malloc_opts {
 	const char *uuid;
 	uint64_t num_blocks;
 	uint32_t block_size;
+	uint32_t physical_block_size; /* bytes, as guests are told; 0: the block size */
 };
 int bdev_malloc_create(const struct bdev_malloc_opts *opts, struct bdev **bdev, struct errmsg *err);
 

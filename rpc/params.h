@@ -199,6 +199,7 @@ struct rpc_bdev_memory_create {
 	const char *uuid;
 	int64_t num_blocks;
 	int64_t block_size;
+	int64_t physical_block_size; /* malloc only */
 };
 
 /* aio and uring. */

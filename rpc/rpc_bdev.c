@@ -118,6 +118,7 @@ malloc_create(const void *arg, json_t **result, struct errmsg *err)
 		.uuid = params->uuid,
 		.num_blocks = params->num_blocks,
 		.block_size = params->block_size,
+		.physical_block_size = params->physical_block_size,
 	};
 	struct bdev *bdev;
 	int rc = bdev_malloc_create(&opts, &bdev, err);

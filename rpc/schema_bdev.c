@@ -134,6 +134,12 @@ static const struct rpc_param set_options_params[] = {
 static const struct rpc_param malloc_create_params[] = {
 	NUM_BLOCKS,
 	BLOCK_SIZE,
+	{.name = "physical_block_size",
+	 .type = RPC_INT,
+	 .offset = MEMORY(physical_block_size),
+	 .min = 0,
+	 .max = 65536,
+	 .help = "bytes, a power of two, at least the block size; default, 0: the block size"},
 	{.name = "name",
 	 .type = RPC_STRING,
 	 .offset = MEMORY(name),

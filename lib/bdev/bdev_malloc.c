@@ -198,8 +198,13 @@ static json_t *
 malloc_config(void *bdev_ctx)
 {
 	const struct malloc_disk *disk = bdev_ctx;
+	const struct bdev_info *info = bdev_get_info(disk->bdev);
+	json_t *config = bdev_config_of_size(disk->bdev, "bdev_malloc_create");
 
-	return bdev_config_of_size(disk->bdev, "bdev_malloc_create");
+	if (info->physical_block_size != info->block_size)
+		json_object_set_new(json_object_get(config, "params"), "physical_block_size",
+				    json_integer(info->physical_block_size));
+	return config;
 }
 
 static int
@@ -275,6 +280,7 @@ bdev_malloc_create(const struct bdev_malloc_opts *opts, struct bdev **bdev, stru
 		return rc;
 	given.product_name = "Malloc disk";
 	given.block_size = opts->block_size;
+	given.physical_block_size = opts->physical_block_size;
 	given.num_blocks = opts->num_blocks;
 	given.io_types = 1u << BDEV_READ | 1u << BDEV_WRITE | 1u << BDEV_FLUSH |
 			 1u << BDEV_DISCARD | 1u << BDEV_WRITE_ZEROES | 1u << BDEV_RESET;

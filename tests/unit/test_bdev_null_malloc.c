@@ -18,7 +18,7 @@ static const char *const modules[] = {"null", "malloc"};
 struct create {
 	const char *module, *name, *uuid;
 	uint64_t num_blocks;
-	uint32_t block_size;
+	uint32_t block_size, physical;
 	struct bdev *bdev;
 	int rc;
 };
@@ -30,7 +30,7 @@ create_run(void *arg)
 	struct bdev_null_opts null = {create->name, create->uuid, create->num_blocks,
 				      create->block_size};
 	struct bdev_malloc_opts malloced = {create->name, create->uuid, create->num_blocks,
-					    create->block_size};
+					    create->block_size, create->physical};
 
 	if (strcmp(create->module, "null") == 0)
 		create->rc = bdev_null_create(&null, &create->bdev, &rig_err);
@@ -42,7 +42,7 @@ static int
 try_create(const char *module, const char *name, const char *uuid, uint64_t num_blocks,
 	   uint32_t block_size)
 {
-	struct create create = {module, name, uuid, num_blocks, block_size, NULL, 0};
+	struct create create = {module, name, uuid, num_blocks, block_size, 0, NULL, 0};
 
 	rig_err.text[0] = '\0';
 	rig_run(create_run, &create);
@@ -206,6 +206,33 @@ test_delete(void **state)
 		assert_int_equal(rig_delete("disk", modules[i]), 0);
 		assert_int_equal(rig_delete("disk", modules[i]), -ENODEV);
 	}
+}
+
+/* Several blocks in a physical one: guests are told, and the configuration keeps it. */
+static void
+test_malloc_physical(void **state)
+{
+	static const uint32_t bad[] = {256, 3072};
+	struct create create = {"malloc", "m", UUID, 16, 512, 4096, NULL, 0};
+	json_t *config, *params;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		struct create refused = create;
+
+		refused.physical = bad[i];
+		rig_run(create_run, &refused);
+		assert_int_equal(refused.rc, -EINVAL);
+	}
+	rig_run(create_run, &create);
+	assert_int_equal(create.rc, 0);
+	assert_int_equal(bdev_get_info(create.bdev)->physical_block_size, 4096);
+	thread_set_current(rig_app);
+	config = bdev_config_json();
+	thread_set_current(NULL);
+	params = json_object_get(json_array_get(config, 0), "params");
+	assert_int_equal(json_integer_value(json_object_get(params, "physical_block_size")), 4096);
+	json_decref(config);
 }
 
 static void
@@ -502,6 +529,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_malloc_too_large, rig_setup, rig_teardown),
 		cmocka_unit_test_setup_teardown(test_malloc_names, rig_setup, rig_teardown),
 		cmocka_unit_test_setup_teardown(test_delete, rig_setup, rig_teardown),
+		cmocka_unit_test_setup_teardown(test_malloc_physical, rig_setup, rig_teardown),
 		cmocka_unit_test_setup_teardown(test_config, rig_setup, rig_teardown),
 		cmocka_unit_test_setup_teardown(test_null_forgets, rig_setup, rig_teardown),
 		cmocka_unit_test_setup_teardown(test_every_type, rig_setup, rig_teardown),
