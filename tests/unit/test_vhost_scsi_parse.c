@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* virtio-scsi requests: taking chains of any layout apart, and what LUN fields name. */
-/* links: vhost scsi bdev virtio thread env */
+/* links: vhost scsi reservation bdev virtio thread env */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
