@@ -21,10 +21,10 @@
 #include "coroutine.h"
 #include "env.h"
 #include "jsonrpc.h"
+#include "listener.h"
 #include "log.h"
 #include "mpsc_queue.h"
 #include "registry.h"
-#include "socket.h"
 
 #define EVENTS        64
 #define TICK_MS       100  /* while something has a deadline */
@@ -475,7 +475,7 @@ open_server(struct server *server, const struct jsonrpc_server_opts *opts, struc
 	server->stopped = completion_create();
 	if (server->epoll_fd < 0 || server->wake_fd < 0 || server->stopped == NULL)
 		return err_set(err, -ENOMEM, "rpc: no memory or file descriptors for the server");
-	rc = listener_open(&server->listener, opts->path, opts->mode, err);
+	rc = listener_open(&server->listener, "rpc", opts->path, opts->mode, err);
 	if (rc != 0)
 		return rc;
 	rc = watch(server, server->listener.fd, &server->listener);
