@@ -48,8 +48,8 @@ void thread_lib_fini(void);
 /* ---- threads ---- */
 
 /*
- * Any OS thread. name is copied (at most 63 bytes are kept) and need not be unique; cpumask NULL or
- * empty: any core. Returns NULL with errno: ENOMEM, EMFILE (it needs an fd), or what schedule()
+ * Any OS thread. name is copied (at most 63 bytes are kept, and of UTF-8 whole characters) and need
+ * not be unique; cpumask NULL or empty: any core. Returns NULL with errno: ENOMEM, EMFILE (it needs an fd), or what schedule()
  * returned.
  */
 struct thread *thread_create(const char *name, const struct cpumask *cpumask);
@@ -88,6 +88,7 @@ uint64_t thread_now(const struct thread *thread);
 void thread_account(struct thread *thread, int rc, uint64_t ticks);
 /* Any OS thread: a moment's view. */
 uint64_t thread_busy_ticks(const struct thread *thread);
+uint64_t thread_idle_ticks(const struct thread *thread);
 
 struct thread_stats {
 	uint64_t busy_ticks;

@@ -13,6 +13,7 @@
 #include "log.h"
 #include "msg_cache.h"
 #include "thread.h"
+#include "utf8.h"
 
 #define LEFTOVER_REPORT_US 5000000
 
@@ -75,6 +76,22 @@ thread_set_current(struct thread *thread)
 
 /* ---- life ---- */
 
+/* Of a character that does not fit, no part is kept: the name goes into JSON. */
+static void
+set_name(struct thread *thread, const char *name)
+{
+	size_t length = 0, next;
+
+	while (name[length] != '\0') {
+		next = utf8_length(name + length);
+		next = next > 0 ? next : 1;
+		if (length + next >= sizeof(thread->name))
+			break;
+		length += next;
+	}
+	memcpy(thread->name, name, length); /* it is zeroed */
+}
+
 static struct thread *
 thread_alloc(const char *name, const struct cpumask *cpumask)
 {
@@ -93,7 +110,7 @@ thread_alloc(const char *name, const struct cpumask *cpumask)
 	thread->now = env_ticks();
 	if (cpumask != NULL)
 		thread->cpumask = *cpumask;
-	snprintf(thread->name, sizeof(thread->name), "%s", name);
+	set_name(thread, name);
 	return thread;
 }
 
@@ -338,12 +355,18 @@ thread_busy_ticks(const struct thread *thread)
 	return atomic_load_explicit(&thread->busy_ticks, memory_order_relaxed);
 }
 
+uint64_t
+thread_idle_ticks(const struct thread *thread)
+{
+	return atomic_load_explicit(&thread->idle_ticks, memory_order_relaxed);
+}
+
 void
 thread_get_stats(const struct thread *thread, struct thread_stats *stats)
 {
 	*stats = (struct thread_stats){
 		.busy_ticks = thread_busy_ticks(thread),
-		.idle_ticks = atomic_load_explicit(&thread->idle_ticks, memory_order_relaxed),
+		.idle_ticks = thread_idle_ticks(thread),
 		.messages = thread->messages_run,
 		.active_pollers = thread->active_pollers,
 		.timed_pollers = thread->timed_pollers,

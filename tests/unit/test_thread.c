@@ -74,7 +74,7 @@ test_create(void **state)
 {
 	struct cpumask mask = {{0}};
 	char long_name[100];
-	struct thread *a, *b;
+	struct thread *a, *b, *c;
 
 	(void)state;
 	memset(long_name, 'x', sizeof(long_name));
@@ -84,6 +84,9 @@ test_create(void **state)
 	b = thread_create(long_name, NULL);
 	assert_string_equal(thread_name(a), "a");
 	assert_int_equal(strlen(thread_name(b)), 63);
+	memcpy(long_name + 61, "\xe2\x82\xac", 3);
+	c = make_thread(long_name);
+	assert_int_equal(strlen(thread_name(c)), 61);
 	assert_true(cpumask_equal(thread_cpumask(a), &mask));
 	assert_true(cpumask_is_empty(thread_cpumask(b)));
 	assert_true(thread_id(b) > thread_id(a) && thread_id(a) > 0);
@@ -92,6 +95,7 @@ test_create(void **state)
 	assert_false(thread_is_exited(a));
 	thread_finish(a);
 	thread_finish(b);
+	thread_finish(c);
 }
 
 static unsigned int schedule_calls;
