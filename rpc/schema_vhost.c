@@ -191,12 +191,14 @@ const struct rpc_schema rpc_vhost_schemas[RPC_VHOST_METHODS + 1] = {
 			.params = stats_params,
 			.param_count = RPC_COUNT(stats_params),
 			.params_size = sizeof(struct rpc_vhost_get_stats),
-			.help = "Answers an array of {ctrlr, running_queues, broken_queues, "
-				"inflight, requests, bytes_read, bytes_written, errors, sleeps, "
+			.help = "Answers an array of {ctrlr, connected, connections, "
+				"running_queues, broken_queues, inflight, requests, bytes_read, "
+				"bytes_written, errors, sleeps, "
 				"calls, calls_suppressed, calls_coalesced, breaks}, and with "
 				"per_queue a member queues: an array of {queue, running, broken} "
 				"and the same counters, of each queue that was ever used. They "
 				"count from the controller's creation, over all front-ends: "
+				"how many have connected, and whether one is there now; "
 				"requests given back to the guest, the bytes written to and read "
 				"from its memory for them (headers and status bytes included), "
 				"requests answered with an error, times that a queue began to wait "

@@ -82,6 +82,8 @@ struct queue_stats {
 
 struct stats_call {
 	uint64_t stops; /* of the controller's queues, when the main thread was asked */
+	uint64_t connections;
+	bool connected;
 	struct queue_stats queues[VHOST_MAX_QUEUES];
 };
 
@@ -101,6 +103,19 @@ add_queue(struct queue_stats *stats, const struct vhost_queue *queue)
 	stats->broken += queue->broken;
 }
 
+static void
+add_controller(struct stats_call *call, const struct vhost_controller *controller)
+{
+	const struct vhost_session *session;
+
+	call->stops = controller->stops;
+	call->connections = controller->connections;
+	TAILQ_FOREACH (session, &controller->sessions, link)
+		call->connected |= !session->released;
+	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++)
+		add_counters(&call->queues[i], controller->counters[i]);
+}
+
 /* The main thread comes first; what has stopped until then is counted there. */
 static int
 stats_on_thread(struct vhost_thread *thread, void *arg)
@@ -108,11 +123,8 @@ stats_on_thread(struct vhost_thread *thread, void *arg)
 	const struct vhost_queue *queue;
 	struct stats_call *call = arg;
 
-	if (vhost_thread_is_main(thread)) {
-		call->stops = thread->controller->stops;
-		for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++)
-			add_counters(&call->queues[i], thread->controller->counters[i]);
-	}
+	if (vhost_thread_is_main(thread))
+		add_controller(call, thread->controller);
 	LIST_FOREACH (queue, &thread->queues, link)
 		add_queue(&call->queues[queue->index], queue);
 	return 0;
@@ -183,7 +195,8 @@ call_json(const char *name, const struct stats_call *call, bool per_queue)
 		total.running += call->queues[i].running;
 		total.broken += call->queues[i].broken;
 	}
-	object = json_pack("{s:s, s:I, s:I}", "ctrlr", name, "running_queues",
+	object = json_pack("{s:s, s:b, s:I, s:I, s:I}", "ctrlr", name, "connected", call->connected,
+			   "connections", (json_int_t)call->connections, "running_queues",
 			   (json_int_t)total.running, "broken_queues", (json_int_t)total.broken);
 	set_counters(object, &total);
 	if (per_queue)

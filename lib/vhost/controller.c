@@ -96,6 +96,7 @@ void
 vhost_controller_attach(struct vhost_controller *controller, struct vhost_session *session)
 {
 	TAILQ_INSERT_TAIL(&controller->sessions, session, link);
+	controller->connections++;
 }
 
 bool

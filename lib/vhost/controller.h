@@ -58,6 +58,7 @@ struct vhost_controller {
 	/* what queues counted until they stopped, and how often that was */
 	uint64_t counters[VHOST_MAX_QUEUES][VHOST_COUNTERS];
 	uint64_t stops;
+	uint64_t connections; /* sessions so far */
 	TAILQ_HEAD(vhost_session_list, vhost_session) sessions;
 };
 
