@@ -47,11 +47,12 @@ endif
 # DPDK: the few static archives the daemon needs. The shared EAL would load every driver plug-in.
 DPDK_CPPFLAGS := -isystem /usr/include/dpdk -isystem /usr/include/$(shell $(CC) -print-multiarch)/dpdk -include rte_config.h
 DPDK_LIBS := $(addprefix -l:librte_,$(addsuffix .a,vhost cryptodev dmadev ethdev meter hash rcu net mbuf mempool pci ring eal kvargs telemetry))
-LIBS := -Wl,--start-group $(DPDK_LIBS) -Wl,--end-group -ljansson -luring -lnuma -lbsd -lsystemd -ldl -lm
+HTTP_LIBS := $(shell pkg-config --libs libmicrohttpd 2>/dev/null)
+LIBS := -Wl,--start-group $(DPDK_LIBS) -Wl,--end-group -ljansson -luring -lnuma -lbsd -lsystemd $(HTTP_LIBS) -ldl -lm
 
 # ---- rooms: lib/<room>/*.c is one archive ----
 
-ROOMS := app jsonrpc vhost scsi reservation bdev nvme event thread virtio env
+ROOMS := app metrics jsonrpc vhost scsi reservation bdev nvme event thread virtio env
 # Archives besides the rooms: the RPC methods, the test client, what tests share, parts of benchmarks.
 EXTRA := rpc client testlib load path
 EXTRA_DIRS := rpc tests/client tests/testlib bench/load bench/path

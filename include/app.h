@@ -39,6 +39,7 @@ struct app_opts {
 	const char *rpc_socket;  /* NULL: no server */
 	const char *config_file; /* loaded at start when there is no state yet; NULL: none */
 	const char *state_file;  /* the journal; NULL: none */
+	const char *metrics;     /* where they are served, as metrics.h says; NULL: nowhere */
 	bool wait_for_rpc;       /* stay in the startup state until framework_start_init */
 	/*
 	 * To become before sockets listen; NULL: stay. The group may connect to the sockets in

@@ -274,6 +274,8 @@ struct bdev_histogram {
 /* Pure. */
 void bdev_histogram_merge(struct bdev_histogram *sum, const struct bdev_histogram *histogram);
 uint64_t bdev_histogram_count(const struct bdev_histogram *histogram);
+/* Pure. The most ticks that this bucket counts; those of the one before it are less. */
+uint64_t bdev_histogram_last(uint32_t bucket);
 /*
  * Pure. Ticks that the share (0 … 1) of requests did not exceed: the last of their bucket. 0 when
  * there are none.

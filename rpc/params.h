@@ -62,6 +62,19 @@ struct rpc_notify_get_notifications {
 	int64_t max;
 };
 
+/* ---- metrics ---- */
+
+enum rpc_metrics_index {
+	RPC_METRICS_GET,
+	RPC_METRICS_METHODS,
+};
+extern const struct rpc_schema rpc_metrics_schemas[RPC_METRICS_METHODS + 1];
+extern const struct rpc_method rpc_metrics_methods[RPC_METRICS_METHODS + 1];
+
+struct rpc_metrics_get {
+	const char *format;
+};
+
 /* ---- threads ---- */
 
 enum rpc_thread_index {

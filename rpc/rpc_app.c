@@ -19,7 +19,8 @@ const struct rpc_method *const rpc_all_methods[] = {
 	rpc_log_methods,        rpc_bdev_methods,
 	rpc_nvme_methods,       rpc_vhost_methods,
 	rpc_vhost_scsi_methods, rpc_scsi_methods,
-	rpc_system_methods,     NULL,
+	rpc_system_methods,     rpc_metrics_methods,
+	NULL,
 };
 
 static int

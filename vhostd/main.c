@@ -12,6 +12,7 @@
 #include "bdev.h"
 #include "bdev_modules.h"
 #include "log.h"
+#include "metrics.h"
 #include "scsi.h"
 #include "vhost.h"
 
@@ -128,8 +129,28 @@ static const struct app_subsystem scheduler_subsystem = {
 	.config = event_config_json,
 };
 
+static int
+start_metrics(const struct app_opts *opts, struct errmsg *err)
+{
+	struct metrics_server_opts server = {
+		.address = opts->metrics,
+		.thread = app_thread(),
+		.collect = metrics_collect,
+	};
+
+	return opts->metrics != NULL ? metrics_server_start(&server, err) : 0;
+}
+
+static const struct app_subsystem metrics_subsystem = {
+	.name = "metrics",
+	.start = start_metrics,
+	.stop = metrics_server_stop,
+	.depends_on = (const char *const[]){"bdev", "vhost", NULL},
+};
+
 static const struct app_subsystem *const subsystems[] = {
-	&bdev_subsystem, &scsi_subsystem, &vhost_subsystem, &scheduler_subsystem, NULL,
+	&bdev_subsystem,      &scsi_subsystem,    &vhost_subsystem,
+	&scheduler_subsystem, &metrics_subsystem, NULL,
 };
 
 /* ---- options ---- */
@@ -242,6 +263,13 @@ set_no_state(struct settings *settings, const char *argument)
 }
 
 static const char *
+set_metrics(struct settings *settings, const char *argument)
+{
+	settings->app.metrics = argument;
+	return metrics_address_check(argument) == 0 ? NULL : "is not unix:PATH or 127.0.0.1:PORT";
+}
+
+static const char *
 set_log_level(struct settings *settings, const char *argument)
 {
 	enum log_level level;
@@ -296,6 +324,8 @@ static const struct option_row options[] = {
 	{"config", 'c', "FILE", "configuration to load when there is no state yet", set_config},
 	{"state", 0, "FILE", "journal of what RPC made, replayed at start", set_state},
 	{"no-state", 0, NULL, "keep no journal", set_no_state},
+	{"metrics", 0, "ADDRESS", "serve metrics over HTTP: unix:PATH or 127.0.0.1:PORT",
+	 set_metrics},
 	{"wait-for-rpc", 0, NULL, "start no subsystem before framework_start_init",
 	 set_wait_for_rpc},
 	{"user", 0, "NAME", "user to become", set_user},

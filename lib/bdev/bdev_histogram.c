@@ -18,8 +18,8 @@ bdev_histogram_count(const struct bdev_histogram *histogram)
 	return count;
 }
 
-static uint64_t
-last_of_bucket(uint32_t bucket)
+uint64_t
+bdev_histogram_last(uint32_t bucket)
 {
 	uint32_t range = bucket >> BDEV_HISTOGRAM_SHIFT;
 	uint64_t index = bucket & ((1u << BDEV_HISTOGRAM_SHIFT) - 1);
@@ -39,7 +39,7 @@ bdev_histogram_quantile(const struct bdev_histogram *histogram, double share)
 	for (uint32_t i = 0; i < BDEV_HISTOGRAM_BUCKETS; i++) {
 		so_far += histogram->buckets[i];
 		if (histogram->buckets[i] != 0 && ((double)so_far >= wanted || so_far == count))
-			return last_of_bucket(i);
+			return bdev_histogram_last(i);
 	}
 	return 0;
 }

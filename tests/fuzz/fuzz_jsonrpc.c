@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* links: rpc app jsonrpc vhost scsi reservation virtio bdev event testlib thread env */
+/* links: rpc app metrics jsonrpc vhost scsi reservation virtio bdev event testlib thread env */
 /* ldflags: -Wl,--wrap=kill,--wrap=usleep,--wrap=fsync,--wrap=uring_file_open,--wrap=log_write */
 /*
  * A JSON-RPC client that sends anything: the bytes of the input, in pieces, through the client's

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* links: rpc app jsonrpc vhost scsi reservation virtio bdev event testlib thread env */
+/* links: rpc app metrics jsonrpc vhost scsi reservation virtio bdev event testlib thread env */
 /* ldflags: -Wl,--wrap=kill,--wrap=usleep,--wrap=fsync,--wrap=uring_file_open,--wrap=log_write */
 /*
  * A state journal with anything in it. Either it is refused, and kept aside if it is damaged, or it
