@@ -15,11 +15,16 @@
 #define STATE_POLL_US 10000
 
 const struct rpc_method *const rpc_all_methods[] = {
-	rpc_app_methods,        rpc_thread_methods,
-	rpc_log_methods,        rpc_bdev_methods,
-	rpc_nvme_methods,       rpc_vhost_methods,
-	rpc_vhost_scsi_methods, rpc_scsi_methods,
-	rpc_system_methods,     rpc_metrics_methods,
+	rpc_app_methods,
+	rpc_thread_methods,
+	rpc_log_methods,
+	rpc_bdev_methods,
+	rpc_nvme_methods,
+	rpc_vhost_methods,
+	rpc_vhost_scsi_methods,
+	rpc_scsi_methods,
+	rpc_system_methods,
+	rpc_metrics_methods,
 	NULL,
 };
 

@@ -106,10 +106,15 @@ const struct rpc_schema rpc_app_schemas[RPC_APP_METHODS + 1] = {
 };
 
 const struct rpc_schema *const rpc_all_schemas[] = {
-	rpc_app_schemas,        rpc_thread_schemas,
-	rpc_log_schemas,        rpc_bdev_schemas,
-	rpc_nvme_schemas,       rpc_vhost_schemas,
-	rpc_vhost_scsi_schemas, rpc_scsi_schemas,
-	rpc_system_schemas,     rpc_metrics_schemas,
+	rpc_app_schemas,
+	rpc_thread_schemas,
+	rpc_log_schemas,
+	rpc_bdev_schemas,
+	rpc_nvme_schemas,
+	rpc_vhost_schemas,
+	rpc_vhost_scsi_schemas,
+	rpc_scsi_schemas,
+	rpc_system_schemas,
+	rpc_metrics_schemas,
 	NULL,
 };
