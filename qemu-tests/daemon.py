@@ -84,10 +84,11 @@ class Vhostd:
         self.log = folder / "vhostd.log"
         self.process: subprocess.Popen | None = None
         self.cpus = "0"     # from the next start on
+        self.options: list[str] = []    # likewise
 
     def start(self) -> None:
         command = [str(VHOSTD), "-l", self.cpus, "-S", str(self.folder), "-r", str(self.rpc_socket),
-                   "--state", str(self.folder / "state.json")]
+                   "--state", str(self.folder / "state.json"), *self.options]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log,
                                             stderr=log, cwd=self.folder)

@@ -69,6 +69,9 @@ void ctl_print_markdown(void);
 enum vhostctl_status ctl_save_config(const struct vhostctl_opts *opts, char **args,
 				     struct errmsg *err);
 enum vhostctl_status ctl_nvme(const struct vhostctl_opts *opts, char **args, struct errmsg *err);
+enum vhostctl_status ctl_libvirt(const struct vhostctl_opts *opts, char **args, struct errmsg *err);
+enum vhostctl_status ctl_provision(const struct vhostctl_opts *opts, char **args,
+				   struct errmsg *err);
 enum vhostctl_status ctl_load_config(const struct vhostctl_opts *opts, char **args,
 				     struct errmsg *err);
 

@@ -21,6 +21,11 @@ ctl_print_usage(FILE *file)
 	      "       vhostctl [-s SOCKET] load-config FILE\n"
 	      "       vhostctl [-s SOCKET] call METHOD [JSON]\n"
 	      "       vhostctl nvme list | bind ADDRESS | unbind ADDRESS\n"
+	      "       vhostctl libvirt xml CTRLR [--target vdb] [--queues N]\n"
+	      "       vhostctl libvirt attach DOMAIN CTRLR [--persistent] [--target vdb] [--queues "
+	      "N]\n"
+	      "       vhostctl libvirt detach DOMAIN CTRLR | check DOMAIN [CTRLR] | list\n"
+	      "       vhostctl provision --size 10G --domain DOMAIN --name NAME [--dir FOLDER]\n"
 	      "       vhostctl METHOD --help | --help | --version\n",
 	      file);
 }
@@ -52,7 +57,15 @@ ctl_print_help(void)
 	     "  nvme list               Show this machine's NVMe devices, their drivers and "
 	     "users.\n"
 	     "  nvme bind, nvme unbind  Give a device to programs (vfio-pci), or back to the "
-	     "kernel.");
+	     "kernel.\n"
+	     "  libvirt xml             Print what a libvirt domain needs for a controller.\n"
+	     "  libvirt attach, detach  Give a domain a controller as a disk, or take it away.\n"
+	     "  libvirt check           Say what a domain or a controller's socket lacks.\n"
+	     "  libvirt list            Show which domain uses which controller.\n"
+	     "  provision               Make an image, a block device and a controller, and attach "
+	     "it.\n"
+	     "                          libvirt commands take --connect URI; default: libvirt's "
+	     "own.");
 	for (size_t i = 0; rpc_all_schemas[i] != NULL; i++) {
 		const struct rpc_schema *schema = rpc_all_schemas[i];
 
