@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A libvirtd of the test's own, and guests that it runs. Folders of the test's are mounted over
-/etc/libvirt, /run and /var in namespaces that only this libvirtd and its guests are in: the machine
+/etc (a copy), /run and /var in namespaces that only this libvirtd and its guests are in: the machine
 stays as it was, and whatever they leave ends with the namespace."""
 
 import shutil
@@ -22,13 +22,13 @@ ACCOUNTS = {"passwd": ["libvirt-qemu:x:64055:{kvm}::/:/bin/false"],
             "group": ["kvm:x:64056:", "libvirt-qemu:x:64055:libvirt-qemu"]}
 PORTS = 3               # for disks that come later
 
-# The shell stays as the namespace's process 1: it takes the orphans that libvirt waits for.
+# Nothing in there installs packages; what is installed can be asked. The shell stays as the namespace's process 1: it takes the orphans that libvirt waits for.
 SETUP = """
 mount --make-rprivate /
-mount --bind "$0/etc" /etc/libvirt
-mount --bind "$0/passwd" /etc/passwd
-mount --bind "$0/group" /etc/group
-mount --bind "$0/var" /var
+mount --bind /var/lib/dpkg "$0/var/lib/dpkg"
+mount -o remount,bind,ro "$0/var/lib/dpkg"
+mount --bind "$0/etc" /etc
+mount --rbind "$0/var" /var
 mount --bind "$0/run" /run
 libvirtd --config /etc/libvirt/libvirtd.conf &
 wait
@@ -57,23 +57,26 @@ class Libvirtd:
         self.folder = folder / "libvirt"
         self.log = folder / "libvirtd.log"
         self.process: subprocess.Popen | None = None
-        for name in ("etc", "run", "var/lib", "var/log", "var/cache", "var/tmp"):
-            (self.folder / name).mkdir(parents=True)
+        shutil.copytree("/etc", self.folder / "etc", symlinks=True,
+                        ignore=shutil.ignore_patterns("libvirt", "*shadow*", "private", "ssh"))
+        for name in ("etc/libvirt", "run", "var/lib/dpkg", "var/log", "var/cache", "var/tmp"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
         (self.folder / "var/run").symlink_to("/run")
-        (self.folder / "etc/libvirtd.conf").write_text('log_outputs = "2:stderr"\nauth_unix_rw = "none"\n')
-        (self.folder / "etc/qemu.conf").write_text(QEMU_CONF.format(user=user, group=group))
+        (self.folder / "etc/libvirt/libvirtd.conf").write_text('log_outputs = "2:stderr"\nauth_unix_rw = "none"\n')
+        (self.folder / "etc/libvirt/qemu.conf").write_text(QEMU_CONF.format(user=user, group=group))
         self.add_accounts()
         self.socket = self.folder / "run/libvirt/libvirt-sock"
         self.uri = f"qemu+unix:///system?socket={self.socket}"
 
     def add_accounts(self) -> None:
-        """Copies the machine's, with those that are missing."""
+        """Adds those that the machine does not have."""
         kvm = ""
         for name in ("group", "passwd"):
-            lines = Path("/etc", name).read_text().splitlines()
+            path = self.folder / "etc" / name
+            lines = path.read_text().splitlines()
             known = {line.split(":")[0] for line in lines}
             lines += [line.format(kvm=kvm) for line in ACCOUNTS[name] if line.split(":")[0] not in known]
-            (self.folder / name).write_text("\n".join(lines) + "\n")
+            path.write_text("\n".join(lines) + "\n")
             kvm = kvm or next(line.split(":")[2] for line in lines if line.startswith("kvm:"))
 
     def start(self) -> None:

@@ -4,6 +4,7 @@
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from conftest import unavailable
 from daemon import VHOSTD, wait_until
 from libvirtd import DEADLINE, SHARED, Domain, Libvirtd, missing_programs
 
-VHOSTCTL = VHOSTD.with_name("vhostctl")
+VHOSTCTL = Path(os.environ.get("VHOSTCTL_BIN", VHOSTD.with_name("vhostctl")))
 FAILED = 1
 IMAGE_SIZE = 64 << 20
 
@@ -334,6 +335,23 @@ def test_disk_without_controller(vhostd, libvirtd, make_domain, ctl):
     vhostd.rpc("vhost_delete_controller", ctrlr=name)
     assert "no controller has the socket" in ctl("libvirt", "check", "vm1", status=FAILED)
     assert name not in ctl("libvirt", "list")
+
+
+def test_path_that_libvirt_does_not_escape(vhostd, libvirtd, make_domain, ctl):
+    """Nothing is attached to a domain that libvirt itself cannot describe any more."""
+    domain = make_domain()
+    domain.xml = domain.xml.replace("</devices>", """
+        <disk type='vhostuser' device='disk'><driver name='qemu' type='raw'/>
+          <source type='unix' path='/run/a&amp;b'/><target dev='vda' bus='virtio'/></disk></devices>""")
+    domain.define()
+    name = serve(vhostd)
+    if "/run/a&amp;b" not in libvirtd.virsh("dumpxml", "vm1"):
+        for verb in (["check", "vm1"], ["attach", "vm1", name, "--persistent"]):
+            assert "is not XML" in ctl("libvirt", *verb, status=FAILED)
+    vhostd.rpc("vhost_create_blk_controller", ctrlr="a&b", dev_name="data1")
+    libvirtd.virsh("undefine", "vm1")
+    make_domain("vm2")
+    assert "another name" in ctl("libvirt", "attach", "vm2", "a&b", "--persistent", status=FAILED)
 
 
 def test_permission(vhostd, make_libvirtd, logs):

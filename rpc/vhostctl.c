@@ -10,8 +10,8 @@
 
 #define TIMEOUT_MAX_S (24 * 60 * 60)
 
-static const struct rpc_schema *
-find_schema(const char *name)
+const struct rpc_schema *
+ctl_find_schema(const char *name)
 {
 	for (size_t i = 0; rpc_all_schemas[i] != NULL; i++) {
 		for (const struct rpc_schema *schema = rpc_all_schemas[i]; schema->name != NULL;
@@ -121,7 +121,7 @@ run(struct vhostctl_opts *opts, char **args, struct errmsg *err)
 		ctl_print_help();
 		return STATUS_OK;
 	}
-	schema = find_schema(args[0]);
+	schema = ctl_find_schema(args[0]);
 	if (schema == NULL)
 		return err_set(err, STATUS_USAGE,
 			       "no method or command is called '%s'; see vhostctl --help", args[0]);
@@ -246,7 +246,7 @@ default_socket(void)
 static void
 print_usage_of(const char *name)
 {
-	const struct rpc_schema *schema = name != NULL ? find_schema(name) : NULL;
+	const struct rpc_schema *schema = name != NULL ? ctl_find_schema(name) : NULL;
 
 	if (schema != NULL)
 		ctl_print_method_usage(stderr, schema);

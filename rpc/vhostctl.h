@@ -51,6 +51,8 @@ enum vhostctl_status ctl_call_each(const struct vhostctl_opts *opts, const char 
  */
 enum vhostctl_status ctl_parse_args(const struct rpc_schema *schema, char **args, json_t **params,
 				    struct errmsg *err);
+/* The method of that name or old name in the tables; NULL: none. */
+const struct rpc_schema *ctl_find_schema(const char *name);
 /* Whether two names are the same but for '-' and '_'. */
 bool ctl_same_name(const char *a, const char *b);
 

@@ -147,14 +147,19 @@ take_result(const char *method, json_t *answer, json_t **result, struct errmsg *
 {
 	json_t *error = json_object_get(answer, "error");
 	const char *message = json_string_value(json_object_get(error, "message"));
+	json_int_t code;
 
 	*result = json_incref(json_object_get(answer, "result"));
 	if (*result != NULL)
 		return STATUS_OK;
 	if (message == NULL)
 		return err_set(err, STATUS_FAILED, "%s: the answer is no JSON-RPC answer", method);
-	return err_set(err, STATUS_FAILED, "%s: %s (%" JSON_INTEGER_FORMAT ")", method, message,
-		       json_integer_value(json_object_get(error, "code")));
+	code = json_integer_value(json_object_get(error, "code"));
+	return err_set(err, STATUS_FAILED, "%s: %s (%" JSON_INTEGER_FORMAT ")%s", method, message,
+		       code,
+		       code == JSONRPC_METHOD_NOT_FOUND && ctl_find_schema(method) != NULL
+			       ? ": is the daemon older than vhostctl " VHOSTD_VERSION "?"
+			       : "");
 }
 
 /* Sends a request or a batch, which it takes (NULL: no memory), and reads the answer. */

@@ -43,6 +43,8 @@ print_xml(const struct vhostctl_opts *opts, const struct libvirt_args *args, str
 	if (status != STATUS_OK)
 		return status;
 	is_scsi = libvirt_is_scsi(ctrlr);
+	if (!is_scsi && !libvirt_can_keep(libvirt_socket_of(ctrlr)))
+		fprintf(stderr, "vhostctl: note: vhost %s: " LIBVIRT_BAD_PATH "\n", args->ctrlr);
 	if (is_scsi) {
 		xml = libvirt_scsi_xml(args->ctrlr, libvirt_socket_of(ctrlr), args->queues);
 	} else {

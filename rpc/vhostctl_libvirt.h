@@ -81,6 +81,15 @@ const char *libvirt_socket_of(json_t *ctrlr);
 bool libvirt_is_scsi(json_t *ctrlr);
 
 /*
+ * libvirt 9.0 writes the path of a vhost-user disk's socket into its own files as it is. With one of
+ * these characters in it the domain would be gone at libvirtd's next start.
+ */
+bool libvirt_can_keep(const char *socket);
+#define LIBVIRT_BAD_PATH                                                                           \
+	"its socket's path has <, & or ', which libvirt does not escape in its files, and then "   \
+	"cannot read: make the controller with another name"
+
+/*
  * libvirt 9.0, Debian 12's: when it attaches a disk to a running guest it asks QEMU for
  * "reconnect": 0, whatever the XML says. When it starts a guest it gets that right.
  */

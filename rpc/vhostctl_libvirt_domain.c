@@ -79,6 +79,10 @@ libvirt_open(const struct libvirt_args *args, struct libvirt_domain *domain, str
 	domain->name = virDomainGetName(domain->handle);
 	domain->live = read_live(domain->handle);
 	domain->config = read_config(domain->handle);
+	if ((virDomainIsActive(domain->handle) == 1 && domain->live == NULL) ||
+	    (virDomainIsPersistent(domain->handle) == 1 && domain->config == NULL))
+		return err_set(err, STATUS_FAILED, "domain %s: what libvirt says of it is not XML",
+			       domain->name);
 	if (domain->live == NULL && domain->config == NULL)
 		return err_set(err, STATUS_FAILED, "domain %s: %s", domain->name,
 			       virGetLastErrorMessage());
@@ -190,6 +194,12 @@ ctrlr_name(json_t *ctrlr)
 	return name != NULL ? name : "";
 }
 
+bool
+libvirt_can_keep(const char *socket)
+{
+	return strpbrk(socket, "<&'") == NULL;
+}
+
 /* Nobody else has it, and neither has this domain. */
 static enum vhostctl_status
 check_unused(const struct libvirt_domain *domain, json_t *ctrlr, struct errmsg *err)
@@ -254,6 +264,9 @@ libvirt_attach(const struct libvirt_args *args, const struct libvirt_domain *dom
 			       "vhost %s: libvirt has no element for virtio-scsi over vhost-user; "
 			       "put what 'vhostctl libvirt xml %s' prints into the domain",
 			       ctrlr_name(ctrlr), ctrlr_name(ctrlr));
+	if (!libvirt_can_keep(libvirt_socket_of(ctrlr)))
+		return err_set(err, STATUS_FAILED, "vhost %s: " LIBVIRT_BAD_PATH,
+			       ctrlr_name(ctrlr));
 	status = check_domain(domain, persistent, err);
 	if (status == STATUS_OK)
 		status = check_unused(domain, ctrlr, err);
