@@ -28,7 +28,9 @@ static const char scsi_explanation[] =
 	"the\n"
 	"  end, in which each further controller has another addr, of a slot of pcie.0 that no "
 	"device\n"
-	"  of the domain has (pci.0 where the machine is not q35).\n"
+	"  of the domain has (pci.0 where the machine is not q35). With QEMU 8.2 or later, add\n"
+	"  ',reconnect=1' behind the path, so that the disks come back after the daemon's "
+	"restart.\n"
 	"-->\n";
 
 static enum vhostctl_status

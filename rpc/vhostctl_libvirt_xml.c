@@ -337,6 +337,10 @@ double_commas(const char *text)
 	return doubled;
 }
 
+/*
+ * No reconnect=: before QEMU 8.2 a vhost-user-scsi device cannot come back, nor even start on a
+ * chardev that has it, since it does not wait for that to be connected.
+ */
 static char *
 dump_scsi_domain(const char *chardev, const char *device)
 {
@@ -365,7 +369,7 @@ libvirt_scsi_xml(const char *name, const char *socket, const char *queues)
 	char *chardev = NULL, *device = NULL, *text = NULL;
 
 	if (id != NULL && path != NULL &&
-	    asprintf(&chardev, "socket,id=vhostd-%s,path=%s,reconnect=" RECONNECT_S, id, path) < 0)
+	    asprintf(&chardev, "socket,id=vhostd-%s,path=%s", id, path) < 0)
 		chardev = NULL;
 	if (chardev != NULL &&
 	    asprintf(&device,

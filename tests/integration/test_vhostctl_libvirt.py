@@ -120,7 +120,7 @@ def test_xml_of_scsi(fake):
     values = [argument.get("value") for argument in root.iter(f"{QEMU}arg")]
     assert values[0::2] == ["-chardev", "-device"]
     identity = "a_3cb_3e_26_22c_27_2cd"
-    assert values[1] == f"socket,id=vhostd-{identity},path={path.replace(',', ',,')},reconnect=1"
+    assert values[1] == f"socket,id=vhostd-{identity},path={path.replace(',', ',,')}"
     assert values[3] == (f"vhost-user-scsi-pci,id=vhostd-scsi-{identity},chardev=vhostd-{identity},"
                          "bus=pcie.0,addr=0x10,num_queues=3")
     assert "scsi_host" in text
