@@ -679,7 +679,8 @@ def test_stats(shared):
     both = shared.rpc("vhost_get_stats")
     assert [entry["ctrlr"] for entry in both] == ["a", "b"]
     for entry in both:
-        assert set(entry) == counters | {"ctrlr", "running_queues", "broken_queues"}
+        assert set(entry) == counters | {"ctrlr", "running_queues", "broken_queues", "connections",
+                                         "connected"}
         assert all(entry[counter] == 0 for counter in counters)
     one, = shared.rpc("vhost_get_stats", ctrlr="b", per_queue=True)
     assert one["ctrlr"] == "b" and one["queues"] == []
