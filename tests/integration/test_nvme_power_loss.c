@@ -371,10 +371,30 @@ check_cache(void)
 
 /* ---- cuts ---- */
 
+/*
+ * It outlives the device's process, and no more is needed: in memory, since the device must not wait
+ * for a disk that others keep busy.
+ */
+static const char *
+disk_path(void)
+{
+	static char path[64];
+
+	snprintf(path, sizeof(path), "/dev/shm/vhostd-power-loss-%d", (int)getpid());
+	return path;
+}
+
 static void
 add_disk(void)
 {
-	control("ns add 1 file %u 512 %s/disk", DISK_BLOCKS * SECTORS, rig.device.folder);
+	control("ns add 1 file %u 512 %s", DISK_BLOCKS * SECTORS, disk_path());
+}
+
+static int
+remove_disk(void **state)
+{
+	unlink(disk_path());
+	return teardown(state);
 }
 
 /* The guest has seen what was completed until then. */
@@ -510,7 +530,8 @@ test_cuts(void **state)
 int
 main(void)
 {
-	const struct CMUnitTest tests[] = {TEST(test_cuts)};
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_cuts, setup, remove_disk)};
 
 	return cmocka_run_group_tests_name("nvme_power_loss", tests, NULL, NULL);
 }
