@@ -13,7 +13,7 @@
 #define FEATURE(name) (1ULL << VIRTIO_SCSI_F_##name)
 
 /*
- * QEMU (as of 8.2) does not pass VIRTIO_SCSI_F_CHANGE on: its guest may have negotiated that without
+ * QEMU 7.2 does not pass VIRTIO_SCSI_F_CHANGE on: its guest may have negotiated that without
  * our knowing. Who has any of the two knows events.
  */
 static bool

@@ -10,9 +10,8 @@
 #define likely(condition)   __builtin_expect(!!(condition), 1)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
 
-/* Bytes 0 and 1 of a LUN field, and the well-known LUN of REPORT LUNS in SAM-5 §4.7.7.5.1. */
-#define SINGLE_LEVEL     0x01
-#define REPORT_LUNS_WLUN 0xc101
+/* Byte 0 of a LUN field that names a target. */
+#define SINGLE_LEVEL 0x01
 
 /* ---- LUN fields ---- */
 
@@ -32,7 +31,8 @@ vhost_scsi_decode_lun(const uint8_t bytes[8], struct vhost_scsi_address *address
 	address->lun = VHOST_SCSI_NO_LUN;
 	if (unlikely(field >> 56 != SINGLE_LEVEL)) {
 		address->target = VHOST_SCSI_ANY_TARGET;
-		return field == (uint64_t)REPORT_LUNS_WLUN << 48;
+		address->lun = SCSI_LUN_REPORT_LUNS;
+		return field == (uint64_t)SCSI_LUN_REPORT_LUNS << 48;
 	}
 	address->target = field >> 48 & 0xff;
 	if (unlikely((uint32_t)field != 0))
@@ -41,6 +41,8 @@ vhost_scsi_decode_lun(const uint8_t bytes[8], struct vhost_scsi_address *address
 		address->lun = lun;
 	else if (lun >> 14 == 1)
 		address->lun = lun & 0x3fff;
+	else if (lun == SCSI_LUN_REPORT_LUNS)
+		address->lun = lun;
 	return true;
 }
 
@@ -70,7 +72,7 @@ vhost_scsi_find_path(const struct vhost_scsi_channel *channel, const uint8_t fie
 		return NULL;
 	if (likely(address.lun < paths->lun_count && paths->luns[address.lun].lun != NULL))
 		return &paths->luns[address.lun];
-	return &paths->none;
+	return address.lun == SCSI_LUN_REPORT_LUNS ? &paths->report_luns : &paths->none;
 }
 
 /* ---- one path; its thread ---- */
@@ -107,7 +109,7 @@ start_path(struct vhost_scsi_path *path, struct scsi_lun *lun)
 static int
 end_paths(struct vhost_scsi_paths *paths)
 {
-	int rc = end_path(&paths->none);
+	int rc = end_path(&paths->none) | end_path(&paths->report_luns);
 
 	for (uint32_t i = 0; i < paths->lun_count; i++)
 		rc |= end_path(&paths->luns[i]);
@@ -140,6 +142,8 @@ start_paths(struct vhost_scsi_channel *channel, struct vhost_scsi_target *target
 	paths->owner = target;
 	paths->lun_count = target->lun_count;
 	paths->none.target = target->target;
+	paths->report_luns.target = target->target;
+	paths->report_luns.lun = scsi_lun_well_known();
 	channel->targets[target->number] = paths;
 	for (uint32_t i = 0; i < target->lun_count && rc == 0; i++) {
 		paths->luns[i].target = target->target;

@@ -130,6 +130,7 @@ struct vhost_scsi_paths {
 	LIST_ENTRY(vhost_scsi_paths) link; /* of those that are leaving */
 	uint32_t lun_count;
 	struct vhost_scsi_path none;
+	struct vhost_scsi_path report_luns; /* the well-known LUN */
 	struct vhost_scsi_path luns[];
 };
 
@@ -149,7 +150,7 @@ struct vhost_scsi_path *vhost_scsi_find_path(const struct vhost_scsi_channel *ch
 					     const uint8_t field[8]);
 
 #define VHOST_SCSI_ANY_TARGET UINT32_MAX /* the one LUN that is not a target's: REPORT LUNS */
-#define VHOST_SCSI_NO_LUN     UINT32_MAX /* none that can have a block device */
+#define VHOST_SCSI_NO_LUN     UINT32_MAX /* none that there can be */
 struct vhost_scsi_address {
 	uint32_t target;
 	uint32_t lun;

@@ -154,6 +154,12 @@ test_addresses(void **state)
 		assert_int_equal(client_scsi_execute(scsi, &request, &completion), 0);
 		assert_int_equal(completion.response.response, VIRTIO_OK);
 		assert_int_equal(completion.response.status, GOOD);
+		/* It is a well-known logical unit to itself. */
+		request.cdb = inquiry;
+		request.cdb_length = sizeof(inquiry);
+		assert_int_equal(client_scsi_execute(scsi, &request, &completion), 0);
+		client_memory_read(scsi->ring->memory, segment.gpa, data, 96);
+		assert_int_equal(data[0], 0x1e);
 	}
 }
 
@@ -235,7 +241,7 @@ static void
 test_functions(void **state)
 {
 	struct client_scsi_control *control = &rig_guest.control;
-	const uint8_t no_lun[8] = {1, 0, 0, 5}, no_target[8] = {1, 9};
+	const uint8_t no_lun[8] = {1, 0, 0, 5}, no_target[8] = {1, 9}, report_luns[8] = {0xc1, 1};
 
 	(void)state;
 	for (uint32_t function = 0; function <= VIRTIO_SCSI_T_TMF_QUERY_TASK_SET; function++) {
@@ -248,6 +254,8 @@ test_functions(void **state)
 	}
 	assert_int_equal(client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_ABORT_TASK, no_lun, 77),
 			 VIRTIO_SCSI_S_INCORRECT_LUN);
+	assert_int_equal(client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_ABORT_TASK, report_luns, 77),
+			 VIRTIO_OK);
 	assert_int_equal(client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_I_T_NEXUS_RESET, no_lun, 77),
 			 VIRTIO_OK);
 	assert_int_equal(client_scsi_tmf(control, 8, lun0, 77), VIRTIO_SCSI_S_FUNCTION_REJECTED);
