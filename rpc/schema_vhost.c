@@ -134,7 +134,8 @@ const struct rpc_schema rpc_vhost_schemas[RPC_VHOST_METHODS + 1] = {
 				"front-ends.\n"
 				"Errors: -19 (No such device).",
 			.columns = "ctrlr,cpumask,bdev=backend_specific.block.bdev,readonly="
-				   "backend_specific.block.readonly,sessions=sessions.name,socket",
+				   "backend_specific.block.readonly,luns=backend_specific.scsi."
+				   "luns.bdev_name,sessions=sessions.name,socket",
 		},
 	[RPC_VHOST_DELETE_CONTROLLER] =
 		{

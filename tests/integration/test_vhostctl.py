@@ -253,6 +253,20 @@ def test_tables_of_the_daemon(shared):
     assert shared.rpc("vhost_get_controllers")[0]["delay_base_us"] == 10
 
 
+def test_scsi_targets(shared):
+    for name in ("a", "b", "c"):
+        shared.rpc("bdev_null_create", name=name, num_blocks=8, block_size=512)
+    shared.ctl("vhost_create_scsi_controller", "--ctrlr", "s")
+    add = ("vhost_scsi_controller_add_target", "--ctrlr", "s", "--scsi-target-num")
+    assert shared.ctl(*add, "4", "--bdev-name", "a").stdout == "4\n"
+    assert shared.ctl(*add, "-1", "--bdev-name=b,c").stdout == "0\n"
+    row, = rows(shared.ctl("vhost_get_controllers").stdout)
+    assert row["luns"] == "b,c,a" and row["bdev"] == "-"
+    shared.ctl("vhost_scsi_controller_remove_target", "--ctrlr", "s", "--scsi-target-num", "0")
+    row, = rows(shared.ctl("vhost_get_controllers").stdout)
+    assert row["luns"] == "a"
+
+
 def test_tables_of_threads(shared):
     assert rows(shared.ctl("framework_get_reactors").stdout)[0]["lcore"] == "0"
     names = [thread["name"] for thread in shared.rpc("thread_get_stats")["threads"]]
