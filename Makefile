@@ -53,9 +53,10 @@ LIBS := -Wl,--start-group $(DPDK_LIBS) -Wl,--end-group -ljansson -luring -lnuma 
 # ---- rooms: lib/<room>/*.c is one archive ----
 
 ROOMS := app metrics jsonrpc vhost scsi reservation bdev nvme event thread virtio env
-# Archives besides the rooms: the RPC methods, the test client, what tests share, parts of benchmarks.
-EXTRA := rpc client testlib load path
-EXTRA_DIRS := rpc tests/client tests/testlib bench/load bench/path
+# Archives besides the rooms: the RPC methods, our front-end and the load that it makes, what tests
+# share, parts of benchmarks.
+EXTRA := rpc client load testlib probes path
+EXTRA_DIRS := rpc lib/client lib/load tests/testlib bench/probes bench/path
 dir_of = $(if $(filter $(1),$(ROOMS)),lib/$(1),$(filter $(1) %/$(1),$(EXTRA_DIRS)))
 archive = $(BUILD)/lib$(1).a
 
@@ -107,7 +108,8 @@ $(BUILD)/obj/lib/env/%.o: EXTRA_CPPFLAGS += $(DPDK_CPPFLAGS)
 $(BUILD)/obj/lib/vhost/vhost_user.o: EXTRA_CPPFLAGS += $(DPDK_CPPFLAGS)
 # A fuzz target is what vhost_user.o calls instead.
 $(BUILD)/obj/tests/fuzz/%.o: EXTRA_CPPFLAGS += $(DPDK_CPPFLAGS) -Irpc
-$(BUILD)/obj/tests/%.o $(BUILD)/obj/bench/%.o: EXTRA_CPPFLAGS += -Itests/client -Itests/testlib -Itests -Ilib
+$(BUILD)/obj/lib/load/%.o: EXTRA_CPPFLAGS += -Ilib
+$(BUILD)/obj/tests/%.o $(BUILD)/obj/bench/%.o: EXTRA_CPPFLAGS += -Ilib/client -Itests/testlib -Itests -Ilib
 
 define link
 @printf '  %-5s %s\n' LINK $@

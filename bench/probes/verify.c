@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Verification: each block gets a pattern of its own, which is compared when it is read back. */
-#include "load.h"
+#include "probes.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -52,7 +52,7 @@ compare_pattern(struct verify *v, unsigned int slot)
 static int
 verify_submit(struct verify *v, unsigned int slot, uint64_t block, bool write)
 {
-	const struct options *options = &v->load->options;
+	const struct load_options *options = &v->load->options;
 	struct client_blk_request request = {
 		.type = write ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN,
 		.sector = block * (options->block_size / CLIENT_SECTOR),
@@ -72,11 +72,11 @@ verify_submit(struct verify *v, unsigned int slot, uint64_t block, bool write)
 static int
 verify_pass(struct verify *v, uint64_t blocks, bool write)
 {
-	const struct options *options = &v->load->options;
+	const struct load_options *options = &v->load->options;
 	unsigned int slots = options->queues * options->depth;
 	struct client_blk_completion completion;
 	uint64_t issued = 0, done = 0;
-	uint64_t deadline = now_ns() + STALL_SECONDS * 1000000000ULL;
+	uint64_t deadline = now_ns() + LOAD_STALL_SECONDS * 1000000000ULL;
 	unsigned int i;
 	int rc = 0;
 
@@ -90,7 +90,7 @@ verify_pass(struct verify *v, uint64_t blocks, bool write)
 			return -ETIMEDOUT;
 		if (rc <= 0)
 			continue;
-		deadline = now_ns() + STALL_SECONDS * 1000000000ULL;
+		deadline = now_ns() + LOAD_STALL_SECONDS * 1000000000ULL;
 		done++;
 		if (completion.status != VIRTIO_BLK_S_OK)
 			v->wrong++;
@@ -103,9 +103,9 @@ verify_pass(struct verify *v, uint64_t blocks, bool write)
 }
 
 int
-load_verify(struct load *load)
+probe_verify(struct load *load, bool json)
 {
-	const struct options *options = &load->options;
+	const struct load_options *options = &load->options;
 	unsigned int slots = options->queues * options->depth;
 	uint64_t blocks = load->device.config.capacity / (options->block_size / CLIENT_SECTOR);
 	struct verify v = {.load = load, .seed = now_ns()};
@@ -129,8 +129,8 @@ load_verify(struct load *load)
 	if (rc == 0)
 		rc = verify_pass(&v, blocks, false);
 	if (rc == 0)
-		printf(options->json ? "{\"blocks\": %lu, \"wrong\": %lu}\n"
-				     : "verified %lu blocks, %lu wrong\n",
+		printf(json ? "{\"blocks\": %lu, \"wrong\": %lu}\n"
+			    : "verified %lu blocks, %lu wrong\n",
 		       blocks, v.wrong);
 	for (i = 0; v.blks && i < options->queues; i++)
 		client_blk_destroy(&v.blks[i]);

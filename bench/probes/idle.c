@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Guests that are connected and do nothing. */
-#include "load.h"
+#include "probes.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -26,16 +26,15 @@ start_guest(struct load *guest, const struct options *options, unsigned int inde
 	char path[4096];
 	int rc;
 
-	snprintf(path, sizeof(path), "%s%u", options->socket, index);
-	guest->options = *options;
+	snprintf(path, sizeof(path), "%s%u", options->load.socket, index);
+	guest->options = options->load;
 	guest->options.socket = path;
 	rc = load_open(guest);
 	guest->options.socket = NULL; /* the device has a copy */
+	if (rc == 0)
+		rc = client_device_start(&guest->device);
 	if (rc < 0)
-		return rc;
-	rc = client_device_start(&guest->device);
-	if (rc < 0)
-		client_device_close(&guest->device);
+		load_close(guest);
 	return rc;
 }
 
@@ -56,7 +55,7 @@ stay(const struct load *guests, unsigned int count, double seconds)
 }
 
 int
-load_idle(const struct options *options)
+probe_idle(const struct options *options)
 {
 	struct load *guests = calloc(options->count, sizeof(*guests));
 	unsigned int started = 0;
@@ -70,10 +69,10 @@ load_idle(const struct options *options)
 	if (rc == 0) {
 		printf(options->json ? "{\"connected\": %u}\n" : "connected: %u\n", started);
 		fflush(stdout);
-		rc = stay(guests, started, options->seconds);
+		rc = stay(guests, started, options->load.seconds);
 	}
 	for (unsigned int i = 0; i < started; i++)
-		client_device_close(&guests[i].device);
+		load_close(&guests[i]);
 	free(guests);
 	return rc;
 }

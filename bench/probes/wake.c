@@ -4,7 +4,7 @@
  * eventfd in epoll_wait(); from another CPU the eventfd is written, and a cache line watched that
  * the thread stores to as its first thing.
  */
-#include "load.h"
+#include "probes.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -106,10 +106,10 @@ measure(struct sleeper *sleeper, uint64_t *times, unsigned int count)
 }
 
 int
-load_wake(const struct options *options)
+probe_wake(const struct options *options)
 {
 	static struct sleeper sleeper;
-	unsigned int cpu, count = options->seconds * WAKE_RATE;
+	unsigned int cpu, count = options->load.seconds * WAKE_RATE;
 	uint64_t *times;
 	int rc;
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Cache-line round trip between two cores. */
-#include "load.h"
+#include "probes.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -55,7 +55,7 @@ measure_round_trips(uint64_t *line, uint64_t first)
 
 /* The best of many short runs: other programs on the two CPUs can only make it slower. */
 int
-load_pingpong(const struct options *options)
+probe_pingpong(const struct options *options)
 {
 	static uint64_t line __attribute__((aligned(64))) = 2;
 	uint64_t end, elapsed, i, best = UINT64_MAX;

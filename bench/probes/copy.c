@@ -3,7 +3,7 @@
  * What a memory disk cannot go below: copies of 4 KiB between a buffer of 256 MiB that no cache
  * holds, at random places, and a few buffers that are used again and again, as a guest's are.
  */
-#include "load.h"
+#include "probes.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -45,15 +45,15 @@ measure(uint8_t *disk, uint8_t *buffers, bool to_disk)
 }
 
 int
-load_copy(const struct options *options)
+probe_copy(const struct options *options)
 {
 	size_t bytes = DISK_BYTES + BUFFERS * BLOCK;
 	uint8_t *memory;
 	double read, write;
 	int rc = 0;
 
-	if (options->cpu_count > 0)
-		rc = load_pin(options->cpus[0]);
+	if (options->load.cpu_count > 0)
+		rc = load_pin(options->load.cpus[0]);
 	if (rc < 0)
 		return rc;
 	memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <linux/virtio_config.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,16 +14,6 @@
 #define MEMORY_GPA       0x100000000ULL
 #define MEMORY_USER_ADDR 0x7f0000000000ULL
 #define FEATURE(bit)     (1ULL << (bit))
-
-int
-load_pin(unsigned int cpu)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	return sched_setaffinity(0, sizeof(set), &set) < 0 ? -errno : 0;
-}
 
 /* At least 128, as QEMU's default is. */
 static uint16_t
@@ -39,9 +28,9 @@ ring_size(const struct load *load)
 }
 
 int
-load_open(struct load *load)
+load_connect(struct load *load)
 {
-	const struct options *options = &load->options;
+	const struct load_options *options = &load->options;
 	uint64_t slot = SLOT_SIZE * 2 + ((options->block_size + 4095ULL) & ~4095ULL) + 4096;
 	uint64_t ring = 64ULL * ring_size(load) + 65536;
 	struct client_region_layout layout = {
@@ -186,7 +175,7 @@ take_ring(struct queue *q, const struct client_ring *ring)
 static int
 set_range(struct queue *q, const struct load *load, unsigned int index)
 {
-	const struct options *options = &load->options;
+	const struct load_options *options = &load->options;
 
 	q->random = options->random;
 	q->mixed = options->reads && options->writes;
@@ -207,7 +196,7 @@ int
 load_prepare_queue(struct load *load, unsigned int index)
 {
 	struct client_ring *ring = &load->device.rings[index];
-	const struct options *options = &load->options;
+	const struct load_options *options = &load->options;
 	struct queue *q = &load->queues[index];
 	unsigned int i;
 	int rc;

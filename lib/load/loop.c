@@ -120,7 +120,7 @@ packed_wants_kick(const struct queue *q, const struct batch *batch)
 
 /* The store comes before the look whether the device sleeps: both sequentially consistent. */
 INLINE void
-publish(struct queue *q, const struct batch *batch, struct stats *stats, bool packed)
+publish(struct queue *q, const struct batch *batch, struct load_stats *stats, bool packed)
 {
 	const uint64_t one = 1;
 
@@ -132,13 +132,13 @@ publish(struct queue *q, const struct batch *batch, struct stats *stats, bool pa
 		return;
 	stats->kicks++;
 	if (write(q->kick_fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
-		perror("vhost_load: kick");
+		perror("load: kick");
 }
 
 /* ---- reaping ---- */
 
 INLINE void
-count_request(struct stats *stats, const struct slot *slot, uint64_t now)
+count_request(struct load_stats *stats, const struct slot *slot, uint64_t now)
 {
 	uint64_t ticks = now - slot->started;
 
@@ -282,7 +282,7 @@ wait_for_call(struct worker *worker)
 		return;
 	for (i = 0; i < worker->queue_count; i++)
 		if (pfds[i].revents && read(pfds[i].fd, &count, sizeof(count)) < 0)
-			perror("vhost_load: call");
+			perror("load: call");
 }
 
 /* Nothing to reap: is anybody there? Called rarely. */
@@ -296,7 +296,7 @@ check_alive(struct worker *worker, uint64_t now)
 		return 0;
 	if (recv(worker->socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
 		return -ECONNRESET;
-	return stalled > STALL_SECONDS * worker->tsc_hz ? -ETIMEDOUT : 0;
+	return stalled > LOAD_STALL_SECONDS * worker->tsc_hz ? -ETIMEDOUT : 0;
 }
 
 static unsigned int
@@ -356,7 +356,7 @@ run_load(struct worker *worker, uint64_t end)
 static void
 drain(struct worker *worker)
 {
-	struct stats measured = worker->stats;
+	struct load_stats measured = worker->stats;
 
 	worker->drain_rc = worker->options->packed ? run(worker, 0, false, true)
 						   : run(worker, 0, false, false);
@@ -386,6 +386,14 @@ submit_all(struct worker *worker, struct queue *q)
 	publish(q, &batch, &worker->stats, packed);
 }
 
+/* Returns whether the measurement shall end. */
+static bool
+tell_progress(struct worker *worker)
+{
+	atomic_store_explicit(&worker->progress, worker->stats.ios, memory_order_relaxed);
+	return atomic_load_explicit(worker->stop, memory_order_relaxed);
+}
+
 /* ---- so many requests a second, one at a time ---- */
 
 static void
@@ -404,7 +412,7 @@ run_paced(struct worker *worker, double seconds)
 	uint64_t next = now_ns(), end = next + (uint64_t)(seconds * 1e9);
 	int rc = 0;
 
-	while (rc == 0 && next < end) {
+	while (rc == 0 && next < end && !tell_progress(worker)) {
 		sleep_until(next);
 		submit_all(worker, worker->queues);
 		rc = worker->options->packed ? run(worker, 0, false, true)
@@ -431,10 +439,26 @@ measure_paced(struct worker *worker)
 	worker->total_ios += worker->stats.ios;
 }
 
-void
-load_measure(struct worker *worker)
+/* The measured time, for so many ticks from start. What is on its way stays there in between. */
+static int
+run_slices(struct worker *worker, uint64_t start, uint64_t ticks)
 {
-	const struct options *options = worker->options;
+	uint64_t slice = worker->tsc_hz * LOAD_SLICE_MS / 1000;
+	uint64_t done = 0;
+	int rc = 0;
+
+	while (rc == 0 && done < ticks && !tell_progress(worker)) {
+		rc = run_load(worker, start + (done + slice < ticks ? done + slice : ticks));
+		done = __rdtsc() - start;
+	}
+	tell_progress(worker);
+	return rc;
+}
+
+void
+load_run_worker(struct worker *worker)
+{
+	const struct load_options *options = worker->options;
 	uint64_t start;
 	unsigned int i;
 
@@ -450,7 +474,7 @@ load_measure(struct worker *worker)
 	worker->total_ios = worker->stats.ios;
 	memset(&worker->stats, 0, sizeof(worker->stats));
 	start = __rdtsc();
-	worker->rc = run_load(worker, start + options->seconds * worker->tsc_hz);
+	worker->rc = run_slices(worker, start, options->seconds * worker->tsc_hz);
 	if (worker->rc < 0)
 		return;
 	worker->seconds = (__rdtsc() - start) / worker->tsc_hz;

@@ -3,7 +3,7 @@
  * How soon a guest's I/O goes on when its back-end was killed and started again: keeps requests
  * outstanding, connects again when the connection breaks, and says when the first one is done.
  */
-#include "load.h"
+#include "probes.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -23,7 +23,7 @@ struct guest {
 static int
 send_request(struct guest *guest)
 {
-	const struct options *options = &guest->load->options;
+	const struct load_options *options = &guest->load->options;
 	struct client_segment segment = {guest->buffer, options->block_size, options->reads};
 	struct client_blk_request request = {
 		.type = options->reads ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_OUT,
@@ -115,7 +115,7 @@ recover(struct guest *guest, uint64_t deadline)
 }
 
 int
-load_recover(struct load *load)
+probe_recover(struct load *load)
 {
 	struct guest guest = {.load = load};
 	uint64_t deadline = now_ns() + (uint64_t)(load->options.seconds * 1e9);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * A vhost-user front-end as a library: the side that QEMU plays. Integration tests, fuzzers and
- * the load generator use it against vhostd. It needs libc only and shares no code with the
- * daemon, so that it is an independent check.
+ * the load generator (lib/load, of vhostctl bench, too) use it against vhostd. It needs libc only
+ * and shares no code with the daemon, so that it is an independent check.
  *
  * Layers, each usable without the ones after it:
  *   struct client         a connection: every message that QEMU 7.2 sends, and raw bytes
