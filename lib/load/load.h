@@ -31,7 +31,7 @@
 #define LOAD_MAX_THREADS    64
 #define LOAD_MAX_DEPTH      4096
 #define LOAD_MAX_BLOCK_SIZE (16u << 20)
-#define LOAD_SLICE_MS       100 /* so often a worker says how far it is */
+#define LOAD_SLICE_MS       20 /* so often a worker says how far it is */
 
 /* Log-linear: 32 buckets for each power of two, 3 % wide. */
 #define BUCKET_BITS 5
@@ -132,7 +132,7 @@ struct worker {
 	double tsc_hz;
 	pthread_t thread;
 
-	/* written by its thread once a slice; any thread may read */
+	/* written by its thread once a slice (with a rate: not at all); any thread may read */
 	_Atomic uint64_t progress; /* requests done in the measured time */
 
 	/* its thread only, until that has ended */
@@ -209,7 +209,9 @@ void load_close(struct load *load);
  */
 int load_measure(struct load *load, struct load_result *result);
 
-/* Requests done in the measured time so far. Any thread, while load_measure() runs. */
+/*
+ * Requests done in the measured time up to the last slice. Any thread, while load_measure() runs.
+ */
 uint64_t load_progress(const struct load *load);
 
 /* 0 if there were no requests. */

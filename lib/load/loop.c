@@ -386,11 +386,9 @@ submit_all(struct worker *worker, struct queue *q)
 	publish(q, &batch, &worker->stats, packed);
 }
 
-/* Returns whether the measurement shall end. */
 static bool
-tell_progress(struct worker *worker)
+is_told_to_stop(const struct worker *worker)
 {
-	atomic_store_explicit(&worker->progress, worker->stats.ios, memory_order_relaxed);
 	return atomic_load_explicit(worker->stop, memory_order_relaxed);
 }
 
@@ -412,7 +410,7 @@ run_paced(struct worker *worker, double seconds)
 	uint64_t next = now_ns(), end = next + (uint64_t)(seconds * 1e9);
 	int rc = 0;
 
-	while (rc == 0 && next < end && !tell_progress(worker)) {
+	while (rc == 0 && next < end && !is_told_to_stop(worker)) {
 		sleep_until(next);
 		submit_all(worker, worker->queues);
 		rc = worker->options->packed ? run(worker, 0, false, true)
@@ -439,19 +437,24 @@ measure_paced(struct worker *worker)
 	worker->total_ios += worker->stats.ios;
 }
 
-/* The measured time, for so many ticks from start. What is on its way stays there in between. */
+/*
+ * For so many ticks from start, unless it is told to stop. What is on its way between two slices
+ * stays there.
+ */
 static int
-run_slices(struct worker *worker, uint64_t start, uint64_t ticks)
+run_slices(struct worker *worker, uint64_t start, uint64_t ticks, bool measured)
 {
 	uint64_t slice = worker->tsc_hz * LOAD_SLICE_MS / 1000;
 	uint64_t done = 0;
 	int rc = 0;
 
-	while (rc == 0 && done < ticks && !tell_progress(worker)) {
+	while (rc == 0 && done < ticks && !is_told_to_stop(worker)) {
 		rc = run_load(worker, start + (done + slice < ticks ? done + slice : ticks));
 		done = __rdtsc() - start;
+		if (measured)
+			atomic_store_explicit(&worker->progress, worker->stats.ios,
+					      memory_order_relaxed);
 	}
-	tell_progress(worker);
 	return rc;
 }
 
@@ -468,13 +471,13 @@ load_run_worker(struct worker *worker)
 	}
 	for (i = 0; i < worker->queue_count; i++)
 		submit_all(worker, &worker->queues[i]);
-	worker->rc = run_load(worker, __rdtsc() + options->ramp * worker->tsc_hz);
+	worker->rc = run_slices(worker, __rdtsc(), options->ramp * worker->tsc_hz, false);
 	if (worker->rc < 0)
 		return;
 	worker->total_ios = worker->stats.ios;
 	memset(&worker->stats, 0, sizeof(worker->stats));
 	start = __rdtsc();
-	worker->rc = run_slices(worker, start, options->seconds * worker->tsc_hz);
+	worker->rc = run_slices(worker, start, options->seconds * worker->tsc_hz, true);
 	if (worker->rc < 0)
 		return;
 	worker->seconds = (__rdtsc() - start) / worker->tsc_hz;

@@ -111,6 +111,8 @@ load_percentile_us(const struct load_result *result, double percent)
 
 	if (stats->ios == 0)
 		return 0;
+	if (wanted == stats->ios)
+		wanted--;
 	for (i = 0; i < BUCKETS - 1; i++) {
 		seen += stats->buckets[i];
 		if (seen > wanted)
