@@ -45,6 +45,20 @@ enum vhostctl_status ctl_call(const struct vhostctl_opts *opts, const char *meth
 enum vhostctl_status ctl_call_each(const struct vhostctl_opts *opts, const char *method,
 				   json_t *params_of_each, json_t **results, struct errmsg *err);
 
+struct ctl_question {
+	const char *method;
+	json_t *params; /* borrowed; NULL: none */
+};
+
+/*
+ * Calls several methods in one batch. Sets results[] to what each answered (a new reference), or to
+ * NULL where that was an error: the daemon may be older or newer. Fails as a whole, all of them
+ * NULL, only if there is no daemon that answers.
+ */
+enum vhostctl_status ctl_call_all(const struct vhostctl_opts *opts,
+				  const struct ctl_question *questions, size_t count,
+				  json_t **results, struct errmsg *err);
+
 /*
  * Makes params of "--name value" arguments; checks them as the daemon will. *params: a new
  * reference, or NULL: none.

@@ -237,3 +237,32 @@ ctl_call_each(const struct vhostctl_opts *opts, const char *method, json_t *para
 	json_decref(answers);
 	return status;
 }
+
+enum vhostctl_status
+ctl_call_all(const struct vhostctl_opts *opts, const struct ctl_question *questions, size_t count,
+	     json_t **results, struct errmsg *err)
+{
+	json_t *batch = json_array();
+	enum vhostctl_status status;
+	json_t *answers;
+	size_t i;
+
+	for (i = 0; i < count; i++) {
+		results[i] = NULL;
+		json_array_append_new(batch,
+				      make_request(questions[i].method, questions[i].params));
+	}
+	status = ask(opts, questions[0].method, batch, &answers, err);
+	if (status != STATUS_OK)
+		return status;
+	if (json_array_size(answers) == count) {
+		for (i = 0; i < count; i++)
+			results[i] =
+				json_incref(json_object_get(json_array_get(answers, i), "result"));
+	} else {
+		status = err_set(err, STATUS_FAILED, "%s: the answer is no JSON-RPC answer",
+				 opts->socket);
+	}
+	json_decref(answers);
+	return status;
+}
