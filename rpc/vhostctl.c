@@ -65,8 +65,13 @@ static const struct {
 	enum vhostctl_status (*run)(const struct vhostctl_opts *opts, char **args,
 				    struct errmsg *err);
 } commands[] = {
-	{"save-config", ctl_save_config}, {"load-config", ctl_load_config}, {"nvme", ctl_nvme},
-	{"libvirt", ctl_libvirt},         {"provision", ctl_provision},     {"call", run_call},
+	{"save-config", ctl_save_config},
+	{"load-config", ctl_load_config},
+	{"nvme", ctl_nvme},
+	{"libvirt", ctl_libvirt},
+	{"provision", ctl_provision},
+	{"doctor", ctl_doctor},
+	{"call", run_call},
 };
 
 static enum vhostctl_status
