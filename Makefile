@@ -122,11 +122,13 @@ VHOSTD_OBJS := $(BUILD)/obj/vhostd/main.o
 $(BUILD)/bin/vhostd: $(VHOSTD_OBJS) $(call archive,rpc) $(ROOM_ARCHIVES)
 	$(call link,-Xlinker --wrap=accept -Xlinker --wrap=recvmsg $(LIBS))
 
-# vhostctl shares the methods' tables with the daemon and nothing else. libvirt is its own.
+# vhostctl shares the methods' tables with the daemon and nothing else; its load is that of the
+# benchmarks. libvirt is its own.
 VHOSTCTL_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard rpc/vhostctl*.c rpc/schema*.c)) $(BUILD)/obj/lib/jsonrpc/params.o $(BUILD)/obj/lib/env/cpumask.o $(BUILD)/obj/lib/env/errmsg.o $(BUILD)/obj/lib/env/pci.o
 $(BUILD)/obj/rpc/vhostctl_libvirt%: EXTRA_CPPFLAGS += $(shell pkg-config --cflags libvirt libxml-2.0)
-$(BUILD)/bin/vhostctl: $(VHOSTCTL_OBJS)
-	$(call link,-ljansson $(shell pkg-config --libs libvirt libxml-2.0))
+$(BUILD)/obj/rpc/vhostctl_bench.o: EXTRA_CPPFLAGS += -Ilib
+$(BUILD)/bin/vhostctl: $(VHOSTCTL_OBJS) $(call archive,load) $(call archive,client)
+	$(call link,-ljansson -lm $(shell pkg-config --libs libvirt libxml-2.0))
 
 NVME_DEVICE_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard tests/nvme_device/*.c))
 $(NVME_DEVICE): $(NVME_DEVICE_OBJS)
