@@ -128,7 +128,7 @@ VHOSTCTL_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard rpc/vhostctl*.c rpc/
 $(BUILD)/obj/rpc/vhostctl_libvirt%: EXTRA_CPPFLAGS += $(shell pkg-config --cflags libvirt libxml-2.0)
 $(BUILD)/obj/rpc/vhostctl_bench.o: EXTRA_CPPFLAGS += -Ilib
 $(BUILD)/bin/vhostctl: $(VHOSTCTL_OBJS) $(call archive,load) $(call archive,client)
-	$(call link,-ljansson -lm $(shell pkg-config --libs libvirt libxml-2.0))
+	$(call link,-ljansson -lncursesw -ltinfo -lm $(shell pkg-config --libs libvirt libxml-2.0))
 
 NVME_DEVICE_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard tests/nvme_device/*.c))
 $(NVME_DEVICE): $(NVME_DEVICE_OBJS)

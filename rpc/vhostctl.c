@@ -70,6 +70,7 @@ static const struct {
 	{"nvme", ctl_nvme},
 	{"libvirt", ctl_libvirt},
 	{"provision", ctl_provision},
+	{"top", ctl_top},
 	{"bench", ctl_bench},
 	{"doctor", ctl_doctor},
 	{"call", run_call},

@@ -88,6 +88,7 @@ enum vhostctl_status ctl_nvme(const struct vhostctl_opts *opts, char **args, str
 enum vhostctl_status ctl_libvirt(const struct vhostctl_opts *opts, char **args, struct errmsg *err);
 enum vhostctl_status ctl_provision(const struct vhostctl_opts *opts, char **args,
 				   struct errmsg *err);
+enum vhostctl_status ctl_top(const struct vhostctl_opts *opts, char **args, struct errmsg *err);
 enum vhostctl_status ctl_bench(const struct vhostctl_opts *opts, char **args, struct errmsg *err);
 enum vhostctl_status ctl_doctor(const struct vhostctl_opts *opts, char **args, struct errmsg *err);
 enum vhostctl_status ctl_load_config(const struct vhostctl_opts *opts, char **args,
