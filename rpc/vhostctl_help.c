@@ -26,6 +26,10 @@ ctl_print_usage(FILE *file)
 	      "N]\n"
 	      "       vhostctl libvirt detach DOMAIN CTRLR | check DOMAIN [CTRLR] | list\n"
 	      "       vhostctl provision --size 10G --domain DOMAIN --name NAME [--dir FOLDER]\n"
+	      "       vhostctl [-s SOCKET] top [--once] [--interval SECONDS] [--sort COLUMN] "
+	      "[--filter TEXT]\n"
+	      "       vhostctl [-s SOCKET] bench CONTROLLER|SOCKET [--rw KIND] [--write] [...]\n"
+	      "       vhostctl [-s SOCKET] doctor\n"
 	      "       vhostctl METHOD --help | --help | --version\n",
 	      file);
 }
@@ -65,7 +69,10 @@ ctl_print_help(void)
 	     "  provision               Make an image, a block device and a controller, and attach "
 	     "it.\n"
 	     "                          libvirt commands take --connect URI; default: libvirt's "
-	     "own.");
+	     "own.\n"
+	     "  top                     Show what controllers and reactors do, every second.\n"
+	     "  bench                   Measure a controller that no guest uses.\n"
+	     "  doctor                  Say what on this machine hurts, and how to mend it.");
 	for (size_t i = 0; rpc_all_schemas[i] != NULL; i++) {
 		const struct rpc_schema *schema = rpc_all_schemas[i];
 
