@@ -4,15 +4,15 @@
 import json
 import os
 import re
-import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from conftest import unavailable
-from daemon import VHOSTD, wait_until
+from daemon import ROOT, VHOSTD, wait_until
 from libvirtd import DEADLINE, SHARED, Domain, Libvirtd, missing_programs
+from scsi_guest import disk, wait_for_luns
 
 VHOSTCTL = Path(os.environ.get("VHOSTCTL_BIN", VHOSTD.with_name("vhostctl")))
 FAILED = 1
@@ -204,37 +204,41 @@ def test_managed_save(vhostd, libvirtd, guest, ctl):
     check_io(guest)
 
 
-def test_scsi(vhostd, libvirtd, make_domain, ctl):
-    """What is printed for a virtio-scsi controller: libvirt takes it, QEMU connects, and the
-    controller is found again. (QEMU does not ask what kind of controller it has connected to.)"""
-    name = serve(vhostd)
-    path = vhostd.folder / "answer.sock"
-    answer = {"jsonrpc": "2.0", "id": 1, "result": [
-        {"ctrlr": name, "socket": str(vhostd.folder / name), "backend_specific": {"scsi": []}}]}
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(path))
-        listener.listen(1)
-        with subprocess.Popen([VHOSTCTL, "-s", path, "libvirt", "xml", name], text=True,
-                              stdout=subprocess.PIPE) as process:
-            listener.settimeout(DEADLINE)
-            connection, _ = listener.accept()
-            with connection:
-                while connection.recv(65536):   # the request, to its end
-                    pass
-                connection.sendall(json.dumps(answer).encode())
-            printed = process.communicate(timeout=DEADLINE)[0].split("-->")[1]
+def serve_scsi(vhostd, name: str) -> str:
+    """Makes a virtio-scsi controller with one disk; returns its name."""
+    vhostd.rpc("bdev_aio_create", name=name, filename=str(vhostd.image(name, IMAGE_SIZE)),
+               block_size=512)
+    vhostd.rpc("vhost_create_scsi_controller", ctrlr=f"scsi.{name}")
+    vhostd.rpc("vhost_scsi_controller_add_target", ctrlr=f"scsi.{name}", scsi_target_num=0,
+               bdev_name=name)
+    return f"scsi.{name}"
+
+
+def test_scsi(vhostd, libvirtd, make_domain, linux_image, ctl):
+    """In the domain as it is printed, and live as docs/libvirt.md says."""
+    name, later = serve_scsi(vhostd, "first"), serve_scsi(vhostd, "later")
+    printed = ctl("libvirt", "xml", name).split("-->")[1]
     attribute = re.search(r"xmlns:qemu=\S+?(?=>)", printed).group()
     commandline = re.search(r"<qemu:commandline>.*</qemu:commandline>", printed, re.S).group()
-    domain = make_domain()
+    domain = make_domain("vm1", linux_image)
     domain.xml = (domain.xml.replace("<domain ", f"<domain {attribute} ")
                   .replace("</domain>", f"{commandline}</domain>"))
-    domain.define()
-    domain.start()
-    assert vhostd.rpc("vhost_get_controllers")[0]["sessions"]
-    [row] = json.loads(ctl("libvirt", "list", "--json"))
+    domain.define().start()
+    domain.load("scsi")
+    wait_for_luns(domain, ["0:0:0:0"])
+    check_io(domain, disk(domain, "0:0:0:0"))
+    [row, other] = json.loads(ctl("libvirt", "list", "--json"))
     assert (row["ctrlr"], row["domain"], row["target"]) == (name, "vm1", "virtio-scsi")
+    assert (other["ctrlr"], other["domain"]) == (later, None)
     assert f"{name} is virtio-scsi" in ctl("libvirt", "check", "vm1")
-    assert "vm1 has it already" in ctl("libvirt", "attach", "vm1", name, status=FAILED)
+    assert "libvirt has no element" in ctl("libvirt", "attach", "vm1", later, status=FAILED)
+
+    document = (ROOT / "docs/libvirt.md").read_text()
+    for command in re.findall(r"qemu-monitor-command vm1 --hmp '(.*)'", document):
+        command = command.replace("/run/vhostd/CTRLR", str(vhostd.folder / later))
+        assert "Error" not in libvirtd.virsh("qemu-monitor-command", "vm1", "--hmp", command)
+    wait_for_luns(domain, ["0:0:0:0", "1:0:0:0"])
+    check_io(domain, disk(domain, "1:0:0:0"))
 
 
 # ---- provision ----
