@@ -209,6 +209,8 @@ bench:
 
 docs: $(BUILD)/bin/vhostctl
 	$(BUILD)/bin/vhostctl --markdown > docs/rpc.md
+	$(BUILD)/bin/vhostctl --help | packaging/man-methods.sh docs/man/vhostctl.1 > $(BUILD)/vhostctl.1
+	mv $(BUILD)/vhostctl.1 docs/man/vhostctl.1
 
 install: all
 	install -D -m 0755 -t '$(DESTDIR)$(PREFIX)/sbin' $(BUILD)/bin/vhostd
