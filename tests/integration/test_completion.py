@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Completion of vhostctl's command lines in bash."""
+import subprocess
+
+import pytest
+from harness import DEADLINE, ROOT, VHOSTCTL
+
+SCRIPT = f"""
+source {ROOT}/packaging/vhostctl.bash
+compopt() {{ echo compopt "$@" >&2; }}
+COMP_WORDS=("$@")
+COMP_CWORD=$(($# - 1))
+_vhostctl
+((${{#COMPREPLY[@]}} == 0)) || printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+
+
+def complete(*words, cwd=ROOT):
+    """What is offered for the last word, and whether it is files."""
+    done = subprocess.run(["bash", "--norc", "-u", "-c", SCRIPT, "bash", str(VHOSTCTL), *words], capture_output=True,
+                          text=True, check=True, timeout=DEADLINE, cwd=cwd, stdin=subprocess.DEVNULL)
+    files = "compopt -o filenames\n"
+    assert done.stderr in ("", files), done.stderr
+    return set(done.stdout.splitlines()), done.stderr == files
+
+
+@pytest.mark.parametrize("words, offered", [
+    (["bdev_null_c"], {"bdev_null_create"}),
+    (["--json", "-t", "5", "load-"], {"load-config"}),
+    (["bdev_nvme_get_controller_h"], {"bdev_nvme_get_controller_health_info"}),
+    (["nvme", ""], {"list", "bind", "unbind"}),
+    (["libvirt", "a"], {"attach"}),
+    (["libvirt", "attach", "vm1", "c", "--per"], {"--persistent"}),
+    (["provision", "--si"], {"--size"}),
+    (["--so"], {"--socket"}),
+    (["-"], {"--help", "--json", "--markdown", "--socket", "--timeout", "--version"}),
+    (["bdev_null_delete", ""], {"--name", "--help", "--json"}),
+    (["bdev-null-delete", "--n"], {"--name"}),
+    (["vhost_create_blk_controller", "--readonly", ""], {"true", "false"}),
+    (["vhost_create_blk_controller", "--readonly", "=", "t"], {"true"}),
+    (["vhost_create_blk_controller", "--readonly", "--dev"], {"--dev_name"}),
+    (["save-config", "-"], {"-o", "--help", "--json"}),
+    (["call", "spdk_get"], {"spdk_get_version"}),
+    (["bdev_null_create", "--name", ""], set()),
+    (["bdev_null_create", "--num_blocks", ""], set()),
+    (["no_such_method", "--x"], set()),
+    (["a/b.*[", "$(false)", "--x"], set()),
+])
+def test_words(words, offered):
+    assert complete(*words) == (offered, False)
+
+
+def test_methods():
+    methods = subprocess.run([VHOSTCTL, "--markdown"], capture_output=True, text=True, check=True).stdout
+    methods = {line[4:] for line in methods.splitlines() if line.startswith("### ")}
+    offered, _ = complete("")
+    assert methods < offered
+    assert {"call", "nvme", "save-config"} <= offered - methods
+    assert not any(" " in word for word in offered)
+
+
+@pytest.mark.parametrize("words", [
+    ["-s", ""], ["--socket", "=", ""], ["load-config", ""], ["save-config", "-o", ""],
+    ["bdev_uring_create", "--filename", ""],
+])
+def test_files(words, tmp_path):
+    (tmp_path / "disk 0.img").touch()
+    assert complete(*words[:-1], "di", cwd=tmp_path) == ({"disk 0.img"}, True)
+
+
+def test_names(shared, folder):
+    """The daemon is asked for them; a name is a word, whatever is in it."""
+    hostile = "$(touch${IFS}touched)"
+    for name in ("null0", "null1", hostile):
+        shared.rpc("bdev_null_create", name=name, num_blocks=8, block_size=512)
+    shared.rpc("vhost_create_blk_controller", ctrlr="vm1", dev_name="null1")
+    daemon = ["-s", str(shared.socket)]
+    assert complete(*daemon, "bdev_null_delete", "--name", "null") == ({"null0", "null1"}, False)
+    assert complete(*daemon, "vhost_create_blk_controller", "--dev_name", "=", "null1") == ({"null1"}, False)
+    assert complete(*daemon, "vhost_delete_controller", "--ctrlr", "") == ({"vm1"}, False)
+    offered, _ = complete(*daemon, "bdev_null_delete", "--name", "$", cwd=folder)
+    word, = offered
+    assert subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, text=True).stdout == hostile
+    assert not (folder / "touched").exists()
+    assert complete("-s", str(folder / "none"), "bdev_null_delete", "--name", "") == (set(), False)
