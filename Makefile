@@ -7,6 +7,7 @@
 #   make fuzz        install what is missing, build with clang, run the fuzzers (FUZZ_SECONDS=600 each)
 #   make bench       build, measure next to qemu-storage-daemon; BENCH_ARGS=--quick: in two minutes
 #   make install     install into $(DESTDIR)$(PREFIX)
+#   make deb         install what is missing, build the Debian package into build/deb/
 #   make SANITIZE=address,undefined ...   the same in build-asan/
 #   make SANITIZE=thread ...              the same in build-tsan/
 
@@ -26,6 +27,7 @@ endif
 
 PREFIX  ?= /usr
 DESTDIR ?=
+UNIT_DIR ?= $(PREFIX)/lib/systemd/system
 RUN_DIR ?= run
 CC      := gcc
 PYTHON  ?= /usr/bin/python3
@@ -38,7 +40,7 @@ CFLAGS   := $(CSTD) $(WARNINGS) $(OPTIMISE) -g -march=x86-64-v2 -fno-strict-alia
 # Structures of the kernel's with an array at their end are parts of ours.
 CFLAGS += $(if $(findstring clang,$(CC)),-Wno-gnu-variable-sized-type-not-at-end)
 CPPFLAGS := -D_GNU_SOURCE -DVHOSTD_VERSION='"$(VERSION)"' -Iinclude -MMD -MP
-LDFLAGS  := -pthread -Wl,--as-needed
+LDFLAGS  := -pthread -Wl,--as-needed $(EXTRA_LDFLAGS)
 ifneq ($(SANITIZE),)
 CFLAGS   += -fsanitize=$(SANITIZE) -fno-omit-frame-pointer
 LDFLAGS  += -fsanitize=$(SANITIZE)
@@ -93,8 +95,9 @@ NVME_DEVICE := $(BUILD)/bin/nvme_device
 
 # The archives are rules already: without this the first of them would be what `make` builds.
 .DEFAULT_GOAL := all
-.PHONY: all run test check bench fuzz fuzzers install deps clean check-format tests docs unit integration qemu
-all: $(PROGRAMS) $(BENCH_BINS) $(NVME_DEVICE)
+.PHONY: all programs run test check bench fuzz fuzzers install deb deps clean check-format tests docs unit integration qemu
+all: programs $(BENCH_BINS) $(NVME_DEVICE)
+programs: $(PROGRAMS)
 tests: $(UNIT_BINS) $(INTEGRATION_BINS) $(FUZZ_BINS) $(NVME_DEVICE) $(GUEST_BINS) $(PRELOADS)
 fuzzers: $(FUZZERS)
 
@@ -185,7 +188,7 @@ check: all tests
 # their time: those whose front-end comes and goes.
 test: PLAIN := $(if $(SANITIZE),build,$(BUILD))
 test:
-	@packaging/install-deps.sh build test
+	@packaging/install-deps.sh build deb test
 	@$(MAKE) --no-print-directory SANITIZE= BUILD=$(PLAIN) all tests
 	@$(MAKE) --no-print-directory SANITIZE=address,undefined BUILD=$(PLAIN)-asan all tests
 	@$(MAKE) --no-print-directory SANITIZE=thread BUILD=$(PLAIN)-tsan all tests
@@ -212,13 +215,20 @@ docs: $(BUILD)/bin/vhostctl
 	$(BUILD)/bin/vhostctl --help | packaging/man-methods.sh docs/man/vhostctl.1 > $(BUILD)/vhostctl.1
 	mv $(BUILD)/vhostctl.1 docs/man/vhostctl.1
 
-install: all
+install: programs
 	install -D -m 0755 -t '$(DESTDIR)$(PREFIX)/sbin' $(BUILD)/bin/vhostd
 	install -D -m 0755 -t '$(DESTDIR)$(PREFIX)/bin' $(BUILD)/bin/vhostctl
 	install -D -m 0644 -t '$(DESTDIR)$(PREFIX)/share/man/man8' docs/man/vhostd.8
 	install -D -m 0644 -t '$(DESTDIR)$(PREFIX)/share/man/man1' docs/man/vhostctl.1
-	install -D -m 0644 -t '$(DESTDIR)$(PREFIX)/lib/systemd/system' packaging/vhostd.service
-	sed -i 's|/usr/sbin|$(PREFIX)/sbin|' '$(DESTDIR)$(PREFIX)/lib/systemd/system/vhostd.service'
+	install -D -m 0644 packaging/vhostctl.bash '$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vhostctl'
+	install -D -m 0644 packaging/vhostd.sysusers '$(DESTDIR)$(PREFIX)/lib/sysusers.d/vhostd.conf'
+	install -D -m 0644 packaging/vhostd.tmpfiles '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/vhostd.conf'
+	install -D -m 0644 -t '$(DESTDIR)$(UNIT_DIR)' packaging/vhostd.service
+	sed -i 's|/usr/sbin|$(PREFIX)/sbin|' '$(DESTDIR)$(UNIT_DIR)/vhostd.service'
+
+deb:
+	@packaging/install-deps.sh build deb
+	+@packaging/build-deb.sh $(BUILD)/deb
 
 check-format:
 	clang-format --dry-run --Werror $(shell git ls-files '*.c' '*.h')

@@ -6,7 +6,7 @@
 #
 #   packaging/install-deps.sh GROUP...
 #
-#   build, test, bench, fuzz
+#   build, test, bench, fuzz, deb
 #                        the packages listed in packaging/deps-GROUP.txt
 #   guest-kernel         downloads (and does not install) the kernel of the test guest into
 #                        $GUEST_DIR, by default build/guest; part of test as well
@@ -88,7 +88,7 @@ packages=
 kernel=
 for group; do
 	case $group in
-	build | test | bench | fuzz) packages="$packages $(sed 's/#.*//' "$here/deps-$group.txt")" ;;
+	build | test | bench | fuzz | deb) packages="$packages $(sed 's/#.*//' "$here/deps-$group.txt")" ;;
 	guest-kernel) ;;
 	*) echo "install-deps: no group $group" >&2; exit 2 ;;
 	esac

@@ -15,16 +15,23 @@ from libvirtd import Domain, Libvirtd, missing_programs
 DOCUMENT = ROOT / "docs" / "libvirt.md"
 BLOCK = re.compile(r"^```(\w+)( guest)?\n(.*?)^```$", re.M | re.S)
 
-# What /etc and the installed unit say, as systemd reads it: the last ExecStart counts, folders are
-# made, and a start ends when the daemon is ready.
+# What the installed unit says, as systemd does it: user, group, one capability and folders, and a
+# start ends when the daemon is ready.
 SYSTEMCTL = r"""#!/bin/sh -eu
 unit=$DESTDIR/usr/lib/systemd/system/vhostd.service
+setting() {
+	sed -n "s/^$1=//p" "$unit"
+}
 start() {
-	command=$(cat "$unit" /etc/systemd/system/vhostd.service.d/*.conf | sed -n 's/^ExecStart=//p' | tail -n 1)
-	mkdir -p /run/vhostd
-	mkdir -p -m 0700 /var/lib/vhostd
+	user=$(setting User) group=$(setting Group)
+	command=$(setting ExecStart | sed 's/ \$VHOSTD_OPTIONS//')
+	umask "$(setting UMask)"
+	install -d -m 0755 -o "$user" -g "$group" /run/vhostd
+	install -d -m 0700 -o "$user" -g "$group" /var/lib/vhostd
 	# shellcheck disable=SC2086 # systemd splits it at spaces, too
-	cd / && setsid "$DESTDIR"$command >>/var/log/vhostd.log 2>&1 &
+	cd / && setsid setpriv --reuid "$user" --regid "$group" --clear-groups --no-new-privs \
+		--inh-caps -all,+dac_override --ambient-caps +dac_override --bounding-set -all,+dac_override \
+		"$DESTDIR"$command >>/var/log/vhostd.log 2>&1 &
 	tries=200
 	until vhostctl -t 5 spdk_get_version >/dev/null 2>&1; do
 		tries=$((tries - 1))
@@ -37,6 +44,9 @@ daemon-reload) [ -e "$unit" ] ;;
 "enable --now vhostd") start ;;
 *) echo "systemctl $*: unknown here" >&2; exit 1 ;;
 esac
+"""
+SYSUSERS = """#!/bin/sh
+exec /usr/bin/systemd-sysusers "$DESTDIR/usr/lib/sysusers.d/vhostd.conf"
 """
 SUDO = '#!/bin/sh\nexec "$@"\n'
 
@@ -80,6 +90,7 @@ class Reader:
         shown.write_text("\0".join(text for kind, _, text in blocks if kind == "xml"))
         script(programs / "sudo", SUDO)
         script(programs / "systemctl", SYSTEMCTL)
+        script(programs / "systemd-sysusers", SYSUSERS)
         script(programs / "editor", EDITOR.format(shown=str(shown)))
         installed = libvirtd.folder / "installed"
         self.environment = {
