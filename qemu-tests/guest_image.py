@@ -38,7 +38,7 @@ MORE_MODULES = {
 }
 SG_PROGRAMS = ("compare_and_write", "decode_sense", "get_lba_status", "inq", "luns", "modes",
                "opcodes", "persist", "raw", "readcap", "requests", "reset", "turs", "vpd",
-               "write_same", "xcopy")
+               "wr_mode", "write_same", "xcopy")
 PROGRAMS = ("/usr/sbin/mke2fs", "/usr/sbin/e2fsck", "/usr/sbin/blkdiscard", "/usr/bin/fio",
             "/usr/bin/iscsi-test-cu", "/usr/bin/lsscsi",
             *(f"/usr/bin/sg_{name}" for name in SG_PROGRAMS))

@@ -57,7 +57,7 @@ def check_luns(guest) -> None:
 
     assert luns("0:0:0:0", 0) == ["0" * 16]
     assert luns("0:0:1:1", 0) == ["0" * 16, "0001" + "0" * 12]
-    assert luns("0:0:255:0", 2) == ["0" * 16]
+    assert luns("0:0:255:0", 2) == ["0" * 16, "c101" + "0" * 12]
 
 
 def check_inquiry(guest, node: str) -> None:
