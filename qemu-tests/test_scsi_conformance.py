@@ -60,7 +60,7 @@ ALL_BUT_SANITIZE_RESERVED = ("ALL.[!MS]*,ALL.Mandatory,ALL.ModeSense6,ALL.StartS
                              "ALL.Sanitize.*[!d],ALL.MultipathIO")
 # Bytes of 256 blocks: with several blocks in a physical one the suite takes no other number. Its
 # GetLBAStatus.UnmapSingle asks for LBA i + 1 and wants the first extent to begin with the next
-# physical block; it begins where it was asked for (SBC-3 §5.9).
+# physical block; it begins where it was asked for (SBC-3 §5.4).
 LARGE = 131072
 
 TEST = re.compile(r"^(?:Suite: (\S+)|  Test: (\S+) \.\.\.)", re.M)
