@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -264,14 +265,14 @@ def free_port() -> int:
 
 
 class Prometheus:
-    """A server of its own that scrapes one target twice a second."""
+    """A server of its own that scrapes one target every second."""
 
     def __init__(self, folder: Path, target: str) -> None:
         self.url = f"127.0.0.1:{free_port()}"
         self.log = folder / "prometheus.log"
         config = folder / "prometheus.yml"
         config.write_text(json.dumps({"scrape_configs": [
-            {"job_name": "vhostd", "scrape_interval": "500ms", "scrape_timeout": "500ms",
+            {"job_name": "vhostd", "scrape_interval": "1s", "scrape_timeout": "1s",
              "static_configs": [{"targets": [target]}]}]}))
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
@@ -295,17 +296,18 @@ class Prometheus:
         with urllib.request.urlopen(url, timeout=DEADLINE) as answer:
             return json.load(answer)["data"]
 
-    def query(self, expression: str) -> list:
-        """[] also while it does not answer yet."""
+    def is_ready(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
+        with contextlib.suppress(OSError):
+            with urllib.request.urlopen(f"http://{self.url}/-/ready", timeout=DEADLINE):
+                return True
+        return False
+
+    def query(self, expression: str) -> list:
         try:
             return self.get("query", query=expression)["result"]
         except urllib.error.HTTPError as error:
-            if error.code == 503:
-                return []
             raise AssertionError(f"{expression}: {error.read()}") from error
-        except OSError:
-            return []
 
 
 def expressions() -> list[str]:
@@ -322,6 +324,7 @@ def test_prometheus(idle_vhostd, folder):
     idle_vhostd.start("--metrics", address)
     disk(idle_vhostd, HOSTILE)
     with Prometheus(folder, address) as prometheus:
+        wait_until(prometheus.is_ready, "Prometheus answers")
         wait_until(lambda: prometheus.query("up == 1"), "Prometheus scrapes")
         result, = prometheus.query("vhostd_bdev_size_bytes")
         assert result["metric"]["bdev"] == HOSTILE and result["value"][1] == str(8192 * 512)
