@@ -132,8 +132,8 @@ def test_pages(vhostd, socket, boot):
 
 # A job for each LUN, each on a CPU and so on a queue of its own.
 FIO = """
-    fio --direct=1 --ioengine=libaio --iodepth=16 --rw=randwrite --bsrange=4k-128k --blockalign=4k \\
-        --size={size} --randseed=7 --verify=crc32c --verify_fatal=1 --do_verify=1 \\
+    fio --direct=1 --ioengine=libaio --iodepth=16 --rw=randwrite --bsrange=4k-128k \\
+        --blockalign=4k --size={size} --randseed=7 --verify=crc32c --verify_fatal=1 --do_verify=1 \\
         --output-format=json --output=/tmp/fio.json {options} {jobs}
     cat /tmp/fio.json
 """
@@ -203,8 +203,8 @@ def luns_of(*targets: int) -> list[str]:
 def check_io(guest, lun: str) -> None:
     """Writes and verifies the disk's start."""
     guest.run(f"""
-        fio --name=check --filename=/dev/{disk(guest, lun)} --direct=1 --ioengine=libaio --iodepth=16 \\
-            --rw=randwrite --bs=4k --size=2m --verify=crc32c --verify_fatal=1
+        fio --name=check --filename=/dev/{disk(guest, lun)} --direct=1 --ioengine=libaio \\
+            --iodepth=16 --rw=randwrite --bs=4k --size=2m --verify=crc32c --verify_fatal=1
     """)
 
 
@@ -306,8 +306,8 @@ ROUNDS = """
     (
         round=0
         until [ -e /tmp/stop ]; do
-            fio --direct=1 --ioengine=libaio --iodepth=16 --rw=randwrite --bs=4k --size=4m --randseed=$round \\
-                --verify=crc32c --verify_fatal=1 --do_verify=1 {jobs} >/tmp/fio.log 2>&1 ||
+            fio --direct=1 --ioengine=libaio --iodepth=16 --rw=randwrite --bs=4k --size=4m \\
+                --randseed=$round --verify=crc32c --verify_fatal=1 --do_verify=1 {jobs} >/tmp/fio.log 2>&1 ||
                 touch /tmp/stop /tmp/failed
             round=$((round + 1))
             echo $round >/tmp/rounds
@@ -339,7 +339,8 @@ def test_kill_under_load(vhostd, socket, boot, packed):
                       reconnect=True, cpus=QUEUES)
     has_packed = guest.run("cut -c35 /sys/bus/virtio/devices/virtio0/features")
     assert has_packed == ("1" if packed == "on" else "0")
-    jobs = " ".join(f"--name={name} --filename=/dev/{disk(guest, lun)}" for lun, name in LUNS.items())
+    jobs = " ".join(f"--name={name} --filename=/dev/{disk(guest, lun)}"
+                    for lun, name in LUNS.items())
     guest.run(ROUNDS.format(jobs=jobs))
     for _ in range(KILLS):
         wait_until(lambda: completed(vhostd) >= BUSY, BUSY_DEADLINE, "requests of the guest")

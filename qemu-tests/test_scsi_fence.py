@@ -22,7 +22,8 @@ TYPES = {
 }
 
 ROUNDS = 4
-# The disk takes 64 writes a second: what is under way when it is fenced would go on landing for long.
+# The disk takes 64 writes a second: what is under way when it is fenced would go on landing for
+# half a second.
 MBYTES_PER_SEC = 1
 BLOCK = "16k"
 QUEUE_DEPTH = 32
@@ -33,8 +34,9 @@ BUSY_DEADLINE = 60
 # Errors are what the fenced writer is to see: EIO (aborted), EBADE (reservation conflict).
 WRITER = f"""
     dmesg -n 1
-    fio --name=writer --filename=/dev/{{disk}} --direct=1 --ioengine=libaio --iodepth={QUEUE_DEPTH} \\
-        --rw=randwrite --bs={BLOCK} --size={REGION} --refill_buffers --norandommap --time_based --runtime=600 \\
+    fio --name=writer --filename=/dev/{{disk}} --direct=1 --ioengine=libaio \\
+        --iodepth={QUEUE_DEPTH} --rw=randwrite --bs={BLOCK} --size={REGION} --refill_buffers \\
+        --norandommap --time_based --runtime=600 \\
         --rate_iops=2000 --ignore_error=,5:52 >/tmp/fio.log 2>&1 &
     echo $! >/tmp/writer
 """
@@ -78,8 +80,9 @@ class Node:
 
     def digest(self) -> str:
         """What the disk holds now."""
-        return self.guest.run(
-            f"dd if=/dev/{self.disk} bs=128k count={REGION >> 17} iflag=direct 2>/dev/null | sha256sum")
+        return self.guest.run(f"""
+            dd if=/dev/{self.disk} bs=128k count={REGION >> 17} iflag=direct 2>/dev/null | sha256sum
+        """)
 
     def errors(self) -> int:
         """Requests of the kernel that have failed."""
