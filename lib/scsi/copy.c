@@ -46,18 +46,17 @@ struct segment {
 
 /* ---- the parameter list ---- */
 
+/* These return false. */
 static bool
 refuse(struct copier *copier, uint8_t key, uint16_t code)
 {
-	scsi_refuse(copier->task, key, code);
-	return false;
+	return !scsi_refuse(copier->task, key, code);
 }
 
 static bool
 refuse_byte(struct copier *copier, const uint8_t *at, int bit)
 {
-	scsi_refuse_list(copier->task, (uint16_t)(at - copier->task->buffer), bit);
-	return false;
+	return !scsi_refuse_list(copier->task, (uint16_t)(at - copier->task->buffer), bit);
 }
 
 static bool
@@ -122,14 +121,6 @@ take_cscd(struct copier *copier, const uint8_t *bytes, struct cscd *cscd)
 	return true;
 }
 
-static bool
-is_within(const struct cscd *cscd, uint64_t lba, uint64_t bytes)
-{
-	uint64_t blocks = atomic_load(&cscd->lun->unit->blocks);
-
-	return lba <= blocks && bytes >> cscd->lun->unit->block_shift <= blocks - lba;
-}
-
 /* SPC-4 §6.4.6.7, the descriptor that begins with that byte. False: the command has its status. */
 static bool
 get_segment(struct copier *copier, uint32_t at, struct segment *segment)
@@ -157,8 +148,10 @@ get_segment(struct copier *copier, uint32_t at, struct segment *segment)
 	if (segment->bytes & ((1u << source_shift | 1u << destination_shift) - 1) >> 1 &&
 	    source_shift != destination_shift)
 		return abort_copy(copier, SCSI_CODE_INEXACT_SEGMENT);
-	if (!is_within(segment->source, segment->source_lba, segment->bytes) ||
-	    !is_within(segment->destination, segment->destination_lba, segment->bytes))
+	if (!scsi_unit_has(segment->source->lun->unit, segment->source_lba,
+			   segment->bytes >> source_shift) ||
+	    !scsi_unit_has(segment->destination->lun->unit, segment->destination_lba,
+			   segment->bytes >> destination_shift))
 		return abort_copy(copier, SCSI_CODE_NONE);
 	return true;
 }
@@ -243,12 +236,6 @@ copy_segment(struct copier *copier, const struct segment *segment)
 	return true;
 }
 
-static void
-finish_back(void *arg)
-{
-	scsi_finish(arg);
-}
-
 /* The end of the command, with the outcome that it has. */
 static void
 copier_end(struct copier *copier)
@@ -264,7 +251,7 @@ copier_end(struct copier *copier)
 	}
 	free(copier->data);
 	free(copier);
-	scsi_order_back(&task->order, finish_back, task);
+	scsi_task_back(task);
 }
 
 static void
@@ -344,7 +331,7 @@ start_copy(void *arg)
 
 	if (copier == NULL) {
 		task->status = SCSI_BUSY;
-		scsi_order_back(&task->order, finish_back, task);
+		scsi_task_back(task);
 		return;
 	}
 	memset(copier, 0, sizeof(*copier));
@@ -356,38 +343,35 @@ start_copy(void *arg)
 	copier_end(copier);
 }
 
-void
+bool
 scsi_run_extended_copy(struct scsi_task *task)
 {
-	task->order.origin = thread_current();
-	thread_send(task->target->app, &task->order.msg, start_copy, task);
+	scsi_task_send(task, start_copy);
+	return false;
 }
 
 /* ---- RECEIVE COPY STATUS(LID1) and OPERATING PARAMETERS, SPC-4 §6.22, §6.24 ---- */
 
-void
+bool
 scsi_run_copy_status(struct scsi_task *task)
 {
-	for (uint32_t i = 0; i < SCSI_COPIES; i++) {
-		struct scsi_copy *copy = &task->target->copies[i];
-		uint8_t data[12] = {0};
+	struct scsi_copy *copy = task->target->copies;
+	uint8_t data[12] = {0};
 
-		if (copy->list_id != task->cdb[2] || !(copy->running || copy->held))
-			continue;
-		put_be32(data, sizeof(data) - 4);
-		data[4] = copy->running ? 0 : copy->failed ? 2 : 1;
-		put_be16(data + 5, copy->segments);
-		data[7] = 1; /* kibibytes */
-		put_be32(data + 8, (uint32_t)(copy->bytes >> 10));
-		if (!copy->running)
-			copy->held = false;
-		scsi_data_in(task, data, sizeof(data), get_be32(task->cdb + 10));
-		return;
+	while (copy->list_id != task->cdb[2] || !(copy->running || copy->held)) {
+		if (++copy == task->target->copies + SCSI_COPIES)
+			return scsi_refuse_cdb(task, 2, -1);
 	}
-	scsi_refuse_cdb(task, 2, -1);
+	put_be32(data, sizeof(data) - 4);
+	data[4] = copy->running ? 0 : copy->failed ? 2 : 1;
+	put_be16(data + 5, copy->segments);
+	data[7] = 1; /* kibibytes */
+	put_be32(data + 8, (uint32_t)(copy->bytes >> 10));
+	copy->held = copy->held && copy->running;
+	return scsi_data_in(task, data, sizeof(data), get_be32(task->cdb + 10));
 }
 
-void
+bool
 scsi_run_copy_parameters(struct scsi_task *task)
 {
 	static const uint8_t data[46] = {
@@ -405,6 +389,5 @@ scsi_run_copy_parameters(struct scsi_task *task)
 		[45] = IDENTIFICATION,
 	};
 
-	scsi_data_in(task, data, sizeof(data), get_be32(task->cdb + 10));
-	scsi_finish(task);
+	return scsi_data_in(task, data, sizeof(data), get_be32(task->cdb + 10));
 }

@@ -81,7 +81,7 @@ scsi_unit_is_designated(const struct scsi_unit *unit, const uint8_t *designator,
 
 /* ---- standard data, SPC-4 §6.6.2 ---- */
 
-static void
+static bool
 standard_inquiry(struct scsi_task *task, uint64_t allocation)
 {
 	/* Versions: SAM-5, SPC-4, SBC-3 (SPC-4 table 153). No transport: virtio has no code. */
@@ -108,7 +108,7 @@ standard_inquiry(struct scsi_task *task, uint64_t allocation)
 		data[0] = task->lun != NULL ? W_LUN : NO_DEVICE;
 	put_text(data + 16, 16, channel != NULL ? channel->unit->info.product_name : "");
 	put_text(data + 32, 4, VHOSTD_VERSION);
-	scsi_data_in(task, data, sizeof(data), allocation);
+	return scsi_data_in(task, data, sizeof(data), allocation);
 }
 
 /* ---- VPD pages: what follows the four bytes of the header; returns its length ---- */
@@ -244,7 +244,7 @@ page_list(const struct scsi_task *task, uint8_t *data)
 	return length;
 }
 
-static void
+static bool
 vpd_page(struct scsi_task *task, uint8_t code, uint64_t allocation)
 {
 	uint8_t data[PAGE_MAX] = {0};
@@ -254,28 +254,23 @@ vpd_page(struct scsi_task *task, uint8_t code, uint64_t allocation)
 	while (page < pages + PAGES && page->code != code)
 		page++;
 	if (page == pages + PAGES || task->lun == NULL ||
-	    (task->channel == NULL && !page->anywhere)) {
-		scsi_refuse_cdb(task, 2, -1);
-		return;
-	}
+	    (task->channel == NULL && !page->anywhere))
+		return scsi_refuse_cdb(task, 2, -1);
 	data[0] = task->channel == NULL ? W_LUN : 0;
 	data[1] = code;
 	memcpy(data + 4, page->bytes, sizeof(page->bytes));
 	length = page->fill != NULL ? page->fill(task, data + 4) : page->length;
 	put_be16(data + 2, (uint16_t)length);
-	scsi_data_in(task, data, 4 + length, allocation);
+	return scsi_data_in(task, data, 4 + length, allocation);
 }
 
-void
+bool
 scsi_run_inquiry(struct scsi_task *task)
 {
 	uint16_t allocation = get_be16(task->cdb + 3);
 
 	if (task->cdb[1] & 0x01)
-		vpd_page(task, task->cdb[2], allocation);
-	else if (task->cdb[2] != 0)
-		scsi_refuse_cdb(task, 2, -1);
-	else
-		standard_inquiry(task, allocation);
-	scsi_finish(task);
+		return vpd_page(task, task->cdb[2], allocation);
+	return task->cdb[2] == 0 ? standard_inquiry(task, allocation)
+				 : scsi_refuse_cdb(task, 2, -1);
 }

@@ -15,6 +15,7 @@
 
 #define likely(condition)   __builtin_expect(!!(condition), 1)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
+#define load(variable)      atomic_load_explicit(&(variable), memory_order_relaxed)
 
 /* Of a block device's request in a task. Whoever needs more is refused when its LUN is added. */
 #define SCSI_REQUEST_ROOM 1024
@@ -42,6 +43,11 @@ enum scsi_command_flags {
 	/* There only where the block device can do it; as they are in scsi_unit.lacks. */
 	SCSI_CMD_DISCARD = 1 << 7,
 	SCSI_CMD_ATOMIC = 1 << 8,
+	SCSI_CMD_RANGE = 1 << 9,   /* of blocks, where CDBs of that length have it */
+	SCSI_CMD_TO_END = 1 << 10, /* 0 blocks are all up to the end */
+	/* Runs in spite of a reservation when bit 0 of byte 4 is 0, or 1. */
+	SCSI_CMD_PASSES_0 = 1 << 11,
+	SCSI_CMD_PASSES_1 = 1 << 12,
 };
 
 struct scsi_command {
@@ -52,19 +58,16 @@ struct scsi_command {
 	uint16_t flags;
 	/* Bits of the CDB that are looked at; all ones behind its end. SPC-4 §6.27.3 */
 	_Alignas(8) uint8_t usage[16];
-	/* Whether this CDB runs in spite of a reservation that its access conflicts with; or NULL. */
-	bool (*passes)(const uint8_t *cdb);
 	/*
-	 * Ends, now or later, on the task's thread, with scsi_finish(). SCSI_CMD_APP: instead fills
-	 * in the result, on the app thread, and returns [waits].
+	 * On the task's thread. Whether the task is over; else scsi_finish() comes later.
+	 * SCSI_CMD_APP: on the app thread, fills in the result and returns true [waits].
 	 */
-	void (*run)(struct scsi_task *task);
+	bool (*run)(struct scsi_task *task);
 };
 
 /* Finds the command of a CDB; *known_opcode: only its service action is unknown. */
 const struct scsi_command *scsi_command_find(const uint8_t *cdb, bool *known_opcode);
 const struct scsi_command *scsi_command_next(const struct scsi_command *command);
-bool scsi_command_supported(const struct scsi_unit *unit, const struct scsi_command *command);
 /* Once, on the app thread, before there are tasks. */
 void scsi_table_init(void);
 
@@ -273,9 +276,6 @@ void scsi_attention_set_code(struct scsi_lun *lun, uint16_t code);
 
 /* ---- tasks; on the thread that has the task ---- */
 
-/* App thread: a task that was aborted, whose run() therefore only sends it back. */
-bool scsi_order_is_aborted(struct scsi_order *order);
-
 static inline struct bdev_request *
 scsi_task_request(struct scsi_task *task)
 {
@@ -288,29 +288,37 @@ scsi_task_of_request(struct bdev_request *rq)
 	return (struct scsi_task *)((char *)rq - offsetof(struct scsi_task, request));
 }
 
+/* App thread: a task that was aborted, whose run() therefore only sends it back. */
+bool scsi_order_is_aborted(struct scsi_order *order);
+/* fn(task) on the app thread; from there scsi_task_back() finishes it where it came from. */
+void scsi_task_send(struct scsi_task *task, thread_fn fn);
+void scsi_task_back(struct scsi_task *task);
 /* copy.c: done of its tasks, which leave unit attentions to the initiator. */
 void scsi_copied(struct scsi_task *task);
+
 /* Its own thread: the end of a task. */
 void scsi_finish(struct scsi_task *task);
-/* Whether the task may read or write lba … now; if not, its command runs again later. */
-bool scsi_may_touch(struct scsi_task *task, uint64_t lba, uint64_t blocks);
-/* CHECK CONDITION with that sense; task.c. Finish it afterwards. */
-void scsi_check_condition(struct scsi_task *task, const struct scsi_sense *sense);
-void scsi_refuse(struct scsi_task *task, uint8_t key, uint16_t code);
-/* ILLEGAL REQUEST, INVALID FIELD IN CDB, with the field pointer; bit -1: the byte. */
-void scsi_refuse_cdb(struct scsi_task *task, uint16_t byte, int bit);
-/* The same for INVALID FIELD IN PARAMETER LIST. */
-void scsi_refuse_list(struct scsi_task *task, uint16_t byte, int bit);
 /* What a block device's status means; 0 is good. */
 void scsi_set_status(struct scsi_task *task, int status);
-/*
- * Answers with data, cut to allocation bytes; overrun when the buffers are shorter than that. The
- * task is to be finished afterwards.
- */
-void scsi_data_in(struct scsi_task *task, const void *data, size_t length, uint64_t allocation);
+/* The same, and finishes it. */
+void scsi_end_io(struct scsi_task *task, int status);
+
+/* All these return true, as handlers of tasks that are over do: */
+/* CHECK CONDITION with that sense. */
+bool scsi_check_condition(struct scsi_task *task, const struct scsi_sense *sense);
+bool scsi_refuse(struct scsi_task *task, uint8_t key, uint16_t code);
+/* ILLEGAL REQUEST, INVALID FIELD IN CDB, with the field pointer; bit -1: the byte. */
+bool scsi_refuse_cdb(struct scsi_task *task, uint16_t byte, int bit);
+/* The same for INVALID FIELD IN PARAMETER LIST. */
+bool scsi_refuse_list(struct scsi_task *task, uint16_t byte, int bit);
+/* The buffers are shorter than the CDB asks for. */
+bool scsi_overrun(struct scsi_task *task);
+/* Answers with data, cut to allocation bytes. */
+bool scsi_data_in(struct scsi_task *task, const void *data, size_t length, uint64_t allocation);
+
 /*
  * Copies the first length bytes of data-out to task->buffer, behind room for others. False: the
- * task has its outcome, and is to be finished.
+ * task has its outcome.
  */
 bool scsi_take_data_out(struct scsi_task *task, uint32_t length, uint32_t room);
 /*
@@ -319,8 +327,23 @@ bool scsi_take_data_out(struct scsi_task *task, uint32_t length, uint32_t room);
  */
 size_t scsi_iov_copy(const struct iovec *iov, uint32_t count, uint64_t offset, void *memory,
 		     size_t length, bool to);
+/* Cuts iovecs to length bytes, of which they have at least as many; how many are left. */
+uint32_t scsi_cut_iov(struct iovec *iov, uint64_t length);
+/* Of a write, by the CDB's FUA and by WCE: enum bdev_request_flags. */
+uint8_t scsi_write_flags(const struct scsi_task *task);
+/* The task's request. */
+void scsi_submit_io(struct scsi_task *task, enum bdev_io_type type, uint64_t lba, uint64_t blocks,
+		    uint8_t flags, struct iovec *iov, uint32_t iovcnt, bdev_done_fn done);
 
-/* ---- limits that VPD page B0h tells of ---- */
+/* ---- the disk's limits ---- */
+
+static inline bool
+scsi_unit_has(const struct scsi_unit *unit, uint64_t lba, uint64_t blocks)
+{
+	uint64_t all = load(unit->blocks);
+
+	return lba <= all && blocks <= all - lba;
+}
 
 /* Of COMPARE AND WRITE; its field has 8 bits. */
 static inline uint32_t
@@ -340,36 +363,34 @@ scsi_atomic_blocks(const struct scsi_unit *unit)
 
 /* ---- handlers ---- */
 
-void scsi_run_inquiry(struct scsi_task *task);
-void scsi_run_report_luns(struct scsi_task *task);
-void scsi_run_request_sense(struct scsi_task *task);
-void scsi_run_test_unit_ready(struct scsi_task *task);
-void scsi_run_mode_sense(struct scsi_task *task);
-void scsi_run_mode_select(struct scsi_task *task);
-void scsi_run_read_capacity_10(struct scsi_task *task);
-void scsi_run_read_capacity_16(struct scsi_task *task);
-void scsi_run_get_lba_status(struct scsi_task *task);
-void scsi_run_report_opcodes(struct scsi_task *task);
-void scsi_run_report_tmfs(struct scsi_task *task);
-void scsi_run_read_defect_data(struct scsi_task *task);
-void scsi_run_start_stop(struct scsi_task *task);
-void scsi_run_prevent_allow(struct scsi_task *task);
-void scsi_run_read(struct scsi_task *task);
-void scsi_run_write(struct scsi_task *task);
-void scsi_run_write_verify(struct scsi_task *task);
-void scsi_run_verify(struct scsi_task *task);
-void scsi_run_prefetch(struct scsi_task *task);
-void scsi_run_synchronize_cache(struct scsi_task *task);
-void scsi_run_unmap(struct scsi_task *task);
-void scsi_run_write_same(struct scsi_task *task);
-void scsi_run_write_atomic(struct scsi_task *task);
-void scsi_run_extended_copy(struct scsi_task *task);
-void scsi_run_copy_status(struct scsi_task *task);
-void scsi_run_copy_parameters(struct scsi_task *task);
-void scsi_run_compare_and_write(struct scsi_task *task);
-void scsi_run_orwrite(struct scsi_task *task);
-void scsi_run_reserve_in(struct scsi_task *task);
-void scsi_run_reserve_out(struct scsi_task *task);
+bool scsi_run_inquiry(struct scsi_task *task);
+bool scsi_run_report_luns(struct scsi_task *task);
+bool scsi_run_request_sense(struct scsi_task *task);
+bool scsi_run_mode_sense(struct scsi_task *task);
+bool scsi_run_mode_select(struct scsi_task *task);
+bool scsi_run_read_capacity_10(struct scsi_task *task);
+bool scsi_run_read_capacity_16(struct scsi_task *task);
+bool scsi_run_get_lba_status(struct scsi_task *task);
+bool scsi_run_report_opcodes(struct scsi_task *task);
+bool scsi_run_report_tmfs(struct scsi_task *task);
+bool scsi_run_read_defect_data(struct scsi_task *task);
+bool scsi_run_start_stop(struct scsi_task *task);
+bool scsi_run_read(struct scsi_task *task);
+bool scsi_run_write(struct scsi_task *task);
+bool scsi_run_write_verify(struct scsi_task *task);
+bool scsi_run_verify(struct scsi_task *task);
+bool scsi_run_synchronize_cache(struct scsi_task *task);
+bool scsi_run_unmap(struct scsi_task *task);
+bool scsi_run_write_same(struct scsi_task *task);
+bool scsi_run_write_atomic(struct scsi_task *task);
+bool scsi_run_extended_copy(struct scsi_task *task);
+bool scsi_run_copy_status(struct scsi_task *task);
+bool scsi_run_copy_parameters(struct scsi_task *task);
+bool scsi_run_compare_and_write(struct scsi_task *task);
+bool scsi_run_orwrite(struct scsi_task *task);
+bool scsi_run_reserve_in(struct scsi_task *task);
+bool scsi_run_reserve_out(struct scsi_task *task);
+bool scsi_run_nothing(struct scsi_task *task);
 
 /* ---- reservations; app thread ---- */
 

@@ -163,119 +163,104 @@ modes_to_show(const struct scsi_unit *unit, enum page_control control)
 	return control == DEFAULT_VALUES ? modes_of(unit, &defaults) : unit->modes;
 }
 
-void
+bool
 scsi_run_mode_sense(struct scsi_task *task)
 {
-	const struct scsi_unit *unit = task->lun->unit;
+	const struct scsi_unit *unit = task->channel->unit;
 	const uint8_t *cdb = task->cdb;
-	bool ten = task->command->length == 10;
-	bool is_long = ten && cdb[1] & 0x10;
+	bool ten = task->command->length == 10, is_long = ten && cdb[1] & 0x10;
 	size_t header = ten ? 8 : 4, descriptor = 0, length;
-	uint8_t specific = 0x10; /* DPOFUA */
+	uint8_t specific = atomic_load(&unit->write_protected) ? 0x90 : 0x10; /* WP, DPOFUA */
 	uint8_t data[8 + 16 + SCSI_MODE_BYTES] = {0};
 	struct scsi_modes modes = modes_to_show(unit, cdb[2] >> 6);
 
-	if (cdb[2] >> 6 == SAVED_VALUES) {
-		scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_SAVING_NOT_SUPPORTED);
-		return;
-	}
+	if (cdb[2] >> 6 == SAVED_VALUES)
+		return scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_SAVING_NOT_SUPPORTED);
 	if (!(cdb[1] & 0x08))
 		descriptor = put_block_descriptor(unit, is_long, data + header);
 	length = put_pages(&modes, cdb[2] & ALL_PAGES, cdb[3], data + header + descriptor);
-	if (length == 0) {
-		scsi_refuse_cdb(task, cdb[3] != 0 ? 3 : 2, cdb[3] != 0 ? -1 : 5);
-		return;
-	}
+	if (length == 0)
+		return scsi_refuse_cdb(task, cdb[3] != 0 ? 3 : 2, cdb[3] != 0 ? -1 : 5);
 	length += header + descriptor;
-	if (atomic_load(&unit->write_protected))
-		specific |= 0x80; /* WP */
-	if (ten) {
-		put_be16(data, (uint16_t)(length - 2));
-		data[3] = specific;
-		data[4] = is_long && descriptor != 0; /* LONGLBA */
-		put_be16(data + 6, (uint16_t)descriptor);
-		scsi_data_in(task, data, length, get_be16(cdb + 7));
-	} else {
+	data[header - 1] = (uint8_t)descriptor;
+	if (!ten) {
 		data[0] = (uint8_t)(length - 1);
 		data[2] = specific;
-		data[3] = (uint8_t)descriptor;
-		scsi_data_in(task, data, length, cdb[4]);
+		return scsi_data_in(task, data, length, cdb[4]);
 	}
+	put_be16(data, (uint16_t)(length - 2));
+	data[3] = specific;
+	data[4] = is_long && descriptor != 0; /* LONGLBA */
+	return scsi_data_in(task, data, length, get_be16(cdb + 7));
 }
 
-/* ---- MODE SELECT, SPC-4 §6.9 ---- */
+/* ---- MODE SELECT, SPC-4 §6.9; false: the task has its status ---- */
 
 struct mode_list {
+	struct scsi_task *task;
 	const uint8_t *bytes;
 	uint32_t length;
 	uint32_t at; /* where the next part begins */
 };
 
 static bool
-refuse_length(struct scsi_task *task)
+refuse_length(const struct mode_list *list)
 {
-	scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_PARAMETER_LIST_LENGTH);
-	return false;
+	return !scsi_refuse(list->task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_PARAMETER_LIST_LENGTH);
 }
 
+/* The next bytes are as expected, but for bits that may be anything. */
 static bool
-refuse_byte(struct scsi_task *task, uint32_t byte)
+take_bytes(struct mode_list *list, const uint8_t *expected, const uint8_t *any, uint32_t count)
 {
-	scsi_refuse_list(task, (uint16_t)byte, -1);
-	return false;
-}
+	if (list->length - list->at < count)
+		return refuse_length(list);
+	for (uint32_t i = 0; i < count; i++, list->at++) {
+		uint8_t wrong = (list->bytes[list->at] ^ expected[i]) & (uint8_t)~any[i];
 
-/* The disk's size and block size are what they are: a descriptor may only say so (or 0 blocks). */
-static bool
-check_descriptor(struct scsi_task *task, const struct mode_list *list, bool is_long)
-{
-	const struct scsi_unit *unit = task->lun->unit;
-	const uint8_t *bytes = list->bytes + list->at;
-	uint8_t expected[16] = {0};
-	size_t size = put_block_descriptor(unit, is_long, expected);
-	size_t count = is_long ? 8 : 4;
-
-	for (size_t i = 0; i < size; i++) {
-		bool zero_blocks = i < count && bytes[i] == 0;
-
-		if (bytes[i] != expected[i] && !zero_blocks)
-			return refuse_byte(task, list->at + (uint32_t)i);
+		if (wrong != 0)
+			return !scsi_refuse_list(list->task, (uint16_t)list->at,
+						 31 - __builtin_clz(wrong));
 	}
 	return true;
 }
 
-/* Mode parameter header and block descriptors (SPC-4 §7.5.5). */
+/*
+ * Mode parameter header and block descriptor (SPC-4 §7.5.5). The disk's size and block size are what
+ * they are: a descriptor may only say so (or 0 blocks).
+ */
 static bool
-check_header(struct scsi_task *task, struct mode_list *list)
+take_header(struct mode_list *list)
 {
-	bool ten = task->command->length == 10;
-	uint32_t header = ten ? 8 : 4, size;
-	bool is_long;
+	static const uint8_t any_6[] = {0xff, 0, 0xff, 0}, none[16];
+	static const uint8_t any_10[] = {0xff, 0xff, 0, 0xff, 0x01, 0, 0, 0};
+	bool ten = list->task->command->length == 10, is_long;
+	uint32_t header = ten ? 8 : 4, size, count;
+	uint8_t expected[16] = {0};
 
 	if (list->length < header)
-		return refuse_length(task);
+		return refuse_length(list);
 	is_long = ten && list->bytes[4] & 0x01;
-	size = ten ? get_be16(list->bytes + 6) : list->bytes[3];
-	if (list->bytes[ten ? 2 : 1] != 0) /* medium type */
-		return refuse_byte(task, ten ? 2 : 1);
-	if (size != 0 && size != (is_long ? 16 : 8))
-		return refuse_byte(task, ten ? 6 : 3);
-	if (list->length < header + size)
-		return refuse_length(task);
-	list->at = header;
-	if (size != 0 && !check_descriptor(task, list, is_long))
+	size = is_long ? 16 : 8;
+	count = size / 2;
+	if (list->bytes[header - 1] != 0)
+		expected[header - 1] = (uint8_t)size;
+	if (!take_bytes(list, expected, ten ? any_10 : any_6, header))
 		return false;
-	list->at += size;
-	return true;
+	if (expected[header - 1] == 0)
+		return true;
+	memset(expected, 0, sizeof(expected));
+	put_block_descriptor(list->task->channel->unit, is_long, expected);
+	if (list->length - list->at >= count && memcmp(list->bytes + list->at, none, count) == 0)
+		memset(expected, 0, count);
+	return take_bytes(list, expected, none, size);
 }
 
 static const struct mode_page *
-find_page(const uint8_t *bytes, uint32_t length)
+find_page(const uint8_t *bytes)
 {
 	bool has_subpage = bytes[0] & 0x40;
 
-	if (has_subpage && length < 4)
-		return NULL;
 	for (int i = 0; i < PAGES; i++) {
 		if (pages[i].code == (bytes[0] & 0x3f) &&
 		    pages[i].subpage == (has_subpage ? bytes[1] : 0) &&
@@ -287,65 +272,53 @@ find_page(const uint8_t *bytes, uint32_t length)
 
 /* One page into modes; only bits that may change may differ. */
 static bool
-take_page(struct scsi_task *task, struct mode_list *list, const struct scsi_modes *may_change,
-	  struct scsi_modes *modes)
+take_page(struct mode_list *list, const struct scsi_modes *may_change, struct scsi_modes *modes)
 {
+	static const uint8_t none[4];
 	const uint8_t *bytes = list->bytes + list->at;
-	uint32_t left = list->length - list->at;
-	const struct mode_page *page = left >= 2 ? find_page(bytes, left) : NULL;
+	const struct mode_page *page;
+	uint8_t *own;
+	uint32_t header;
 
-	if (left < 2 || (bytes[0] & 0x40 && left < 4))
-		return refuse_length(task);
-	if (page == NULL)
-		return refuse_byte(task, list->at);
 	/* The length, behind the codes, is that of the page here. */
-	for (uint32_t i = 1; i < (page->subpage != 0 ? 4 : 2); i++) {
-		if (bytes[i] != defaults.bytes[page->at + i])
-			return refuse_byte(task, list->at + i);
-	}
-	if (left < page->length)
-		return refuse_length(task);
-	for (uint32_t i = page->subpage != 0 ? 4 : 2; i < page->length; i++) {
-		uint8_t *now = &modes->bytes[page->at + i];
-		uint8_t wrong = (bytes[i] ^ *now) & (uint8_t)~may_change->bytes[page->at + i];
-
-		if (wrong != 0) {
-			scsi_refuse_list(task, (uint16_t)(list->at + i), 31 - __builtin_clz(wrong));
-			return false;
-		}
-		*now = bytes[i];
-	}
-	list->at += page->length;
+	header = bytes[0] & 0x40 ? 4 : 2;
+	if (list->length - list->at < header)
+		return refuse_length(list);
+	page = find_page(bytes);
+	if (page == NULL)
+		return !scsi_refuse_list(list->task, (uint16_t)list->at, 5);
+	own = modes->bytes + page->at;
+	if (!take_bytes(list, own, none, header) ||
+	    !take_bytes(list, own + header, may_change->bytes + page->at + header,
+			page->length - header))
+		return false;
+	memcpy(own, bytes, page->length);
 	return true;
 }
 
-void
+bool
 scsi_run_mode_select(struct scsi_task *task)
 {
-	struct scsi_unit *unit = task->lun->unit;
-	const uint8_t *cdb = task->cdb;
+	struct scsi_unit *unit = task->channel->unit;
 	struct scsi_modes may_change = modes_of(unit, &changeable), modes = unit->modes;
-	struct mode_list list = {.length = cdb[4]};
+	struct mode_list list = {.task = task, .length = task->cdb[4]};
 	bool good;
 
 	if (task->command->length == 10)
-		list.length = get_be16(cdb + 7);
-	if (cdb[1] & 0x01) { /* SP: nothing is saved */
-		scsi_refuse_cdb(task, 1, 0);
-		return;
-	}
-	if (!(cdb[1] & 0x10)) { /* PF: there are standard pages only */
-		scsi_refuse_cdb(task, 1, 4);
-		return;
-	}
+		list.length = get_be16(task->cdb + 7);
+	if (task->cdb[1] & 0x01) /* SP: nothing is saved */
+		return scsi_refuse_cdb(task, 1, 0);
+	if (!(task->cdb[1] & 0x10)) /* PF: there are standard pages only */
+		return scsi_refuse_cdb(task, 1, 4);
 	if (list.length == 0 || !scsi_take_data_out(task, list.length, 0))
-		return;
+		return true;
 	list.bytes = task->buffer;
-	good = check_header(task, &list);
+	good = take_header(&list);
 	while (good && list.at < list.length)
-		good = take_page(task, &list, &may_change, &modes);
-	if (!good || memcmp(&modes, &unit->modes, sizeof(modes)) == 0)
-		return;
-	apply(unit, &modes);
-	scsi_unit_attention(unit, task->lun, SCSI_UA_MODE_CHANGED);
+		good = take_page(&list, &may_change, &modes);
+	if (good && memcmp(&modes, &unit->modes, sizeof(modes)) != 0) {
+		apply(unit, &modes);
+		scsi_unit_attention(unit, task->lun, SCSI_UA_MODE_CHANGED);
+	}
+	return true;
 }

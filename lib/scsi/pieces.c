@@ -8,34 +8,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "data.h"
 #include "internal.h"
 
-#define FUA               0x08
-#define BYTCHK_SHIFT      1
-#define WRITE_SAME_UNMAP  0x08
-#define WRITE_SAME_NDOB   0x01
+#define UNMAP             0x08 /* WRITE SAME, byte 1 */
+#define NDOB              0x01 /* WRITE SAME(16), byte 1 */
 #define UNMAP_HEADER      8
 #define UNMAP_DESCRIPTOR  16
 #define PIECE_BYTES       (128u << 10)
 #define ZEROES_BYTES_ONCE (32u << 20) /* others should not have to wait for long */
 
-static bool
-is_aborted(const struct scsi_task *task)
-{
-	return atomic_load_explicit(&task->aborted, memory_order_relaxed);
-}
-
-/* Lets the other work of the thread go first. */
-static void
-yield_to(struct scsi_task *task, thread_fn next)
-{
-	thread_send(task->channel->thread, &task->order.msg, next, task);
-}
-
 /* ---- pieces ---- */
 
-/* What is done with each piece of the task's lba and blocks. */
+/* What is done with each piece of the task's range. */
 struct scsi_plan {
 	bool reads; /* first, into task->buffer */
 	/* What to write of a piece that was read, or NULL: the task has its status. */
@@ -46,15 +30,15 @@ struct scsi_plan {
 static void
 submit_piece(struct scsi_task *task, enum bdev_io_type type, uint8_t *data, bdev_done_fn done)
 {
-	struct scsi_range piece = {task->lba + task->position, task->blocks - task->position};
+	uint64_t blocks = task->blocks - task->position;
 	bool has_data = type == BDEV_READ || type == BDEV_WRITE;
 
-	if (piece.blocks > task->piece_blocks)
-		piece.blocks = task->piece_blocks;
-	task->bounce.iov_base = data;
-	task->bounce.iov_len = piece.blocks << task->lun->unit->block_shift;
-	scsi_submit_io(task, type, &piece, type == BDEV_READ ? 0 : task->write_flags,
-		       has_data ? &task->bounce : NULL, has_data, done);
+	if (blocks > task->piece_blocks)
+		blocks = task->piece_blocks;
+	task->bounce = (struct iovec){data, blocks << task->channel->unit->block_shift};
+	scsi_submit_io(task, type, task->lba + task->position, blocks,
+		       type == BDEV_READ ? 0 : task->write_flags, has_data ? &task->bounce : NULL,
+		       has_data, done);
 	scsi_channel_flush(task->channel);
 }
 
@@ -66,7 +50,7 @@ next_piece(void *arg)
 {
 	struct scsi_task *task = arg;
 
-	if (task->position == task->blocks || is_aborted(task))
+	if (task->position == task->blocks || load(task->aborted))
 		scsi_finish(task);
 	else if (task->plan->reads)
 		submit_piece(task, BDEV_READ, task->buffer, piece_read);
@@ -83,8 +67,8 @@ piece_done(struct bdev_request *rq, int status)
 		scsi_end_io(task, status);
 		return;
 	}
-	task->position += rq->length >> task->lun->unit->block_shift;
-	yield_to(task, next_piece);
+	task->position += rq->length >> task->channel->unit->block_shift;
+	thread_send(task->channel->thread, &task->order.msg, next_piece, task);
 }
 
 static void
@@ -102,39 +86,43 @@ piece_read(struct bdev_request *rq, int status)
 }
 
 /* task->buffer has room for a piece, or is not needed. */
-static void
+static bool
 start(struct scsi_task *task, const struct scsi_plan *plan, uint64_t piece_bytes)
 {
 	task->plan = plan;
 	task->position = 0;
-	task->piece_blocks = piece_bytes >> task->lun->unit->block_shift;
+	task->piece_blocks = piece_bytes >> task->channel->unit->block_shift;
 	next_piece(task);
+	return false;
+}
+
+/* Of the first piece, and of all others at most. */
+static uint64_t
+piece_bytes(const struct scsi_task *task)
+{
+	uint64_t bytes = task->blocks << task->channel->unit->block_shift;
+
+	return bytes < PIECE_BYTES ? bytes : PIECE_BYTES;
 }
 
 /* With a buffer for a piece, and for as much of data-out behind it. */
-static void
+static bool
 start_buffered(struct scsi_task *task, const struct scsi_plan *plan)
 {
-	uint64_t bytes = task->blocks << task->lun->unit->block_shift;
-
-	if (bytes > PIECE_BYTES)
-		bytes = PIECE_BYTES;
-	task->buffer = malloc(2 * bytes + 1);
-	if (task->buffer != NULL) {
-		start(task, plan, PIECE_BYTES);
-		return;
-	}
+	task->buffer = malloc(2 * piece_bytes(task) + 1);
+	if (task->buffer != NULL)
+		return start(task, plan, PIECE_BYTES);
 	task->status = SCSI_BUSY;
-	scsi_finish(task);
+	return true;
 }
 
-/* What data-out has for the piece, behind it: a copy, since the guest may change its own. */
-static uint8_t *
-take_piece(struct scsi_task *task, size_t length)
+/* Copies data-out from there on to behind the piece: the guest may change its own meanwhile. */
+static const uint8_t *
+take_out(struct scsi_task *task, uint64_t block, size_t piece, size_t length)
 {
-	scsi_iov_copy(task->out, task->out_count, task->position << task->lun->unit->block_shift,
-		      task->buffer + length, length, false);
-	return task->buffer + length;
+	scsi_iov_copy(task->out, task->out_count, block << task->channel->unit->block_shift,
+		      task->buffer + piece, length, false);
+	return task->buffer + piece;
 }
 
 static uint8_t *
@@ -149,6 +137,13 @@ miscompare(struct scsi_task *task, uint64_t information)
 	return NULL;
 }
 
+static bool
+has_out(struct scsi_task *task, uint64_t blocks)
+{
+	task->transferred_out = blocks << task->channel->unit->block_shift;
+	return task->transferred_out <= task->out_bytes;
+}
+
 /* ---- VERIFY, WRITE AND VERIFY ---- */
 
 enum bytchk {
@@ -161,62 +156,40 @@ enum bytchk {
 static enum bytchk
 get_bytchk(const struct scsi_task *task)
 {
-	return task->cdb[1] >> BYTCHK_SHIFT & 3;
+	return task->cdb[1] >> 1 & 3;
 }
 
 static uint8_t *
 look_verify(struct scsi_task *task, size_t length)
 {
-	const struct scsi_unit *unit = task->lun->unit;
-	const uint8_t *wanted = task->buffer + length;
-	size_t step = 0;
+	size_t size = task->channel->unit->block_size;
+	bool all = get_bytchk(task) == BYTCHK_ALL;
+	const uint8_t *wanted;
 
-	if (get_bytchk(task) == BYTCHK_ALL) {
-		take_piece(task, length);
-		step = unit->block_size;
-	} else if (get_bytchk(task) == BYTCHK_ONE_BLOCK) {
-		scsi_iov_copy(task->out, task->out_count, 0, task->buffer + length,
-			      unit->block_size, false);
-	} else {
+	if (get_bytchk(task) == BYTCHK_NONE)
 		return task->buffer;
-	}
-	for (size_t at = 0; at < length; at += unit->block_size, wanted += step) {
-		if (memcmp(task->buffer + at, wanted, unit->block_size) != 0)
-			/* SBC-3 §5.31.1: where the first block is that differs */
-			return miscompare(task,
-					  task->lba + task->position + (at >> unit->block_shift));
+	wanted = take_out(task, all ? task->position : 0, length, all ? length : size);
+	for (size_t i = 0; i < length / size; i++) {
+		/* SBC-3 §5.31.1: where the first block is that differs */
+		if (memcmp(task->buffer + i * size, wanted + (all ? i * size : 0), size) != 0)
+			return miscompare(task, task->lba + task->position + i);
 	}
 	return task->buffer;
 }
 
 static const struct scsi_plan verify_plan = {.reads = true, .look = look_verify};
 
-/* False: what is wrong with BYTCHK or the range is the task's outcome; or it has to wait. */
-static bool
-begin_verify(struct scsi_task *task, bool writes, struct scsi_range *range)
-{
-	enum bytchk bytchk = get_bytchk(task);
-	uint64_t out_blocks;
-
-	scsi_decode_range(task, range);
-	if (bytchk == BYTCHK_RESERVED || (writes && bytchk == BYTCHK_ONE_BLOCK)) {
-		scsi_refuse_cdb(task, 1, 2);
-		scsi_finish(task);
-		return false;
-	}
-	out_blocks = bytchk == BYTCHK_ONE_BLOCK && range->blocks > 0;
-	if (writes || bytchk == BYTCHK_ALL)
-		out_blocks = range->blocks;
-	return scsi_begin(task, range, out_blocks);
-}
-
-void
+bool
 scsi_run_verify(struct scsi_task *task)
 {
-	struct scsi_range range;
+	enum bytchk bytchk = get_bytchk(task);
+	uint64_t out_blocks = bytchk == BYTCHK_ALL ? task->blocks : task->blocks != 0;
 
-	if (begin_verify(task, false, &range))
-		start_buffered(task, &verify_plan);
+	if (bytchk == BYTCHK_RESERVED)
+		return scsi_refuse_cdb(task, 1, 2);
+	if (!has_out(task, bytchk == BYTCHK_NONE ? 0 : out_blocks))
+		return scsi_overrun(task);
+	return start_buffered(task, &verify_plan);
 }
 
 static void
@@ -224,23 +197,24 @@ verify_written(struct bdev_request *rq, int status)
 {
 	struct scsi_task *task = scsi_task_of_request(rq);
 
-	if (status != 0)
-		scsi_end_io(task, status);
-	else
-		start_buffered(task, &verify_plan);
+	scsi_set_status(task, status);
+	if (status != 0 || start_buffered(task, &verify_plan))
+		scsi_finish(task);
 }
 
-void
+bool
 scsi_run_write_verify(struct scsi_task *task)
 {
-	struct scsi_range range;
-
-	if (begin_verify(task, true, &range))
-		scsi_submit_io(task, BDEV_WRITE, &range, BDEV_FUA, task->out,
-			       scsi_cut_iov(task->out, task->transferred_out), verify_written);
+	if (get_bytchk(task) >= BYTCHK_RESERVED)
+		return scsi_refuse_cdb(task, 1, 2);
+	if (!has_out(task, task->blocks))
+		return scsi_overrun(task);
+	scsi_submit_io(task, BDEV_WRITE, task->lba, task->blocks, BDEV_FUA, task->out,
+		       scsi_cut_iov(task->out, task->transferred_out), verify_written);
+	return false;
 }
 
-/* ---- COMPARE AND WRITE ---- */
+/* ---- COMPARE AND WRITE, ORWRITE ---- */
 
 /* In the buffer: what is there, what is expected, and what is to be written. */
 static uint8_t *
@@ -257,141 +231,111 @@ look_compare(struct scsi_task *task, size_t length)
 	return miscompare(task, same);
 }
 
-void
+bool
 scsi_run_compare_and_write(struct scsi_task *task)
 {
 	static const struct scsi_plan plan = {true, look_compare, BDEV_WRITE};
-	const struct scsi_unit *unit = task->lun->unit;
-	struct scsi_range range;
+	const struct scsi_unit *unit = task->channel->unit;
 	uint32_t length;
 
-	scsi_decode_range(task, &range);
-	length = (uint32_t)range.blocks << unit->block_shift;
-	if (range.blocks > scsi_compare_blocks(unit)) {
-		scsi_refuse_cdb(task, 13, -1);
-		scsi_finish(task);
-	} else if (scsi_begin(task, &range, 2 * range.blocks)) {
-		task->write_flags = scsi_write_flags(task, task->cdb[1] & FUA);
-		if (length != 0 && scsi_take_data_out(task, 2 * length, length))
-			start(task, &plan, length);
-		else
-			scsi_finish(task);
-	}
+	if (task->blocks > scsi_compare_blocks(unit))
+		return scsi_refuse_cdb(task, 13, -1);
+	length = (uint32_t)task->blocks << unit->block_shift;
+	task->write_flags = scsi_write_flags(task);
+	if (length == 0 || !scsi_take_data_out(task, 2 * length, length))
+		return true;
+	return start(task, &plan, length);
 }
-
-/* ---- ORWRITE ---- */
 
 static uint8_t *
 look_orwrite(struct scsi_task *task, size_t length)
 {
-	const uint8_t *data = take_piece(task, length);
+	const uint8_t *data = take_out(task, task->position, length, length);
 
 	for (size_t i = 0; i < length; i++)
 		task->buffer[i] |= data[i];
 	return task->buffer;
 }
 
-void
+bool
 scsi_run_orwrite(struct scsi_task *task)
 {
 	static const struct scsi_plan plan = {true, look_orwrite, BDEV_WRITE};
-	struct scsi_range range;
 
-	scsi_decode_range(task, &range);
-	if (scsi_begin(task, &range, range.blocks)) {
-		task->write_flags = scsi_write_flags(task, task->cdb[1] & FUA);
-		start_buffered(task, &plan);
-	}
+	if (!has_out(task, task->blocks))
+		return scsi_overrun(task);
+	task->write_flags = scsi_write_flags(task);
+	return start_buffered(task, &plan);
 }
 
 /* ---- WRITE SAME ---- */
 
-/* The block of data-out as often as a piece has room for it, or NULL: zeroes. False: no memory. */
+/* The block of data-out as often as a piece has room for it. */
 static bool
-take_pattern(struct scsi_task *task, bool has_data)
+write_pattern(struct scsi_task *task)
 {
-	const struct scsi_unit *unit = task->lun->unit;
-	uint32_t size = unit->block_size;
-	uint64_t bytes = task->blocks << unit->block_shift;
+	static const struct scsi_plan plan = {.write = BDEV_WRITE};
+	uint32_t size = task->channel->unit->block_size;
+	uint64_t bytes = piece_bytes(task);
+	uint8_t *buffer = malloc(bytes + size);
 
-	if (bytes > PIECE_BYTES)
-		bytes = PIECE_BYTES;
-	if (!scsi_take_data_out(task, has_data ? size : 0, (uint32_t)bytes + size))
-		return false;
-	if (has_data)
-		memmove(task->buffer, task->buffer + bytes + size, size);
-	else
-		memset(task->buffer, 0, size);
-	if (unit->can_zero && task->buffer[0] == 0 &&
-	    memcmp(task->buffer, task->buffer + 1, size - 1) == 0) {
-		free(task->buffer);
-		task->buffer = NULL;
+	if (buffer == NULL) {
+		task->status = SCSI_BUSY;
 		return true;
 	}
-	for (uint32_t i = size; i < bytes; i += size)
-		memcpy(task->buffer + i, task->buffer, size);
-	return true;
+	for (uint64_t at = 0; at < bytes; at += size)
+		memcpy(buffer + at, task->buffer, size);
+	free(task->buffer);
+	task->buffer = buffer;
+	return start(task, &plan, PIECE_BYTES);
+}
+
+static bool
+write_zeroes(struct scsi_task *task)
+{
+	static const struct scsi_plan plan = {.write = BDEV_WRITE_ZEROES};
+
+	if (task->cdb[1] & UNMAP)
+		task->write_flags |= BDEV_UNMAP;
+	return start(task, &plan, ZEROES_BYTES_ONCE);
 }
 
 /*
  * SBC-3 §5.45: 0 blocks are all up to the end (WSNZ is 0). Data-out has to be one block: with more
  * or less the initiator means something else than this does.
  */
-static bool
-check_write_same(struct scsi_task *task, struct scsi_range *range, bool has_data)
-{
-	const struct scsi_unit *unit = task->lun->unit;
-
-	if (task->cdb[1] & WRITE_SAME_UNMAP && !(unit->can_discard && unit->can_zero)) {
-		scsi_refuse_cdb(task, 1, 3);
-		return false;
-	}
-	if (!scsi_check_range(task, range))
-		return false;
-	if (range->blocks == 0)
-		range->blocks = atomic_load(&unit->blocks) - range->lba;
-	if (range->blocks > SCSI_WRITE_SAME_MAX_BYTES >> unit->block_shift ||
-	    (has_data && task->out_bytes != unit->block_size)) {
-		scsi_refuse_cdb(task, task->command->length == 16 ? 10 : 7, -1);
-		return false;
-	}
-	return true;
-}
-
-void
+bool
 scsi_run_write_same(struct scsi_task *task)
 {
-	static const struct scsi_plan pattern = {.write = BDEV_WRITE};
-	static const struct scsi_plan zeroes = {.write = BDEV_WRITE_ZEROES};
-	bool has_data = task->command->length != 16 || !(task->cdb[1] & WRITE_SAME_NDOB);
-	struct scsi_range range;
+	const struct scsi_unit *unit = task->channel->unit;
+	bool sixteen = task->command->length == 16, has_data = !(sixteen && task->cdb[1] & NDOB);
+	uint32_t size = unit->block_size;
 
-	scsi_decode_range(task, &range);
-	if (!check_write_same(task, &range, has_data)) {
-		scsi_finish(task);
-	} else if (scsi_begin(task, &range, has_data)) {
-		task->write_flags = scsi_write_flags(task, false);
-		if (!take_pattern(task, has_data)) {
-			scsi_finish(task);
-		} else if (task->buffer != NULL) {
-			start(task, &pattern, PIECE_BYTES);
-		} else {
-			if (task->cdb[1] & WRITE_SAME_UNMAP)
-				task->write_flags |= BDEV_UNMAP;
-			start(task, &zeroes, ZEROES_BYTES_ONCE);
-		}
-	}
+	if (task->cdb[1] & UNMAP && !(unit->can_discard && unit->can_zero))
+		return scsi_refuse_cdb(task, 1, 3);
+	if (task->blocks > SCSI_WRITE_SAME_MAX_BYTES >> unit->block_shift ||
+	    (has_data && task->out_bytes != size))
+		return scsi_refuse_cdb(task, sixteen ? 10 : 7, -1);
+	if (!scsi_take_data_out(task, has_data ? size : 0, size))
+		return true;
+	task->write_flags = load(unit->write_through) ? BDEV_FUA : 0;
+	memset(task->buffer, 0, size);
+	if (unit->can_zero && (!has_data || memcmp(task->buffer, task->buffer + size, size) == 0))
+		return write_zeroes(task);
+	if (has_data)
+		memcpy(task->buffer, task->buffer + size, size);
+	return write_pattern(task);
 }
 
 /* ---- UNMAP ---- */
 
 static void
-unmap_range(const struct scsi_task *task, uint64_t index, struct scsi_range *range)
+unmap_range(const struct scsi_task *task, uint64_t index, uint64_t *lba, uint64_t *blocks)
 {
 	const uint8_t *descriptor = task->buffer + UNMAP_HEADER + index * UNMAP_DESCRIPTOR;
 
-	range->lba = get_be64(descriptor);
-	range->blocks = get_be32(descriptor + 8);
+	*lba = get_be64(descriptor);
+	*blocks = get_be32(descriptor + 8);
 }
 
 static uint32_t
@@ -406,15 +350,15 @@ static void
 unmap_next(void *arg)
 {
 	struct scsi_task *task = arg;
-	struct scsi_range range = {0};
+	uint64_t lba, blocks = 0;
 
-	while (range.blocks == 0 && task->position < unmap_count(task))
-		unmap_range(task, task->position++, &range);
-	if (range.blocks == 0 || is_aborted(task)) {
+	while (blocks == 0 && task->position < unmap_count(task))
+		unmap_range(task, task->position++, &lba, &blocks);
+	if (blocks == 0 || load(task->aborted)) {
 		scsi_finish(task);
 		return;
 	}
-	scsi_submit_io(task, BDEV_DISCARD, &range, 0, NULL, 0, unmap_done);
+	scsi_submit_io(task, BDEV_DISCARD, lba, blocks, 0, NULL, 0, unmap_done);
 	scsi_channel_flush(task->channel);
 }
 
@@ -426,42 +370,29 @@ unmap_done(struct bdev_request *rq, int status)
 	if (status != 0)
 		scsi_end_io(task, status);
 	else
-		yield_to(task, unmap_next);
+		thread_send(task->channel->thread, &task->order.msg, unmap_next, task);
 }
 
-/* SBC-3 §5.28.2: all descriptors, before the first one counts. False: the task has its status. */
-static bool
-check_unmap_list(struct scsi_task *task, uint32_t length)
-{
-	if (length < UNMAP_HEADER || get_be16(task->buffer + 2) > length - UNMAP_HEADER) {
-		scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_PARAMETER_LIST_LENGTH);
-		return false;
-	}
-	if (unmap_count(task) > SCSI_UNMAP_DESCRIPTORS) {
-		scsi_refuse_list(task, 2, -1);
-		return false;
-	}
-	for (uint32_t i = 0; i < unmap_count(task); i++) {
-		struct scsi_range range;
-
-		unmap_range(task, i, &range);
-		if (!scsi_check_range(task, &range))
-			return false;
-	}
-	return true;
-}
-
-void
+/* SBC-3 §5.28: all descriptors are checked before the first one counts. */
+bool
 scsi_run_unmap(struct scsi_task *task)
 {
 	uint32_t length = get_be16(task->cdb + 7);
+	uint64_t lba, blocks;
 
-	/* Of the whole disk, as far as those are concerned who need a range for themselves. */
-	if (length != 0 && !scsi_may_touch(task, 0, UINT64_MAX))
-		return;
+	if (length == 0 || !scsi_take_data_out(task, length, 0))
+		return true;
+	if (length < UNMAP_HEADER || get_be16(task->buffer + 2) > length - UNMAP_HEADER)
+		return scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_PARAMETER_LIST_LENGTH);
+	if (unmap_count(task) > SCSI_UNMAP_DESCRIPTORS)
+		return scsi_refuse_list(task, 2, -1);
+	for (uint32_t i = 0; i < unmap_count(task); i++) {
+		unmap_range(task, i, &lba, &blocks);
+		if (!scsi_unit_has(task->channel->unit, lba, blocks))
+			return scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST,
+					   SCSI_CODE_LBA_OUT_OF_RANGE);
+	}
 	task->position = 0;
-	if (length != 0 && scsi_take_data_out(task, length, 0) && check_unmap_list(task, length))
-		unmap_next(task);
-	else
-		scsi_finish(task);
+	unmap_next(task);
+	return false;
 }

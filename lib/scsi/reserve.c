@@ -87,48 +87,41 @@ scsi_reservations_restore(const char *bdev, const json_t *state, struct errmsg *
 
 /* ---- the commands ---- */
 
-static void
+static bool
 refuse(struct scsi_task *task, const struct scsi_reserve_result *result)
 {
-	if (result->status == SCSI_RESERVE_CONFLICT) {
-		task->status = SCSI_RESERVATION_CONFLICT;
-		return;
-	}
-	scsi_check_condition(task, &(struct scsi_sense){
-					   .key = SCSI_KEY_ILLEGAL_REQUEST,
-					   .code = result->code,
-					   .has_field = result->field_valid,
-					   .field_in_cdb = result->field_in_cdb,
-					   .field = result->field,
-					   .field_bit = result->field_bit,
-				   });
+	if (result->status != SCSI_RESERVE_CONFLICT)
+		return scsi_check_condition(task, &(struct scsi_sense){
+							  .key = SCSI_KEY_ILLEGAL_REQUEST,
+							  .code = result->code,
+							  .has_field = result->field_valid,
+							  .field_in_cdb = result->field_in_cdb,
+							  .field = result->field,
+							  .field_bit = result->field_bit,
+						  });
+	task->status = SCSI_RESERVATION_CONFLICT;
+	return true;
 }
 
-void
+bool
 scsi_run_reserve_in(struct scsi_task *task)
 {
 	struct scsi_reserve_result *result = malloc(sizeof(*result));
-	uint8_t *data = malloc(SCSI_RESERVE_IN_MAX);
 	size_t length;
 
-	if (result == NULL || data == NULL) {
+	task->buffer = malloc(SCSI_RESERVE_IN_MAX);
+	if (result == NULL || task->buffer == NULL) {
 		task->status = SCSI_BUSY;
 	} else {
-		length = scsi_reserve_in(task->lun->unit->reservations, task->cdb, data,
+		length = scsi_reserve_in(task->channel->unit->reservations, task->cdb, task->buffer,
 					 SCSI_RESERVE_IN_MAX, result);
 		if (result->status == SCSI_RESERVE_GOOD)
-			scsi_data_in(task, data, length, length);
+			scsi_data_in(task, task->buffer, length, length);
 		else
 			refuse(task, result);
 	}
-	free(data);
 	free(result);
-}
-
-static bool
-same_nexus(struct scsi_nexus_id a, struct scsi_nexus_id b)
-{
-	return a.initiator == b.initiator && a.target_port == b.target_port;
+	return true;
 }
 
 /*
@@ -138,13 +131,15 @@ same_nexus(struct scsi_nexus_id a, struct scsi_nexus_id b)
 static void
 take_effect(struct scsi_task *task, const struct scsi_reserve_effect *effect)
 {
-	struct scsi_unit *unit = task->lun->unit;
+	struct scsi_unit *unit = task->channel->unit;
 	struct scsi_lun *lun;
 
 	TAILQ_FOREACH (lun, &unit->luns, unit_link) {
+		const struct scsi_nexus_id *nexus = &lun->target->nexus;
 		struct scsi_walk walk = {.lun = lun, .except = task};
 
-		if (!same_nexus(lun->target->nexus, effect->nexus))
+		if (nexus->initiator != effect->nexus.initiator ||
+		    nexus->target_port != effect->nexus.target_port)
 			continue;
 		if (effect->attention != SCSI_RESERVE_NO_ATTENTION)
 			scsi_attention_set_code(lun, effect->attention);
@@ -167,37 +162,33 @@ make_durable(struct scsi_unit *unit, struct scsi_reservations *changed)
 	return rc == 0;
 }
 
-static void
+static bool
 reserve_out(struct scsi_task *task, struct scsi_reservations *changed,
 	    struct scsi_reserve_result *result)
 {
-	struct scsi_unit *unit = task->lun->unit;
+	struct scsi_unit *unit = task->channel->unit;
 	uint32_t length = get_be32(task->cdb + 5);
 
-	if (length > SCSI_LIST_MAX) {
-		scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_PARAMETER_LIST_LENGTH);
-		return;
-	}
+	if (length > SCSI_LIST_MAX)
+		return scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_PARAMETER_LIST_LENGTH);
 	if (!scsi_take_data_out(task, length, 0))
-		return;
+		return true;
 	*changed = *unit->reservations;
 	scsi_reserve_out(changed, task->target->nexus, task->cdb, task->buffer, length, result);
-	if (result->status != SCSI_RESERVE_GOOD) {
-		refuse(task, result);
-		return;
-	}
-	if (result->save && !make_durable(unit, changed)) {
-		scsi_refuse(task, SCSI_KEY_HARDWARE_ERROR, SCSI_CODE_INTERNAL_TARGET_FAILURE);
-		return;
-	}
+	if (result->status != SCSI_RESERVE_GOOD)
+		return refuse(task, result);
+	if (result->save && !make_durable(unit, changed))
+		return scsi_refuse(task, SCSI_KEY_HARDWARE_ERROR,
+				   SCSI_CODE_INTERNAL_TARGET_FAILURE);
 	*unit->reservations = *changed;
 	if (result->changed)
 		scsi_unit_update_conflicts(unit);
 	for (uint32_t i = 0; i < result->effect_count; i++)
 		take_effect(task, &result->effects[i]);
+	return true;
 }
 
-void
+bool
 scsi_run_reserve_out(struct scsi_task *task)
 {
 	struct scsi_reserve_result *result = malloc(sizeof(*result));
@@ -209,4 +200,5 @@ scsi_run_reserve_out(struct scsi_task *task)
 		reserve_out(task, changed, result);
 	free(changed);
 	free(result);
+	return true;
 }

@@ -6,8 +6,6 @@
 
 #include "internal.h"
 
-#define load(variable) atomic_load_explicit(&(variable), memory_order_relaxed)
-
 size_t
 scsi_task_size(void)
 {
@@ -16,44 +14,53 @@ scsi_task_size(void)
 
 /* ---- results ---- */
 
-void
+bool
 scsi_check_condition(struct scsi_task *task, const struct scsi_sense *sense)
 {
 	bool descriptor = task->channel != NULL && load(task->channel->unit->descriptor_sense);
 
 	task->status = SCSI_CHECK_CONDITION;
 	task->sense_length = (uint8_t)scsi_sense_put(sense, descriptor, task->sense);
+	return true;
 }
 
-void
+bool
 scsi_refuse(struct scsi_task *task, uint8_t key, uint16_t code)
 {
-	scsi_check_condition(task, &(struct scsi_sense){.key = key, .code = code});
+	return scsi_check_condition(task, &(struct scsi_sense){.key = key, .code = code});
 }
 
-static void
+static bool
 refuse_field(struct scsi_task *task, uint16_t code, bool in_cdb, uint16_t byte, int bit)
 {
-	scsi_check_condition(task, &(struct scsi_sense){
-					   .key = SCSI_KEY_ILLEGAL_REQUEST,
-					   .code = code,
-					   .has_field = true,
-					   .field_in_cdb = in_cdb,
-					   .field = byte,
-					   .field_bit = (int8_t)bit,
-				   });
+	return scsi_check_condition(task, &(struct scsi_sense){
+						  .key = SCSI_KEY_ILLEGAL_REQUEST,
+						  .code = code,
+						  .has_field = true,
+						  .field_in_cdb = in_cdb,
+						  .field = byte,
+						  .field_bit = (int8_t)bit,
+					  });
 }
 
-void
+bool
 scsi_refuse_cdb(struct scsi_task *task, uint16_t byte, int bit)
 {
-	refuse_field(task, SCSI_CODE_INVALID_FIELD_IN_CDB, true, byte, bit);
+	return refuse_field(task, SCSI_CODE_INVALID_FIELD_IN_CDB, true, byte, bit);
 }
 
-void
+bool
 scsi_refuse_list(struct scsi_task *task, uint16_t byte, int bit)
 {
-	refuse_field(task, SCSI_CODE_INVALID_FIELD_IN_LIST, false, byte, bit);
+	return refuse_field(task, SCSI_CODE_INVALID_FIELD_IN_LIST, false, byte, bit);
+}
+
+bool
+scsi_overrun(struct scsi_task *task)
+{
+	task->outcome = SCSI_OVERRUN;
+	task->transferred_out = 0;
+	return true;
 }
 
 /* What block devices fail with (bdev.h), as SPC-4 §4.5 has it. */
@@ -76,22 +83,20 @@ static const struct {
 void
 scsi_set_status(struct scsi_task *task, int status)
 {
+	bool writes = task->command->flags & SCSI_CMD_WRITES;
+
 	if (likely(status == 0))
 		return;
+	scsi_refuse(task, SCSI_KEY_MEDIUM_ERROR,
+		    writes ? SCSI_CODE_WRITE_ERROR : SCSI_CODE_UNRECOVERED_READ_ERROR);
+	for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
+		if (errors[i].status == status)
+			scsi_refuse(task, errors[i].key, errors[i].code);
+	}
 	if (status == -ENOMEM) {
 		task->status = SCSI_BUSY;
-		return;
+		task->sense_length = 0;
 	}
-	for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
-		if (errors[i].status == status) {
-			scsi_refuse(task, errors[i].key, errors[i].code);
-			return;
-		}
-	}
-	if (task->command->flags & SCSI_CMD_WRITES)
-		scsi_refuse(task, SCSI_KEY_MEDIUM_ERROR, SCSI_CODE_WRITE_ERROR);
-	else
-		scsi_refuse(task, SCSI_KEY_MEDIUM_ERROR, SCSI_CODE_UNRECOVERED_READ_ERROR);
 }
 
 /* ---- the end ---- */
@@ -111,7 +116,6 @@ static void
 continue_walk(struct scsi_channel *channel)
 {
 	struct scsi_walk *walk = channel->walk;
-	struct io_channel_iter *iter = channel->iter;
 	struct scsi_task *task;
 
 	LIST_FOREACH (task, &channel->in_flight, link) {
@@ -119,8 +123,7 @@ continue_walk(struct scsi_channel *channel)
 			return;
 	}
 	channel->walk = NULL;
-	channel->iter = NULL;
-	for_each_channel_continue(iter, 0);
+	for_each_channel_continue(channel->iter, 0);
 }
 
 void
@@ -153,12 +156,32 @@ scsi_finish(struct scsi_task *task)
 		continue_walk(channel);
 }
 
+static inline void
+run(struct scsi_task *task)
+{
+	if (task->command->run(task))
+		scsi_finish(task);
+}
+
 /* ---- commands that run elsewhere, or alone ---- */
 
 static void
 finish_back(void *arg)
 {
 	scsi_finish(arg);
+}
+
+void
+scsi_task_back(struct scsi_task *task)
+{
+	thread_send(task->order.origin, &task->order.msg, finish_back, task);
+}
+
+void
+scsi_task_send(struct scsi_task *task, thread_fn fn)
+{
+	task->order.origin = thread_current();
+	thread_send(task->target->app, &task->order.msg, fn, task);
 }
 
 static struct scsi_task *
@@ -175,39 +198,24 @@ run_on_app(struct scsi_order *order)
 
 	if (!load(task->aborted))
 		task->command->run(task);
-	scsi_order_back(order, finish_back, task);
+	scsi_task_back(task);
 }
 
 /* Differences, so that nothing wraps. */
 static bool
-is_excluded(const struct scsi_unit *unit, uint64_t lba, uint64_t blocks)
+is_excluded(const struct scsi_unit *unit, const struct scsi_task *task)
 {
 	uint64_t exclusive_lba = load(unit->exclusive_lba);
 
-	return blocks != 0 &&
-	       (lba - exclusive_lba < load(unit->exclusive_blocks) || exclusive_lba - lba < blocks);
-}
-
-bool
-scsi_may_touch(struct scsi_task *task, uint64_t lba, uint64_t blocks)
-{
-	struct scsi_channel *channel = task->channel;
-
-	if (unlikely(load(channel->unit->exclusive_blocks) != 0) && !task->exclusive &&
-	    is_excluded(channel->unit, lba, blocks)) {
-		LIST_REMOVE(task, link);
-		LIST_INSERT_HEAD(&channel->held, task, link);
-		return false;
-	}
-	task->lba = lba;
-	task->blocks = blocks;
-	return true;
+	return task->blocks != 0 && (task->lba - exclusive_lba < load(unit->exclusive_blocks) ||
+				     exclusive_lba - task->lba < task->blocks);
 }
 
 static bool
 waits_for_range(const struct scsi_walk *walk, const struct scsi_task *task)
 {
-	return task != walk->except && is_excluded(walk->unit, task->lba, task->blocks);
+	/* One that wants to be alone itself comes after it. */
+	return !(task->command->flags & SCSI_CMD_EXCLUSIVE) && is_excluded(walk->unit, task);
 }
 
 static void
@@ -224,7 +232,7 @@ release_held(struct scsi_walk *walk, struct scsi_channel *channel)
 	while ((task = LIST_FIRST(&held)) != NULL) {
 		LIST_REMOVE(task, link);
 		LIST_INSERT_HEAD(&channel->in_flight, task, link);
-		task->command->run(task);
+		run(task);
 	}
 	bdev_flush_submissions(channel->bdev);
 }
@@ -233,9 +241,10 @@ static void
 start_exclusive(void *arg)
 {
 	struct scsi_task *task = arg;
+	struct scsi_channel *channel = task->channel;
 
-	task->command->run(task);
-	bdev_flush_submissions(task->channel->bdev);
+	run(task);
+	bdev_flush_submissions(channel->bdev);
 }
 
 /*
@@ -247,25 +256,21 @@ run_exclusive(struct scsi_order *order)
 {
 	struct scsi_task *task = task_of_order(order);
 	struct scsi_unit *unit = task->lun->unit;
-	struct scsi_walk walk = {.except = task, .waits_for = waits_for_range};
+	struct scsi_walk walk = {.waits_for = waits_for_range};
 
-	if (load(task->aborted)) {
-		scsi_order_back(order, finish_back, task);
-		return;
+	if (!load(task->aborted)) {
+		atomic_store(&unit->exclusive_lba, task->lba);
+		atomic_store(&unit->exclusive_blocks, task->blocks);
+		scsi_unit_walk(unit, &walk);
+		task->exclusive = true;
+		task->returned = false;
+		thread_send(order->origin, &order->msg, start_exclusive, task);
+		scsi_unit_wait(unit, &task->returned);
+		atomic_store(&unit->exclusive_blocks, 0);
+		walk = (struct scsi_walk){.visit = release_held};
+		scsi_unit_walk(unit, &walk);
 	}
-	/* Those with fewer bytes for the number have them behind reserved ones. */
-	atomic_store_explicit(&unit->exclusive_lba, get_be64(task->cdb + 2), memory_order_relaxed);
-	atomic_store_explicit(&unit->exclusive_blocks, get_be32(task->cdb + 10),
-			      memory_order_relaxed);
-	scsi_unit_walk(unit, &walk);
-	task->exclusive = true;
-	task->returned = false;
-	thread_send(order->origin, &order->msg, start_exclusive, task);
-	scsi_unit_wait(unit, &task->returned);
-	atomic_store_explicit(&unit->exclusive_blocks, 0, memory_order_relaxed);
-	walk = (struct scsi_walk){.visit = release_held};
-	scsi_unit_walk(unit, &walk);
-	scsi_order_back(order, finish_back, task);
+	scsi_task_back(task);
 }
 
 bool
@@ -301,26 +306,23 @@ scsi_iov_copy(const struct iovec *iov, uint32_t count, uint64_t offset, void *me
 	return copied;
 }
 
-void
+bool
 scsi_data_in(struct scsi_task *task, const void *data, size_t length, uint64_t allocation)
 {
 	if (length > allocation)
 		length = (size_t)allocation;
-	if (length > task->in_bytes) {
-		task->outcome = SCSI_OVERRUN;
-		return;
-	}
+	if (length > task->in_bytes)
+		return scsi_overrun(task);
 	task->transferred_in =
 		scsi_iov_copy(task->in, task->in_count, 0, (void *)data, length, true);
+	return true;
 }
 
 bool
 scsi_take_data_out(struct scsi_task *task, uint32_t length, uint32_t room)
 {
-	if (length > task->out_bytes) {
-		task->outcome = SCSI_OVERRUN;
-		return false;
-	}
+	if (length > task->out_bytes)
+		return !scsi_overrun(task);
 	task->buffer = malloc((size_t)room + length + 1);
 	if (task->buffer == NULL) {
 		task->status = SCSI_BUSY;
@@ -331,77 +333,58 @@ scsi_take_data_out(struct scsi_task *task, uint32_t length, uint32_t room)
 	return true;
 }
 
-/* ---- what all commands go through ---- */
+/* ---- what all commands go through; false: the task has its status ---- */
 
-/* The first bit that is set and not looked at: reserved, or for what is not supported here. */
-static __attribute__((noinline)) void
-refuse_usage(struct scsi_task *task, const struct scsi_command *command)
-{
-	uint16_t byte = 0;
-	uint8_t bits;
-
-	while ((task->cdb[byte] & ~command->usage[byte]) == 0)
-		byte++;
-	bits = task->cdb[byte] & (uint8_t)~command->usage[byte];
-	scsi_refuse_cdb(task, byte, 31 - __builtin_clz(bits));
-}
-
+/* Bits that are set and not looked at: reserved, or for what is not supported here. */
 static bool
 check_usage(struct scsi_task *task, const struct scsi_command *command)
 {
 	uint64_t cdb[2], usage[2];
+	uint16_t byte = 0;
 
 	memcpy(cdb, task->cdb, sizeof(cdb));
 	memcpy(usage, command->usage, sizeof(usage));
-	if (unlikely(((cdb[0] & ~usage[0]) | (cdb[1] & ~usage[1])) != 0)) {
-		refuse_usage(task, command);
-		return false;
-	}
-	if (unlikely(task->cdb_length < command->length)) {
-		scsi_refuse_cdb(task, task->cdb_length, -1);
-		return false;
-	}
-	return true;
+	if (likely(((cdb[0] & ~usage[0]) | (cdb[1] & ~usage[1])) == 0))
+		return likely(task->cdb_length >= command->length) ||
+		       !scsi_refuse_cdb(task, task->cdb_length, -1);
+	while ((task->cdb[byte] & ~command->usage[byte]) == 0)
+		byte++;
+	return !scsi_refuse_cdb(
+		task, byte, 31 - __builtin_clz(task->cdb[byte] & (uint8_t)~command->usage[byte]));
 }
 
 /* What the CDB says may make it pass (SPC-4 §5.13.1, SBC-3 §4.17). */
 static bool
 conflicts(const struct scsi_task *task, const struct scsi_command *command)
 {
-	return load(task->lun->conflicts) >> command->access & 1 &&
-	       (command->passes == NULL || !command->passes(task->cdb));
+	uint16_t passes = task->cdb[4] & 1 ? SCSI_CMD_PASSES_1 : SCSI_CMD_PASSES_0;
+
+	return load(task->lun->conflicts) >> command->access & 1 && !(command->flags & passes);
 }
 
-/* In the order of SAM-5 §5.3.3: conflicts come before all others. False: the task has its status. */
+/* In the order of SAM-5 §5.3.3: conflicts come before all others. */
 static __attribute__((noinline)) bool
 check_alerts(struct scsi_task *task, const struct scsi_command *command, uint32_t alerts)
 {
 	uint16_t attention = 0;
 
-	if (alerts & SCSI_ALERT_GONE) {
-		scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_LUN_NOT_SUPPORTED);
-		return false;
-	}
+	if (alerts & SCSI_ALERT_GONE)
+		return !scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_LUN_NOT_SUPPORTED);
 	if (alerts & SCSI_ALERT_CONFLICTS && conflicts(task, command)) {
 		task->status = SCSI_RESERVATION_CONFLICT;
 		return false;
 	}
 	if (!(command->flags & SCSI_CMD_NO_UA) && task->done != scsi_copied)
 		attention = scsi_attention_take(task->lun);
-	if (attention != 0) {
-		scsi_refuse(task, SCSI_KEY_UNIT_ATTENTION, attention);
-		return false;
-	}
+	if (attention != 0)
+		return !scsi_refuse(task, SCSI_KEY_UNIT_ATTENTION, attention);
 	if (!check_usage(task, command))
 		return false;
-	if (alerts & SCSI_ALERT_PROTECTED && command->flags & SCSI_CMD_WRITES) {
-		scsi_refuse(task, SCSI_KEY_DATA_PROTECT, SCSI_CODE_WRITE_PROTECTED);
-		return false;
-	}
+	if (alerts & SCSI_ALERT_PROTECTED && command->flags & SCSI_CMD_WRITES)
+		return !scsi_refuse(task, SCSI_KEY_DATA_PROTECT, SCSI_CODE_WRITE_PROTECTED);
 	return true;
 }
 
-/* False: the task has its status. */
 static bool
 check(struct scsi_task *task, const struct scsi_command *command)
 {
@@ -411,40 +394,73 @@ check(struct scsi_task *task, const struct scsi_command *command)
 				   : check_alerts(task, command, alerts);
 }
 
+/* Where the range is, by the length of the CDB; SBC-3 §4.1: within the disk. */
+static inline bool
+parse_range(struct scsi_task *task, const struct scsi_command *command)
+{
+	const struct scsi_unit *unit = task->channel->unit;
+	const uint8_t *cdb = task->cdb;
+
+	if (likely(command->length == 10)) {
+		task->lba = get_be32(cdb + 2);
+		task->blocks = get_be16(cdb + 7);
+	} else if (command->length == 16) {
+		task->lba = get_be64(cdb + 2);
+		task->blocks = get_be32(cdb + 10);
+	} else if (command->length == 12) {
+		task->lba = get_be32(cdb + 2);
+		task->blocks = get_be32(cdb + 6);
+	} else {
+		task->lba = get_be24(cdb + 1) & 0x1fffff;
+		task->blocks = cdb[4] != 0 ? cdb[4] : 256;
+	}
+	if (unlikely(!scsi_unit_has(unit, task->lba, task->blocks)))
+		return !scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_LBA_OUT_OF_RANGE);
+	if (unlikely(task->blocks == 0) && command->flags & SCSI_CMD_TO_END)
+		task->blocks = load(unit->blocks) - task->lba;
+	return true;
+}
+
+static __attribute__((noinline)) void
+refuse_unknown(struct scsi_task *task, bool known_opcode)
+{
+	if (known_opcode && task->command == NULL)
+		scsi_refuse_cdb(task, 1, 4);
+	else
+		refuse_field(task, SCSI_CODE_INVALID_OPCODE, true, 0, -1);
+	scsi_finish(task);
+}
+
 /* There is no logical unit but, perhaps, the well-known one: SPC-4 §6.6.1, §6.33, §6.39, §8.2. */
 static void
 submit_without_unit(struct scsi_task *task, const struct scsi_command *command)
 {
-	uint16_t needed = SCSI_CMD_NO_LUN;
+	bool known = task->lun != NULL;
+	uint16_t needed = SCSI_CMD_NO_LUN | (known ? SCSI_CMD_WELL_KNOWN : 0);
 
-	if (task->lun != NULL)
-		needed |= SCSI_CMD_WELL_KNOWN;
-	if (command != NULL && command->flags & needed) {
-		if (check_usage(task, command)) {
-			command->run(task);
-			return;
-		}
-	} else if (task->lun != NULL) {
-		scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_INVALID_OPCODE);
-	} else {
-		scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_LUN_NOT_SUPPORTED);
-	}
+	if (command == NULL || !(command->flags & needed))
+		scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST,
+			    known ? SCSI_CODE_INVALID_OPCODE : SCSI_CODE_LUN_NOT_SUPPORTED);
+	else if (check_usage(task, command) && !command->run(task))
+		return;
 	scsi_finish(task);
 }
 
 static void
-reset_result(struct scsi_task *task)
+dispatch(struct scsi_task *task, const struct scsi_command *command)
 {
-	task->outcome = SCSI_COMPLETE;
-	task->status = SCSI_GOOD;
-	task->sense_length = 0;
-	task->transferred_in = 0;
-	task->transferred_out = 0;
-	task->buffer = NULL;
-	task->exclusive = false;
-	task->reset = false;
-	task->blocks = 0;
-	atomic_store_explicit(&task->aborted, false, memory_order_relaxed);
+	struct scsi_channel *channel = task->channel;
+
+	if (unlikely(load(channel->unit->exclusive_blocks) != 0) &&
+	    !(command->flags & SCSI_CMD_EXCLUSIVE) && is_excluded(channel->unit, task)) {
+		LIST_REMOVE(task, link);
+		LIST_INSERT_HEAD(&channel->held, task, link);
+	} else if (likely(!(command->flags & (SCSI_CMD_APP | SCSI_CMD_EXCLUSIVE)))) {
+		run(task);
+	} else {
+		scsi_order_send(channel->unit, &task->order,
+				command->flags & SCSI_CMD_APP ? run_on_app : run_exclusive);
+	}
 }
 
 void
@@ -453,7 +469,15 @@ scsi_submit(struct scsi_task *task)
 	const struct scsi_command *command;
 	bool known_opcode;
 
-	reset_result(task);
+	task->outcome = SCSI_COMPLETE;
+	task->status = SCSI_GOOD;
+	task->sense_length = 0;
+	task->transferred_in = 0;
+	task->transferred_out = 0;
+	task->buffer = NULL;
+	task->exclusive = false;
+	task->reset = false;
+	atomic_store_explicit(&task->aborted, false, memory_order_relaxed);
 	command = scsi_command_find(task->cdb, &known_opcode);
 	task->command = command;
 	if (unlikely(task->channel == NULL)) {
@@ -461,18 +485,19 @@ scsi_submit(struct scsi_task *task)
 		return;
 	}
 	LIST_INSERT_HEAD(&task->channel->in_flight, task, link);
+	task->lba = 0;
+	task->blocks = 0;
 	if (unlikely(command == NULL || command->flags & task->channel->unit->lacks)) {
-		if (known_opcode && command == NULL)
-			scsi_refuse_cdb(task, 1, 4);
-		else
-			refuse_field(task, SCSI_CODE_INVALID_OPCODE, true, 0, -1);
-		scsi_finish(task);
-	} else if (unlikely(!check(task, command))) {
-		scsi_finish(task);
-	} else if (likely(!(command->flags & (SCSI_CMD_APP | SCSI_CMD_EXCLUSIVE)))) {
-		command->run(task);
-	} else {
-		scsi_order_send(task->lun->unit, &task->order,
-				command->flags & SCSI_CMD_APP ? run_on_app : run_exclusive);
+		refuse_unknown(task, known_opcode);
+		return;
 	}
+	if (unlikely(!check(task, command)) ||
+	    (command->flags & SCSI_CMD_RANGE && unlikely(!parse_range(task, command)))) {
+		scsi_finish(task);
+		return;
+	}
+	/* UNMAP's ranges are in its list. */
+	if (unlikely(command->flags & SCSI_CMD_DISCARD))
+		task->blocks = UINT64_MAX;
+	dispatch(task, command);
 }
