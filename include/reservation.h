@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * reservation: the persistent reservations of one logical unit (SPC-4 §5.13) as a value and
- * functions of it: no threads, no I/O, and no memory of its own but for disks that are not there.
+ * functions of it: no threads, no I/O; and those of all disks, by name.
  * For lib/scsi.
  *
  * A struct scsi_reservations belongs to one thread at a time. It may be copied: who wants a change
@@ -204,17 +204,33 @@ int scsi_reservations_to_json(const struct scsi_reservations *reservations, json
 int scsi_reservations_from_json(struct scsi_reservations *reservations, const json_t *json,
 				struct errmsg *err);
 
-/* ---- of disks that are not there now; one thread ---- */
+/* ---- of all disks, by name; app thread ---- */
 
-/* Takes the place of what is kept of the disk of that name. 0 or -ENOMEM. */
-int scsi_reservations_keep(const char *disk, const struct scsi_reservations *reservations);
-/* Moves it to *reservations; without any, leaves that as it is. */
-void scsi_reservations_take(const char *disk, struct scsi_reservations *reservations);
-/* Adds {disk: state, …}, as above, of all that are kept. 0 or -ENOMEM. */
-int scsi_reservations_add_kept(json_t *all);
-/* One of them, under that name, if its APTPL is active. 0 or -ENOMEM. */
-int scsi_reservations_add(json_t *all, const char *disk,
-			  const struct scsi_reservations *reservations);
-void scsi_reservations_drop_kept(void);
+/*
+ * commit, in a coroutine [waits], makes what scsi_reservations_json() says durable: 0 or a negative
+ * errno. It is called before a PERSISTENT RESERVE OUT with APTPL (or which ends that) is answered.
+ * NULL: APTPL is not offered. Before the first disk is opened.
+ */
+void scsi_on_commit(int (*commit)(void));
+/* {disk: state, …} of those with APTPL, also those that are not open. New object, or NULL. */
+json_t *scsi_reservations_json(void);
+/*
+ * Takes the place of what is known of that disk, which is not open and need not exist. -EINVAL, -EBUSY
+ * (it is open), -ENOMEM.
+ */
+int scsi_reservations_restore(const char *disk, const json_t *state, struct errmsg *err);
+/* At the end: no disk is open any more. */
+void scsi_reservations_forget(void);
+
+/* Those that are known of the disk, or none; the caller's until closed. NULL: no memory. */
+struct scsi_reservations *scsi_reservations_open(const char *disk);
+/* Known from then on only if APTPL is active. NULL is ignored. */
+void scsi_reservations_close(struct scsi_reservations *reservations);
+/*
+ * [waits] Replaces them by next; save: when that is durable. 0, or what commit failed with: nothing
+ * has changed.
+ */
+int scsi_reservations_change(struct scsi_reservations *reservations,
+			     const struct scsi_reservations *next, bool save);
 
 #endif

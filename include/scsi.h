@@ -16,7 +16,6 @@
 #ifndef VHOSTD_SCSI_H
 #define VHOSTD_SCSI_H
 
-#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -24,6 +23,7 @@
 #include <sys/uio.h>
 
 #include "errmsg.h"
+#include "reservation.h"
 #include "thread.h"
 
 struct scsi_target;
@@ -273,22 +273,10 @@ struct scsi_tmf {
 /* On any lightweight thread. */
 void scsi_tmf_submit(struct scsi_tmf *tmf);
 
-/* ---- reservations that survive a restart; app thread ---- */
-
 /*
- * commit, in a coroutine [waits], makes what scsi_reservations_json() says durable: 0 or a negative
- * errno. It is called before a PERSISTENT RESERVE OUT with APTPL (or which ends that) is answered.
- * NULL: APTPL is not offered. Before the first target is made.
+ * Reservations that survive a restart: scsi_on_commit(), scsi_reservations_json(),
+ * scsi_reservations_restore() and scsi_reservations_forget() of reservation.h; a disk is open while
+ * it has LUNs, under the name of its block device.
  */
-void scsi_on_commit(int (*commit)(void));
-/* {bdev name: state, …} of those with APTPL, also those without a LUN now. New object, or NULL. */
-json_t *scsi_reservations_json(void);
-/*
- * Takes the place of what is known of that bdev, which has no LUN yet and need not exist. -EINVAL,
- * -EBUSY (it has LUNs), -ENOMEM.
- */
-int scsi_reservations_restore(const char *bdev, const json_t *state, struct errmsg *err);
-/* At the end: there is no LUN any more. */
-void scsi_reservations_forget(void);
 
 #endif

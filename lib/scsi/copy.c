@@ -20,21 +20,17 @@
 #define NO_LIST_ID     3    /* LIST ID USAGE */
 #define COPY_BYTES     (256u << 10)
 
-/* A copy source or copy destination. */
-struct cscd {
-	struct scsi_lun *lun;
-	struct scsi_channel *channel;
-};
-
 struct copier {
-	struct scsi_task *task; /* the command; its buffer has the parameter list */
-	struct scsi_copy *copy;
+	struct scsi_task *task;   /* the command; its buffer has the parameter list */
 	struct completion *ended; /* of the present task */
-	uint8_t *data;
+	uint8_t *data;            /* behind it all */
 	struct iovec iov;
 	uint32_t cscd_count;
 	uint32_t segments; /* bytes of segment descriptors */
-	struct cscd cscds[SCSI_CSCDS_MAX];
+	struct cscd {      /* a copy source or copy destination */
+		struct scsi_lun *lun;
+		struct scsi_channel *channel;
+	} cscds[SCSI_CSCDS_MAX];
 	_Alignas(64) struct scsi_task own;
 };
 
@@ -44,13 +40,12 @@ struct segment {
 	uint64_t bytes;
 };
 
-/* ---- the parameter list ---- */
+/* ---- the parameter list; false: the command has its status ---- */
 
-/* These return false. */
 static bool
-refuse(struct copier *copier, uint8_t key, uint16_t code)
+refuse(struct copier *copier, uint16_t code)
 {
-	return !scsi_refuse(copier->task, key, code);
+	return !scsi_illegal(copier->task, code);
 }
 
 static bool
@@ -62,7 +57,7 @@ refuse_byte(struct copier *copier, const uint8_t *at, int bit)
 static bool
 abort_copy(struct copier *copier, uint16_t code)
 {
-	return refuse(copier, SCSI_KEY_COPY_ABORTED, code);
+	return !scsi_refuse(copier->task, SCSI_KEY_COPY_ABORTED, code);
 }
 
 static bool
@@ -72,32 +67,26 @@ check_header(struct copier *copier, uint32_t length)
 	uint64_t cscds, segments, inline_data;
 
 	if (length < HEADER)
-		return refuse(copier, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_PARAMETER_LIST_LENGTH);
+		return refuse(copier, SCSI_CODE_PARAMETER_LIST_LENGTH);
 	cscds = get_be16(list + 2);
 	segments = get_be32(list + 8);
 	inline_data = get_be32(list + 12);
 	if (HEADER + cscds + segments + inline_data > length ||
 	    cscds + segments > SCSI_COPY_LIST_MAX || cscds % CSCD_SIZE != 0)
-		return refuse(copier, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_PARAMETER_LIST_LENGTH);
+		return refuse(copier, SCSI_CODE_PARAMETER_LIST_LENGTH);
 	if (cscds > SCSI_CSCDS_MAX * CSCD_SIZE)
-		return refuse(copier, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_TOO_MANY_CSCDS);
+		return refuse(copier, SCSI_CODE_TOO_MANY_CSCDS);
 	if (segments > SCSI_SEGMENTS_MAX * SEGMENT_SIZE)
-		return refuse(copier, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_TOO_MANY_SEGMENTS);
+		return refuse(copier, SCSI_CODE_TOO_MANY_SEGMENTS);
 	if (inline_data != 0)
-		return refuse(copier, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_INLINE_DATA);
-	if (list[1] >> 3 == NO_LIST_ID && list[0] != 0)
-		return refuse_byte(copier, list, -1);
+		return refuse(copier, SCSI_CODE_INLINE_DATA);
 	if (list[1] & 0xc0 || (list[1] >> 3 & 3) == 1)
 		return refuse_byte(copier, list + 1, list[1] & 0xc0 ? 7 : 4);
+	if (list[1] >> 3 == NO_LIST_ID && list[0] != 0)
+		return refuse_byte(copier, list, -1);
 	copier->cscd_count = (uint32_t)cscds / CSCD_SIZE;
 	copier->segments = (uint32_t)segments;
 	return true;
-}
-
-static bool
-is_designated(const struct scsi_unit *unit, const void *designator)
-{
-	return scsi_unit_is_designated(unit, designator, 24);
 }
 
 /* SPC-4 §6.4.5.3: an identification descriptor, whose designator is in the form of VPD page 83h. */
@@ -107,16 +96,16 @@ take_cscd(struct copier *copier, const uint8_t *bytes, struct cscd *cscd)
 	uint32_t block_size = get_be24(bytes + 29);
 
 	if (bytes[0] != IDENTIFICATION)
-		return refuse(copier, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_CSCD_TYPE);
+		return refuse(copier, SCSI_CODE_CSCD_TYPE);
 	if (bytes[1] & 0x1f) /* a type that is no disk; LU ID TYPE and NUL are obsolete */
 		return refuse_byte(copier, bytes + 1, 4);
-	cscd->lun = scsi_initiator_lun(copier->task->target, is_designated, bytes + 4);
+	cscd->lun = scsi_lun_designated(copier->task->target, bytes + 4);
 	if (cscd->lun != NULL)
 		cscd->channel = scsi_channel_get(cscd->lun);
 	if (cscd->channel == NULL)
 		return abort_copy(copier, SCSI_CODE_COPY_DEVICE_UNREACHABLE);
 	cscd->lun->copies++;
-	if (block_size != 0 && block_size != cscd->lun->unit->block_size)
+	if (block_size != 0 && block_size != cscd->lun->unit->info.block_size)
 		return refuse_byte(copier, bytes + 29, -1);
 	return true;
 }
@@ -130,9 +119,9 @@ get_segment(struct copier *copier, uint32_t at, struct segment *segment)
 	uint32_t source, destination;
 
 	if (bytes[0] != BLOCK_TO_BLOCK)
-		return refuse(copier, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_SEGMENT_TYPE);
+		return refuse(copier, SCSI_CODE_SEGMENT_TYPE);
 	if (copier->segments - at < SEGMENT_SIZE)
-		return refuse(copier, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_PARAMETER_LIST_LENGTH);
+		return refuse(copier, SCSI_CODE_PARAMETER_LIST_LENGTH);
 	if (get_be16(bytes + 2) != SEGMENT_SIZE - 4)
 		return refuse_byte(copier, bytes + 2, -1);
 	source = get_be16(bytes + 4);
@@ -145,8 +134,8 @@ get_segment(struct copier *copier, uint32_t at, struct segment *segment)
 	source_shift = segment->source->lun->unit->block_shift;
 	destination_shift = segment->destination->lun->unit->block_shift;
 	segment->bytes <<= bytes[1] & 0x02 ? destination_shift : source_shift; /* DC */
-	if (segment->bytes & ((1u << source_shift | 1u << destination_shift) - 1) >> 1 &&
-	    source_shift != destination_shift)
+	if (segment->bytes & ((1u << source_shift) - 1) ||
+	    segment->bytes & ((1u << destination_shift) - 1))
 		return abort_copy(copier, SCSI_CODE_INEXACT_SEGMENT);
 	if (!scsi_unit_has(segment->source->lun->unit, segment->source_lba,
 			   segment->bytes >> source_shift) ||
@@ -156,21 +145,19 @@ get_segment(struct copier *copier, uint32_t at, struct segment *segment)
 	return true;
 }
 
+/* Nothing is copied unless all of it is right. */
 static bool
 check_list(struct copier *copier)
 {
 	const uint8_t *cscds = copier->task->buffer + HEADER;
 	struct segment segment;
+	bool good = true;
 
-	for (uint32_t i = 0; i < copier->cscd_count; i++) {
-		if (!take_cscd(copier, cscds + (size_t)i * CSCD_SIZE, &copier->cscds[i]))
-			return false;
-	}
-	for (uint32_t at = 0; at < copier->segments; at += SEGMENT_SIZE) {
-		if (!get_segment(copier, at, &segment))
-			return false;
-	}
-	return true;
+	for (uint32_t i = 0; good && i < copier->cscd_count; i++)
+		good = take_cscd(copier, cscds + (size_t)i * CSCD_SIZE, &copier->cscds[i]);
+	for (uint32_t at = 0; good && at < copier->segments; at += SEGMENT_SIZE)
+		good = get_segment(copier, at, &segment);
+	return good;
 }
 
 /* ---- copying; in a coroutine of its own ---- */
@@ -189,9 +176,7 @@ transfer(struct copier *copier, const struct cscd *cscd, uint8_t opcode, uint64_
 {
 	struct scsi_task *own = &copier->own;
 
-	copier->ended = completion_create();
-	if (copier->ended == NULL)
-		return false;
+	copier->ended = scsi_completion_create();
 	copier->iov = (struct iovec){copier->data, bytes};
 	memset(own, 0, sizeof(*own));
 	own->target = cscd->lun->target;
@@ -230,9 +215,9 @@ copy_segment(struct copier *copier, const struct segment *segment)
 				      (done >> destination->lun->unit->block_shift),
 			      bytes))
 			return false;
-		copier->copy->bytes += bytes;
+		copier->task->target->copy.bytes += bytes;
 	}
-	copier->copy->segments++;
+	copier->task->target->copy.segments++;
 	return true;
 }
 
@@ -249,7 +234,6 @@ copier_end(struct copier *copier)
 		if (--lun->copies == 0 && lun->left != NULL)
 			completion_signal(lun->left, 0);
 	}
-	free(copier->data);
 	free(copier);
 	scsi_task_back(task);
 }
@@ -258,7 +242,7 @@ static void
 run_copy(void *arg)
 {
 	struct copier *copier = arg;
-	struct scsi_copy *copy = copier->copy;
+	struct scsi_copy *copy = &copier->task->target->copy;
 	struct segment segment;
 	bool good = true;
 
@@ -271,52 +255,29 @@ run_copy(void *arg)
 	copier_end(copier);
 }
 
-/*
- * A place to remember the copy in. What is held under its list identifier goes, whatever becomes of
- * the command. False: the command has its status.
- */
-static bool
-claim(struct copier *copier)
-{
-	const uint8_t *list = copier->task->buffer;
-	bool has_id = (list[1] >> 3 & 3) != NO_LIST_ID;
-
-	for (uint32_t i = 0; i < SCSI_COPIES; i++) {
-		struct scsi_copy *copy = &copier->task->target->copies[i];
-		bool same = has_id && copy->list_id == list[0];
-
-		if (same && copy->running)
-			return refuse(copier, SCSI_KEY_ILLEGAL_REQUEST,
-				      SCSI_CODE_OPERATION_IN_PROGRESS);
-		copy->held = copy->held && !same;
-		if (!copy->running && (copier->copy == NULL || !copy->held))
-			copier->copy = copy;
-	}
-	if (copier->copy == NULL)
-		copier->task->status = SCSI_BUSY;
-	return copier->copy != NULL;
-}
-
+/* False: the command has its status. */
 static bool
 prepare(struct copier *copier, uint32_t length)
 {
+	struct scsi_copy *copy = &copier->task->target->copy;
 	const uint8_t *list;
+	bool has_id;
 
-	if (!scsi_take_data_out(copier->task, length, 0) || !check_header(copier, length) ||
-	    !claim(copier) || !check_list(copier))
+	if (!scsi_take_data_out(copier->task, length, 0) || !check_header(copier, length))
 		return false;
 	list = copier->task->buffer;
-	copier->data = malloc(COPY_BYTES);
-	if (copier->data == NULL ||
+	has_id = (list[1] >> 3 & 3) != NO_LIST_ID;
+	/* What is held under the identifier goes, whatever becomes of the command. */
+	copy->held = copy->held && (copy->running || !has_id || copy->list_id != list[0]);
+	if (!check_list(copier))
+		return false;
+	if (copy->running ||
 	    coroutine_start(copier->task->target->app, "scsi_copy", run_copy, copier) != 0) {
 		copier->task->status = SCSI_BUSY;
 		return false;
 	}
-	*copier->copy = (struct scsi_copy){
-		.running = true,
-		.held = (list[1] >> 3 & 3) == 0,
-		.list_id = (list[1] >> 3 & 3) == NO_LIST_ID ? -1 : list[0],
-	};
+	*copy = (struct scsi_copy){
+		.running = true, .held = (list[1] >> 3 & 3) == 0, .list_id = has_id ? list[0] : -1};
 	return true;
 }
 
@@ -326,8 +287,8 @@ start_copy(void *arg)
 {
 	struct scsi_task *task = arg;
 	uint32_t length = get_be32(task->cdb + 10);
-	size_t size = offsetof(struct copier, own) + scsi_task_size();
-	struct copier *copier = aligned_alloc(64, (size + 63) & ~(size_t)63);
+	size_t size = (offsetof(struct copier, own) + scsi_task_size() + 63) & ~(size_t)63;
+	struct copier *copier = aligned_alloc(64, size + COPY_BYTES);
 
 	if (copier == NULL) {
 		task->status = SCSI_BUSY;
@@ -336,8 +297,9 @@ start_copy(void *arg)
 	}
 	memset(copier, 0, sizeof(*copier));
 	copier->task = task;
+	copier->data = (uint8_t *)copier + size;
 	if (length > SCSI_LIST_MAX)
-		refuse(copier, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_PARAMETER_LIST_LENGTH);
+		refuse(copier, SCSI_CODE_PARAMETER_LIST_LENGTH);
 	else if (length != 0 && prepare(copier, length))
 		return;
 	copier_end(copier);
@@ -355,13 +317,11 @@ scsi_run_extended_copy(struct scsi_task *task)
 bool
 scsi_run_copy_status(struct scsi_task *task)
 {
-	struct scsi_copy *copy = task->target->copies;
+	struct scsi_copy *copy = &task->target->copy;
 	uint8_t data[12] = {0};
 
-	while (copy->list_id != task->cdb[2] || !(copy->running || copy->held)) {
-		if (++copy == task->target->copies + SCSI_COPIES)
-			return scsi_refuse_cdb(task, 2, -1);
-	}
+	if (copy->list_id != task->cdb[2] || !(copy->running || copy->held))
+		return scsi_refuse_cdb(task, 2, -1);
 	put_be32(data, sizeof(data) - 4);
 	data[4] = copy->running ? 0 : copy->failed ? 2 : 1;
 	put_be16(data + 5, copy->segments);
@@ -374,20 +334,14 @@ scsi_run_copy_status(struct scsi_task *task)
 bool
 scsi_run_copy_parameters(struct scsi_task *task)
 {
+	/* SNLID; one copy at a time, in multiples of 2^9 bytes; the descriptors' types. */
+	/* clang-format off */
 	static const uint8_t data[46] = {
-		[3] = sizeof(data) - 4,
-		[4] = 0x01, /* SNLID */
-		[9] = SCSI_CSCDS_MAX,
-		[11] = SCSI_SEGMENTS_MAX,
-		[14] = SCSI_COPY_LIST_MAX >> 8,
-		[15] = SCSI_COPY_LIST_MAX & 0xff,
-		[35] = SCSI_COPIES, /* all, … */
-		[36] = SCSI_COPIES, /* … and those with an identifier */
-		[37] = 9,           /* in multiples of 512 bytes */
-		[43] = 2,
-		[44] = BLOCK_TO_BLOCK,
-		[45] = IDENTIFICATION,
+		[3] = sizeof(data) - 4, 0x01, [9] = SCSI_CSCDS_MAX, 0, SCSI_SEGMENTS_MAX, 0, 0,
+		SCSI_COPY_LIST_MAX >> 8, SCSI_COPY_LIST_MAX & 0xff, [35] = 1, 1, 9,
+		[43] = 2, BLOCK_TO_BLOCK, IDENTIFICATION,
 	};
+	/* clang-format on */
 
 	return scsi_data_in(task, data, sizeof(data), get_be32(task->cdb + 10));
 }

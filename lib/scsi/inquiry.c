@@ -67,13 +67,13 @@ put_unit(const struct scsi_unit *unit, uint8_t *data)
 }
 
 bool
-scsi_unit_is_designated(const struct scsi_unit *unit, const uint8_t *designator, size_t size)
+scsi_unit_is_designated(const struct scsi_unit *unit, const uint8_t *designator)
 {
 	uint8_t own[PAGE_MAX];
 	size_t length = put_unit(unit, own);
 
-	for (size_t at = 0; at < length; at += 4 + own[at + 3]) {
-		if (size >= 4u + own[at + 3] && memcmp(designator, own + at, 4u + own[at + 3]) == 0)
+	for (size_t at = 0; at < length; at += 4u + own[at + 3]) {
+		if (own[at + 3] <= 20 && memcmp(designator, own + at, 4u + own[at + 3]) == 0)
 			return true;
 	}
 	return false;
@@ -84,22 +84,16 @@ scsi_unit_is_designated(const struct scsi_unit *unit, const uint8_t *designator,
 static bool
 standard_inquiry(struct scsi_task *task, uint64_t allocation)
 {
-	/* Versions: SAM-5, SPC-4, SBC-3 (SPC-4 table 153). No transport: virtio has no code. */
+	/*
+	 * SPC-4; HISUP: hierarchical LUNs; response data format 2; 3PC; CMDQUE. Versions: SAM-5,
+	 * SPC-4, SBC-3 (SPC-4 table 153). No transport: virtio has no code.
+	 */
+	/* clang-format off */
 	static const uint8_t standard[96] = {
-		[2] = 0x06, /* SPC-4 */
-		0x12,       /* HISUP: hierarchical LUNs; response data format 2 */
-		sizeof(standard) - 5,
-		0x08, /* 3PC */
-		0,
-		0x02, /* CMDQUE */
-		VENDOR,
-		[58] = 0x00,
-		0xa0,
-		0x04,
-		0x60,
-		0x04,
-		0xc0,
+		0, 0, 0x06, 0x12, sizeof(standard) - 5, 0x08, 0, 0x02, VENDOR,
+		[58] = 0x00, 0xa0, 0x04, 0x60, 0x04, 0xc0,
 	};
+	/* clang-format on */
 	const struct scsi_channel *channel = task->channel;
 	uint8_t data[sizeof(standard)];
 
@@ -161,7 +155,7 @@ third_party_copy(const struct scsi_task *task, uint8_t *data)
 		0, 0, SCSI_COPY_LIST_MAX >> 8, SCSI_COPY_LIST_MAX & 0xff,
 		[44] = 0x00, 0x08, 0, 4, 2, 0x02, 0xe4, 0,
 		0x00, 0x0c, 0, 4, 0, 0, 0, 0,
-		0x80, 0x01, 0, 32, 0, 0, 0, SCSI_COPIES, 0, 0, 0, SCSI_COPIES, [76] = 9,
+		0x80, 0x01, 0, 32, 0, 0, 0, 1, 0, 0, 0, 1, [76] = 9,
 	};
 	/* clang-format on */
 
@@ -177,7 +171,7 @@ block_limits(const struct scsi_task *task, uint8_t *data)
 	const struct scsi_unit *unit = task->lun->unit;
 	uint8_t shift = unit->block_shift;
 
-	data[1] = (uint8_t)scsi_compare_blocks(unit);
+	data[1] = unit->compare_blocks;
 	put_be16(data + 2, (uint16_t)(unit->info.physical_block_size >> shift));
 	/* More than there can be data for; but a limit has to be there where there is one of
 	 * atomic writes. */
@@ -191,7 +185,7 @@ block_limits(const struct scsi_task *task, uint8_t *data)
 		put_be32(data + 28, 0x80000000); /* UGAVALID: aligned to block 0 */
 	}
 	put_be64(data + 32, SCSI_WRITE_SAME_MAX_BYTES >> shift);
-	put_be32(data + 40, scsi_atomic_blocks(unit));
+	put_be32(data + 40, unit->atomic_blocks);
 	return 0x3c;
 }
 

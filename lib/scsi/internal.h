@@ -11,7 +11,7 @@
 #include "coroutine.h"
 #include "reservation.h"
 #include "scsi.h"
-#include "sense.h"
+#include "scsi_codes.h"
 
 #define likely(condition)   __builtin_expect(!!(condition), 1)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
@@ -28,7 +28,24 @@
 #define SCSI_WRITE_SAME_MAX_BYTES (256u << 20)
 #define SCSI_COMPARE_MAX_BYTES    (128u << 10)
 
-struct scsi_unit;
+/* ---- sense data, SPC-4 §4.5 ---- */
+
+struct scsi_sense {
+	uint8_t key;
+	uint16_t code;
+	bool has_information;
+	uint64_t information;
+	/* ILLEGAL REQUEST: the sense key specific field pointer (SPC-4 §4.5.2.4.2). */
+	bool has_field, field_in_cdb;
+	uint16_t field;
+	int8_t field_bit; /* -1: the whole byte */
+};
+
+/*
+ * Writes the sense data; returns the bytes, at most SCSI_SENSE_MAX. Fixed format has room for 32
+ * bits of information; more than that is left out.
+ */
+size_t scsi_sense_put(const struct scsi_sense *sense, bool descriptor, uint8_t *bytes);
 
 /* ---- commands ---- */
 
@@ -50,6 +67,12 @@ enum scsi_command_flags {
 	SCSI_CMD_PASSES_1 = 1 << 12,
 };
 
+/*
+ * On the task's thread. Whether the task is over; else scsi_finish() comes later. SCSI_CMD_APP: on
+ * the app thread, fills in the result and returns true [waits].
+ */
+typedef bool scsi_handler(struct scsi_task *task);
+
 struct scsi_command {
 	uint8_t opcode;
 	uint8_t action;
@@ -58,11 +81,7 @@ struct scsi_command {
 	uint16_t flags;
 	/* Bits of the CDB that are looked at; all ones behind its end. SPC-4 §6.27.3 */
 	_Alignas(8) uint8_t usage[16];
-	/*
-	 * On the task's thread. Whether the task is over; else scsi_finish() comes later.
-	 * SCSI_CMD_APP: on the app thread, fills in the result and returns true [waits].
-	 */
-	bool (*run)(struct scsi_task *task);
+	scsi_handler *run;
 };
 
 /* Finds the command of a CDB; *known_opcode: only its service action is unknown. */
@@ -84,7 +103,6 @@ enum scsi_attention {
 	SCSI_UA_REGISTRATIONS_PREEMPTED,
 	SCSI_UA_MODE_CHANGED,
 	SCSI_UA_CAPACITY_CHANGED,
-	SCSI_UA_INQUIRY_CHANGED,
 	SCSI_UA_LUNS_CHANGED,
 	SCSI_ATTENTIONS,
 };
@@ -97,14 +115,11 @@ enum scsi_attention {
 
 /* An EXTENDED COPY that is under way, or whose outcome is held for RECEIVE COPY STATUS. */
 struct scsi_copy {
-	bool running;
-	bool held;
-	int16_t list_id; /* -1: none, nobody can ask for it */
-	bool failed;
+	bool running, held, failed;
+	int16_t list_id;   /* -1: none, nobody can ask for it */
 	uint16_t segments; /* done */
 	uint64_t bytes;
 };
-#define SCSI_COPIES 4
 /* Descriptors of an EXTENDED COPY. */
 #define SCSI_CSCDS_MAX    16
 #define SCSI_SEGMENTS_MAX 32
@@ -121,8 +136,7 @@ struct scsi_target {
 	LIST_ENTRY(scsi_target) link;
 	TAILQ_HEAD(scsi_lun_list, scsi_lun) luns; /* by number */
 	uint32_t count;
-	struct scsi_copy copies[SCSI_COPIES];
-	uint32_t next_copy;
+	struct scsi_copy copy; /* the last one; there is one at a time */
 };
 
 struct scsi_lun {
@@ -143,15 +157,15 @@ struct scsi_lun {
 	_Atomic uint8_t conflicts; /* with reservations: 1 << enum scsi_access */
 
 	/* app thread only */
-	TAILQ_ENTRY(scsi_lun) target_link;
-	TAILQ_ENTRY(scsi_lun) unit_link;
+	TAILQ_ENTRY(scsi_lun) target_link, unit_link;
 	uint32_t copies;         /* that use it */
 	struct completion *left; /* it is being removed, once they have ended; or NULL */
 };
 
-#define SCSI_MODE_BYTES 96
+#define SCSI_MODE_PAGES 4
+#define SCSI_MODE_BYTES 12 /* of a page that are not always zeroes */
 struct scsi_modes {
-	uint8_t bytes[SCSI_MODE_BYTES]; /* all pages, one behind the other */
+	uint8_t pages[SCSI_MODE_PAGES][SCSI_MODE_BYTES];
 };
 
 /*
@@ -166,19 +180,16 @@ struct scsi_unit {
 	/* set once */
 	char name[BDEV_NAME_MAX + 1];
 	struct bdev_info info; /* as it was when the unit was made */
-	uint32_t block_size;
 	uint8_t block_shift;
-	uint16_t lacks; /* commands: enum scsi_command_flags */
-	bool read_only;
-	bool can_discard;
-	bool can_zero;
+	uint8_t compare_blocks; /* of COMPARE AND WRITE; its field in VPD page B0h has 8 bits */
+	uint32_t atomic_blocks; /* of WRITE ATOMIC; 0: there is none */
+	uint16_t lacks;         /* commands: enum scsi_command_flags */
+	bool read_only, can_discard, can_zero;
 	struct thread *app;
 	struct bdev_desc *desc;
 
 	/* the app thread writes, any reads */
 	_Atomic uint64_t blocks;
-	_Atomic bool gone;
-	_Atomic bool write_protected;
 	_Atomic bool descriptor_sense;
 	_Atomic bool write_through;        /* the block device has a cache, and WCE is 0 */
 	_Atomic uint64_t exclusive_lba;    /* the range that others may not touch now … */
@@ -188,27 +199,25 @@ struct scsi_unit {
 	TAILQ_ENTRY(scsi_unit) registry_link;
 	TAILQ_HEAD(, scsi_lun) luns;
 	TAILQ_HEAD(, scsi_order) orders; /* in the order in which they came */
-	bool has_order;                  /* the coroutine has something to do */
-	bool closed;                     /* no channel is left */
-	struct completion *idle;         /* the coroutine waits for any of these, or for a walk */
-	struct completion *ended;        /* for whoever removes the last LUN */
+	bool gone, write_protected;
+	bool has_order;           /* the coroutine has something to do */
+	bool closed;              /* no channel is left */
+	struct completion *idle;  /* the coroutine waits for any of these, or for a walk */
+	struct completion *ended; /* for whoever removes the last LUN */
 	struct scsi_modes modes;
 	struct scsi_reservations *reservations;
-	/* Not in force yet, being saved; or NULL. */
-	const struct scsi_reservations *changing;
 };
 
 /* What one visit of all channels does. */
 struct scsi_walk {
 	struct scsi_unit *unit;
-	const struct scsi_lun *lun;       /* of tasks; NULL: any */
-	const struct scsi_target *target; /* NULL: any */
-	const struct scsi_task *except;   /* NULL, or a task that is none of them */
+	/* scsi_unit_find_tasks(): which tasks, and whether to abort them */
+	const struct scsi_lun *lun;     /* NULL: of any */
+	const struct scsi_task *except; /* NULL, or one that is not meant */
 	/* NULL, or who aborts them: the others hear of it. */
 	const struct scsi_target *by;
 	uint64_t tag;
-	bool by_tag;
-	bool reset; /* what aborts them is one */
+	bool by_tag, aborts, resets; /* aborts: and that is a reset */
 	void (*visit)(struct scsi_walk *walk, struct scsi_channel *channel); /* may be NULL */
 	/* Whether the visit has to wait for that task; NULL: no wait. */
 	bool (*waits_for)(const struct scsi_walk *walk, const struct scsi_task *task);
@@ -231,56 +240,54 @@ struct scsi_channel {
 };
 
 /* unit.c; app thread */
-struct scsi_unit *scsi_unit_find(const char *bdev);
-struct scsi_unit *scsi_unit_next(struct scsi_unit *unit);
 /* Makes the unit if the block device has none, and sets lun->unit. */
 int scsi_unit_attach(const char *bdev, struct scsi_lun *lun, struct errmsg *err);
 /* [waits] Visits all channels; the unit's coroutine only. */
 void scsi_unit_walk(struct scsi_unit *unit, struct scsi_walk *walk);
 void scsi_unit_wait(struct scsi_unit *unit, const bool *flag);
+/* [waits] Until there is memory. */
+struct completion *scsi_completion_create(void);
 void scsi_unit_wake(struct scsi_unit *unit);
 /* On any thread: order->run(order) in the unit's coroutine, after all that came before. */
 void scsi_order_send(struct scsi_unit *unit, struct scsi_order *order,
 		     void (*run)(struct scsi_order *order));
-/* App thread: fn(arg) on the thread that the order came from. */
-void scsi_order_back(struct scsi_order *order, void (*fn)(void *arg), void *arg);
-/* Establishes a unit attention for each LUN of the unit but `except` (may be NULL). */
-void scsi_unit_attention(struct scsi_unit *unit, const struct scsi_lun *except,
-			 enum scsi_attention attention);
-/* [waits] How many tasks the walk's fields describe. The unit's coroutine only, as the next. */
-uint32_t scsi_unit_count(struct scsi_unit *unit, struct scsi_walk *walk);
-/* [waits] Marks those as aborted, and waits until they are over: how many. */
-uint32_t scsi_unit_abort(struct scsi_unit *unit, struct scsi_walk *walk);
-/* Sets or clears a bit of SCSI_ALERT_… for each LUN. */
-void scsi_unit_alert(struct scsi_unit *unit, uint32_t alert, bool on);
+/* scsi_lun_alert() for each LUN of the unit but `except` (may be NULL). */
+void scsi_unit_alert(struct scsi_unit *unit, const struct scsi_lun *except, uint32_t set,
+		     uint32_t clear);
+/*
+ * [waits] How many tasks the walk's fields describe; those that it aborts are over then. The unit's
+ * coroutine only.
+ */
+uint32_t scsi_unit_find_tasks(struct scsi_unit *unit, struct scsi_walk *walk);
+/* On the channel's thread, which has a walk: whether that has to wait there any longer. */
+void scsi_walk_continue(struct scsi_channel *channel);
 /* The reservations changed: each LUN's conflicts. */
 void scsi_unit_update_conflicts(struct scsi_unit *unit);
+/* mode.c: as they are at the beginning. */
+void scsi_modes_init(struct scsi_unit *unit);
 
 /*
- * nexus.c; app thread: the first LUN of the initiator's, on whichever target, whose unit fn likes;
- * or NULL.
+ * nexus.c; app thread: the first LUN of the same initiator's, on whichever target, that a designation
+ * descriptor names (24 bytes, SPC-4 §7.8.6); or NULL.
  */
-struct scsi_lun *scsi_initiator_lun(const struct scsi_target *target,
-				    bool (*fn)(const struct scsi_unit *unit, const void *arg),
-				    const void *arg);
-/* inquiry.c: whether a designation descriptor (SPC-4 §7.8.6), of size bytes or less, names it. */
-bool scsi_unit_is_designated(const struct scsi_unit *unit, const uint8_t *designator, size_t size);
+struct scsi_lun *scsi_lun_designated(const struct scsi_target *target, const uint8_t *designator);
+/* inquiry.c: whether it names the unit. */
+bool scsi_unit_is_designated(const struct scsi_unit *unit, const uint8_t *designator);
 
-/* nexus.c; any thread */
-void scsi_attention_set(struct scsi_lun *lun, enum scsi_attention attention);
-void scsi_attention_clear(struct scsi_lun *lun, enum scsi_attention attention);
-/* The first one that is pending, which is not any more: its code; 0: none. */
+/* nexus.c; any thread. The first one that is pending, which is not any more: its code; 0: none. */
 uint16_t scsi_attention_take(struct scsi_lun *lun);
-/* Establishes the one with that code. */
-void scsi_attention_set_code(struct scsi_lun *lun, uint16_t code);
+/* The bit of the one with that code. */
+uint32_t scsi_attention_of(uint16_t code);
+
+/* Any thread for unit attentions, app thread for SCSI_ALERT_…. */
+static inline void
+scsi_lun_alert(struct scsi_lun *lun, uint32_t set, uint32_t clear)
+{
+	atomic_fetch_or(&lun->alerts, set);
+	atomic_fetch_and(&lun->alerts, ~clear);
+}
 
 /* ---- tasks; on the thread that has the task ---- */
-
-static inline struct bdev_request *
-scsi_task_request(struct scsi_task *task)
-{
-	return (struct bdev_request *)task->request;
-}
 
 static inline struct scsi_task *
 scsi_task_of_request(struct bdev_request *rq)
@@ -307,6 +314,8 @@ void scsi_end_io(struct scsi_task *task, int status);
 /* CHECK CONDITION with that sense. */
 bool scsi_check_condition(struct scsi_task *task, const struct scsi_sense *sense);
 bool scsi_refuse(struct scsi_task *task, uint8_t key, uint16_t code);
+/* ILLEGAL REQUEST */
+bool scsi_illegal(struct scsi_task *task, uint16_t code);
 /* ILLEGAL REQUEST, INVALID FIELD IN CDB, with the field pointer; bit -1: the byte. */
 bool scsi_refuse_cdb(struct scsi_task *task, uint16_t byte, int bit);
 /* The same for INVALID FIELD IN PARAMETER LIST. */
@@ -335,8 +344,6 @@ uint8_t scsi_write_flags(const struct scsi_task *task);
 void scsi_submit_io(struct scsi_task *task, enum bdev_io_type type, uint64_t lba, uint64_t blocks,
 		    uint8_t flags, struct iovec *iov, uint32_t iovcnt, bdev_done_fn done);
 
-/* ---- the disk's limits ---- */
-
 static inline bool
 scsi_unit_has(const struct scsi_unit *unit, uint64_t lba, uint64_t blocks)
 {
@@ -345,62 +352,15 @@ scsi_unit_has(const struct scsi_unit *unit, uint64_t lba, uint64_t blocks)
 	return lba <= all && blocks <= all - lba;
 }
 
-/* Of COMPARE AND WRITE; its field has 8 bits. */
-static inline uint32_t
-scsi_compare_blocks(const struct scsi_unit *unit)
-{
-	uint32_t blocks = SCSI_COMPARE_MAX_BYTES >> unit->block_shift;
-
-	return blocks < 255 ? blocks : 255;
-}
-
-/* Of WRITE ATOMIC; 0: there is none. */
-static inline uint32_t
-scsi_atomic_blocks(const struct scsi_unit *unit)
-{
-	return unit->info.atomic_write_bytes >> unit->block_shift;
-}
-
 /* ---- handlers ---- */
 
-bool scsi_run_inquiry(struct scsi_task *task);
-bool scsi_run_report_luns(struct scsi_task *task);
-bool scsi_run_request_sense(struct scsi_task *task);
-bool scsi_run_mode_sense(struct scsi_task *task);
-bool scsi_run_mode_select(struct scsi_task *task);
-bool scsi_run_read_capacity_10(struct scsi_task *task);
-bool scsi_run_read_capacity_16(struct scsi_task *task);
-bool scsi_run_get_lba_status(struct scsi_task *task);
-bool scsi_run_report_opcodes(struct scsi_task *task);
-bool scsi_run_report_tmfs(struct scsi_task *task);
-bool scsi_run_read_defect_data(struct scsi_task *task);
-bool scsi_run_start_stop(struct scsi_task *task);
-bool scsi_run_read(struct scsi_task *task);
-bool scsi_run_write(struct scsi_task *task);
-bool scsi_run_write_verify(struct scsi_task *task);
-bool scsi_run_verify(struct scsi_task *task);
-bool scsi_run_synchronize_cache(struct scsi_task *task);
-bool scsi_run_unmap(struct scsi_task *task);
-bool scsi_run_write_same(struct scsi_task *task);
-bool scsi_run_write_atomic(struct scsi_task *task);
-bool scsi_run_extended_copy(struct scsi_task *task);
-bool scsi_run_copy_status(struct scsi_task *task);
-bool scsi_run_copy_parameters(struct scsi_task *task);
-bool scsi_run_compare_and_write(struct scsi_task *task);
-bool scsi_run_orwrite(struct scsi_task *task);
-bool scsi_run_reserve_in(struct scsi_task *task);
-bool scsi_run_reserve_out(struct scsi_task *task);
-bool scsi_run_nothing(struct scsi_task *task);
-
-/* ---- reservations; app thread ---- */
-
-/* unit->reservations, as they were when the block device had its last LUN. 0 or -ENOMEM. */
-int scsi_reservations_adopt(struct scsi_unit *unit);
-/* The unit ends: keeps them if they are to survive, or frees them. */
-void scsi_reservations_park(struct scsi_unit *unit);
-
-/* ---- mode pages; app thread ---- */
-
-void scsi_modes_init(struct scsi_unit *unit);
+scsi_handler scsi_run_inquiry, scsi_run_report_luns, scsi_run_request_sense, scsi_run_mode_sense,
+	scsi_run_mode_select, scsi_run_read_capacity_10, scsi_run_read_capacity_16,
+	scsi_run_get_lba_status, scsi_run_report_opcodes, scsi_run_report_tmfs,
+	scsi_run_read_defect_data, scsi_run_start_stop, scsi_run_read, scsi_run_write,
+	scsi_run_write_verify, scsi_run_verify, scsi_run_synchronize_cache, scsi_run_unmap,
+	scsi_run_write_same, scsi_run_write_atomic, scsi_run_extended_copy, scsi_run_copy_status,
+	scsi_run_copy_parameters, scsi_run_compare_and_write, scsi_run_orwrite, scsi_run_reserve_in,
+	scsi_run_reserve_out, scsi_run_nothing;
 
 #endif

@@ -4,140 +4,72 @@
 
 #include "internal.h"
 
-#define PAGES        5
+#define PAGE_MAX     20 /* bytes */
 #define ALL_PAGES    0x3f
 #define ALL_SUBPAGES 0xff
-
-enum page_control {
-	CURRENT_VALUES,
-	CHANGEABLE_VALUES,
-	DEFAULT_VALUES,
-	SAVED_VALUES,
-};
-
-/* Bytes of all pages, where the changeable bits have names. */
-enum {
-	ERROR_RECOVERY_AT = 0,
-	CACHING_AT = ERROR_RECOVERY_AT + 12,
-	CONTROL_AT = CACHING_AT + 20,
-	CONTROL_EXTENSION_AT = CONTROL_AT + 12,
-	EXCEPTIONS_AT = CONTROL_EXTENSION_AT + 32,
-	MODE_BYTES = EXCEPTIONS_AT + 12,
-};
-_Static_assert(MODE_BYTES <= SCSI_MODE_BYTES, "room for all pages");
 
 #define WCE     0x04 /* caching, byte 2 */
 #define D_SENSE 0x04 /* control, byte 2 */
 #define SWP     0x08 /* control, byte 4 */
 
-/* In the order of MODE SENSE: page codes, then subpages. */
+enum page_control { CURRENT_VALUES, CHANGEABLE_VALUES, DEFAULT_VALUES, SAVED_VALUES };
+
+enum { ERROR_RECOVERY, CACHING, CONTROL, EXCEPTIONS, PAGES };
+_Static_assert(PAGES == SCSI_MODE_PAGES, "room for all");
+
+/* In the order of MODE SENSE. Behind the bytes that are here there are zeroes. */
 static const struct mode_page {
-	uint8_t code, subpage, at, length;
-} pages[PAGES] = {
-	{0x01, 0, ERROR_RECOVERY_AT, 12}, {0x08, 0, CACHING_AT, 20},
-	{0x0a, 0, CONTROL_AT, 12},        {0x0a, 1, CONTROL_EXTENSION_AT, 32},
-	{0x1c, 0, EXCEPTIONS_AT, 12},
+	uint8_t length;
+	uint8_t bytes[SCSI_MODE_BYTES], may_change[SCSI_MODE_BYTES];
+} pages[] = {
+	/* AWRE, ARRE: below us */
+	[ERROR_RECOVERY] = {12, {0x01, 10, 0xc0}, {0}},
+	/* WCE where there is a cache */
+	[CACHING] = {20, {0x08, 18, WCE}, {[2] = WCE}},
+	/*
+	 * TST 0: one task set for all. GLTSD: no log parameters are saved. Commands may be
+	 * reordered; QERR 0: an error concerns its own command only. Busy for as long as it takes.
+	 */
+	[CONTROL] = {12, {0x0a, 10, 0x02, 0x10, [8] = 0xff, 0xff}, {[2] = D_SENSE, [4] = SWP}},
+	/* DEXCPT: there are none to report */
+	[EXCEPTIONS] = {12, {0x1c, 10, 0x08}, {0}},
 };
 
-static const struct scsi_modes defaults = {{
-	[ERROR_RECOVERY_AT] = 0x01,
-	10,
-	0xc0, /* AWRE, ARRE: below us */
-	[CACHING_AT] = 0x08,
-	18,
-	WCE, /* where there is a cache */
-	[CONTROL_AT] = 0x0a,
-	10,
-	0x02, /* GLTSD: no log parameters are saved */
-	0x10, /* commands may be reordered; QERR 0: an error concerns its own command only */
-	0,
-	0x00,
-	0,
-	0,
-	0xff,
-	0xff, /* busy for as long as it takes */
-	[CONTROL_EXTENSION_AT] = 0x4a,
-	0x01,
-	0,
-	28,
-	0,
-	0,
-	SCSI_SENSE_MAX,
-	[EXCEPTIONS_AT] = 0x1c,
-	10,
-	0x08, /* DEXCPT: there are none to report */
-}};
-
-static const struct scsi_modes changeable = {{
-	[ERROR_RECOVERY_AT] = 0x01,
-	10,
-	[CACHING_AT] = 0x08,
-	18,
-	WCE,
-	[CONTROL_AT] = 0x0a,
-	10,
-	D_SENSE,
-	0,
-	SWP,
-	[CONTROL_EXTENSION_AT] = 0x4a,
-	0x01,
-	0,
-	28,
-	[EXCEPTIONS_AT] = 0x1c,
-	10,
-}};
-
-/* What this unit has of defaults and of changeable: no cache, no WCE. */
-static struct scsi_modes
-modes_of(const struct scsi_unit *unit, const struct scsi_modes *modes)
+/* data: PAGE_MAX zeroes. */
+static void
+get_page(const struct scsi_unit *unit, const struct scsi_modes *modes, int i,
+	 enum page_control control, uint8_t *data)
 {
-	struct scsi_modes own = *modes;
-
-	if (!unit->info.write_cache)
-		own.bytes[CACHING_AT + 2] &= (uint8_t)~WCE;
-	return own;
+	memcpy(data, control == CURRENT_VALUES ? modes->pages[i] : pages[i].bytes, SCSI_MODE_BYTES);
+	if (control == CHANGEABLE_VALUES)
+		memcpy(data + 2, pages[i].may_change + 2, SCSI_MODE_BYTES - 2);
+	if (i == CACHING && !unit->info.write_cache)
+		data[2] &= (uint8_t)~WCE;
 }
 
 /* Makes what pages say count. Commands that were submitted before are not concerned. */
 static void
-apply(struct scsi_unit *unit, const struct scsi_modes *modes)
+apply(struct scsi_unit *unit)
 {
-	unit->modes = *modes;
-	atomic_store(&unit->descriptor_sense, (modes->bytes[CONTROL_AT + 2] & D_SENSE) != 0);
-	atomic_store(&unit->write_protected,
-		     unit->read_only || (modes->bytes[CONTROL_AT + 4] & SWP) != 0);
-	scsi_unit_alert(unit, SCSI_ALERT_PROTECTED, atomic_load(&unit->write_protected));
-	atomic_store(&unit->write_through,
-		     unit->info.write_cache && !(modes->bytes[CACHING_AT + 2] & WCE));
+	const uint8_t *control = unit->modes.pages[CONTROL];
+	bool wce = unit->modes.pages[CACHING][2] & WCE;
+
+	atomic_store(&unit->descriptor_sense, (control[2] & D_SENSE) != 0);
+	atomic_store(&unit->write_through, unit->info.write_cache && !wce);
+	unit->write_protected = unit->read_only || control[4] & SWP;
+	scsi_unit_alert(unit, NULL, unit->write_protected ? SCSI_ALERT_PROTECTED : 0,
+			unit->write_protected ? 0 : SCSI_ALERT_PROTECTED);
 }
 
 void
 scsi_modes_init(struct scsi_unit *unit)
 {
-	struct scsi_modes modes = modes_of(unit, &defaults);
-
-	apply(unit, &modes);
+	for (int i = 0; i < PAGES; i++)
+		get_page(unit, NULL, i, DEFAULT_VALUES, unit->modes.pages[i]);
+	apply(unit);
 }
 
 /* ---- MODE SENSE, SPC-4 §6.11 ---- */
-
-/* The requested pages behind each other; 0: there is no such page. */
-static size_t
-put_pages(const struct scsi_modes *modes, uint8_t code, uint8_t subpage, uint8_t *data)
-{
-	size_t length = 0;
-
-	for (int i = 0; i < PAGES; i++) {
-		const struct mode_page *page = &pages[i];
-
-		if ((code != ALL_PAGES && code != page->code) ||
-		    (subpage != ALL_SUBPAGES && subpage != page->subpage))
-			continue;
-		memcpy(data + length, modes->bytes + page->at, page->length);
-		length += page->length;
-	}
-	return length;
-}
 
 /* SBC-3 §6.5.2: short or long; its length. */
 static size_t
@@ -147,20 +79,12 @@ put_block_descriptor(const struct scsi_unit *unit, bool is_long, uint8_t *data)
 
 	if (is_long) {
 		put_be64(data, blocks);
-		put_be32(data + 12, unit->block_size);
+		put_be32(data + 12, unit->info.block_size);
 		return 16;
 	}
 	put_be32(data, blocks < UINT32_MAX ? (uint32_t)blocks : UINT32_MAX);
-	put_be32(data + 4, unit->block_size);
+	put_be32(data + 4, unit->info.block_size);
 	return 8;
-}
-
-static struct scsi_modes
-modes_to_show(const struct scsi_unit *unit, enum page_control control)
-{
-	if (control == CHANGEABLE_VALUES)
-		return modes_of(unit, &changeable);
-	return control == DEFAULT_VALUES ? modes_of(unit, &defaults) : unit->modes;
 }
 
 bool
@@ -170,18 +94,24 @@ scsi_run_mode_sense(struct scsi_task *task)
 	const uint8_t *cdb = task->cdb;
 	bool ten = task->command->length == 10, is_long = ten && cdb[1] & 0x10;
 	size_t header = ten ? 8 : 4, descriptor = 0, length;
-	uint8_t specific = atomic_load(&unit->write_protected) ? 0x90 : 0x10; /* WP, DPOFUA */
-	uint8_t data[8 + 16 + SCSI_MODE_BYTES] = {0};
-	struct scsi_modes modes = modes_to_show(unit, cdb[2] >> 6);
+	uint8_t specific = unit->write_protected ? 0x90 : 0x10; /* WP, DPOFUA */
+	uint8_t data[8 + 16 + (PAGES + 1) * PAGE_MAX] = {0}, code = cdb[2] & ALL_PAGES;
 
 	if (cdb[2] >> 6 == SAVED_VALUES)
-		return scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_SAVING_NOT_SUPPORTED);
+		return scsi_illegal(task, SCSI_CODE_SAVING_NOT_SUPPORTED);
+	if (cdb[3] != 0 && cdb[3] != ALL_SUBPAGES)
+		return scsi_refuse_cdb(task, 3, -1);
 	if (!(cdb[1] & 0x08))
 		descriptor = put_block_descriptor(unit, is_long, data + header);
-	length = put_pages(&modes, cdb[2] & ALL_PAGES, cdb[3], data + header + descriptor);
-	if (length == 0)
-		return scsi_refuse_cdb(task, cdb[3] != 0 ? 3 : 2, cdb[3] != 0 ? -1 : 5);
-	length += header + descriptor;
+	length = header + descriptor;
+	for (int i = 0; i < PAGES; i++) {
+		if (code != ALL_PAGES && code != pages[i].bytes[0])
+			continue;
+		get_page(unit, &unit->modes, i, cdb[2] >> 6, data + length);
+		length += pages[i].length;
+	}
+	if (length == header + descriptor)
+		return scsi_refuse_cdb(task, 2, 5);
 	data[header - 1] = (uint8_t)descriptor;
 	if (!ten) {
 		data[0] = (uint8_t)(length - 1);
@@ -206,7 +136,7 @@ struct mode_list {
 static bool
 refuse_length(const struct mode_list *list)
 {
-	return !scsi_refuse(list->task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_PARAMETER_LIST_LENGTH);
+	return !scsi_illegal(list->task, SCSI_CODE_PARAMETER_LIST_LENGTH);
 }
 
 /* The next bytes are as expected, but for bits that may be anything. */
@@ -256,43 +186,26 @@ take_header(struct mode_list *list)
 	return take_bytes(list, expected, none, size);
 }
 
-static const struct mode_page *
-find_page(const uint8_t *bytes)
-{
-	bool has_subpage = bytes[0] & 0x40;
-
-	for (int i = 0; i < PAGES; i++) {
-		if (pages[i].code == (bytes[0] & 0x3f) &&
-		    pages[i].subpage == (has_subpage ? bytes[1] : 0) &&
-		    (pages[i].subpage != 0) == has_subpage)
-			return &pages[i];
-	}
-	return NULL;
-}
-
 /* One page into modes; only bits that may change may differ. */
 static bool
-take_page(struct mode_list *list, const struct scsi_modes *may_change, struct scsi_modes *modes)
+take_page(struct mode_list *list, struct scsi_modes *modes)
 {
-	static const uint8_t none[4];
+	const struct scsi_unit *unit = list->task->channel->unit;
 	const uint8_t *bytes = list->bytes + list->at;
-	const struct mode_page *page;
-	uint8_t *own;
-	uint32_t header;
+	uint8_t expected[PAGE_MAX] = {0}, any[PAGE_MAX] = {0};
+	int i = 0;
 
-	/* The length, behind the codes, is that of the page here. */
-	header = bytes[0] & 0x40 ? 4 : 2;
-	if (list->length - list->at < header)
-		return refuse_length(list);
-	page = find_page(bytes);
-	if (page == NULL)
-		return !scsi_refuse_list(list->task, (uint16_t)list->at, 5);
-	own = modes->bytes + page->at;
-	if (!take_bytes(list, own, none, header) ||
-	    !take_bytes(list, own + header, may_change->bytes + page->at + header,
-			page->length - header))
+	while (i < PAGES && bytes[0] != pages[i].bytes[0])
+		i++;
+	if (i == PAGES)
+		return !scsi_refuse_list(list->task, (uint16_t)list->at, 7);
+	get_page(unit, modes, i, CURRENT_VALUES, expected);
+	get_page(unit, modes, i, CHANGEABLE_VALUES, any);
+	/* The length, behind the code, is that of the page here. */
+	memset(any, 0, 2);
+	if (!take_bytes(list, expected, any, pages[i].length))
 		return false;
-	memcpy(own, bytes, page->length);
+	memcpy(modes->pages[i], bytes, SCSI_MODE_BYTES);
 	return true;
 }
 
@@ -300,8 +213,8 @@ bool
 scsi_run_mode_select(struct scsi_task *task)
 {
 	struct scsi_unit *unit = task->channel->unit;
-	struct scsi_modes may_change = modes_of(unit, &changeable), modes = unit->modes;
 	struct mode_list list = {.task = task, .length = task->cdb[4]};
+	struct scsi_modes modes = unit->modes;
 	bool good;
 
 	if (task->command->length == 10)
@@ -315,10 +228,11 @@ scsi_run_mode_select(struct scsi_task *task)
 	list.bytes = task->buffer;
 	good = take_header(&list);
 	while (good && list.at < list.length)
-		good = take_page(&list, &may_change, &modes);
+		good = take_page(&list, &modes);
 	if (good && memcmp(&modes, &unit->modes, sizeof(modes)) != 0) {
-		apply(unit, &modes);
-		scsi_unit_attention(unit, task->lun, SCSI_UA_MODE_CHANGED);
+		unit->modes = modes;
+		apply(unit);
+		scsi_unit_alert(unit, task->lun, 1u << SCSI_UA_MODE_CHANGED, 0);
 	}
 	return true;
 }

@@ -19,21 +19,8 @@ static const uint16_t attention_codes[SCSI_ATTENTIONS] = {
 	[SCSI_UA_REGISTRATIONS_PREEMPTED] = REGISTRATIONS_PREEMPTED,
 	[SCSI_UA_MODE_CHANGED] = 0x2a01,
 	[SCSI_UA_CAPACITY_CHANGED] = SCSI_CODE_CAPACITY_CHANGED,
-	[SCSI_UA_INQUIRY_CHANGED] = 0x3f03,
 	[SCSI_UA_LUNS_CHANGED] = 0x3f0e,
 };
-
-void
-scsi_attention_set(struct scsi_lun *lun, enum scsi_attention attention)
-{
-	atomic_fetch_or(&lun->alerts, 1u << attention);
-}
-
-void
-scsi_attention_clear(struct scsi_lun *lun, enum scsi_attention attention)
-{
-	atomic_fetch_and(&lun->alerts, ~(1u << attention));
-}
 
 uint16_t
 scsi_attention_take(struct scsi_lun *lun)
@@ -47,43 +34,37 @@ scsi_attention_take(struct scsi_lun *lun)
 	return 0;
 }
 
-void
-scsi_attention_set_code(struct scsi_lun *lun, uint16_t code)
+uint32_t
+scsi_attention_of(uint16_t code)
 {
-	for (int i = 0; i < SCSI_ATTENTIONS; i++) {
-		if (attention_codes[i] == code)
-			scsi_attention_set(lun, i);
-	}
+	uint32_t attention = 0;
+
+	while (attention_codes[attention] != code)
+		attention++;
+	return 1u << attention;
 }
 
 /* ---- targets; app thread ---- */
 
 static LIST_HEAD(, scsi_target) targets = LIST_HEAD_INITIALIZER(targets);
 
-/*
- * A SAS address of its own, locally assigned (SPC-4 §7.8.6.6.4, NAA 3h): the name's hash
- * (FNV-1a, 64 bits).
- */
-static uint64_t
-initiator_address(const char *name)
-{
-	uint64_t hash = 0xcbf29ce484222325;
-
-	for (; *name != '\0'; name++)
-		hash = (hash ^ (uint8_t)*name) * 0x100000001b3;
-	return 3ULL << 60 | hash >> 4;
-}
-
 struct scsi_target *
 scsi_target_create(const char *initiator, uint16_t port)
 {
 	struct scsi_target *target = calloc(1, sizeof(*target));
+	uint64_t hash = 0xcbf29ce484222325;
 
 	if (target == NULL)
 		return NULL;
 	scsi_table_init();
 	snprintf(target->initiator, sizeof(target->initiator), "%s", initiator);
-	target->nexus = (struct scsi_nexus_id){initiator_address(target->initiator), port};
+	/*
+	 * A SAS address of its own, locally assigned (SPC-4 §7.8.6.6.4, NAA 3h): the name's hash
+	 * (FNV-1a, 64 bits).
+	 */
+	for (const char *c = target->initiator; *c != '\0'; c++)
+		hash = (hash ^ (uint8_t)*c) * 0x100000001b3;
+	target->nexus = (struct scsi_nexus_id){3ULL << 60 | hash >> 4, port};
 	target->app = thread_current();
 	TAILQ_INIT(&target->luns);
 	LIST_INSERT_HEAD(&targets, target, link);
@@ -98,17 +79,15 @@ scsi_target_destroy(struct scsi_target *target)
 }
 
 struct scsi_lun *
-scsi_initiator_lun(const struct scsi_target *target,
-		   bool (*fn)(const struct scsi_unit *, const void *), const void *arg)
+scsi_lun_designated(const struct scsi_target *target, const uint8_t *designator)
 {
 	const struct scsi_target *other;
 	struct scsi_lun *lun;
 
 	LIST_FOREACH (other, &targets, link) {
-		if (strcmp(other->initiator, target->initiator) != 0)
-			continue;
 		TAILQ_FOREACH (lun, &other->luns, target_link) {
-			if (fn(lun->unit, arg))
+			if (strcmp(other->initiator, target->initiator) == 0 &&
+			    scsi_unit_is_designated(lun->unit, designator))
 				return lun;
 		}
 	}
@@ -123,25 +102,29 @@ scsi_lun_well_known(void)
 	return &lun;
 }
 
-void
-scsi_target_reset(struct scsi_target *target)
+static void
+alert_luns(struct scsi_target *target, enum scsi_attention attention)
 {
 	struct scsi_lun *lun;
 
 	TAILQ_FOREACH (lun, &target->luns, target_link)
-		scsi_attention_set(lun, SCSI_UA_POWER_ON);
+		scsi_lun_alert(lun, 1u << attention, 0);
+}
+
+void
+scsi_target_reset(struct scsi_target *target)
+{
+	alert_luns(target, SCSI_UA_POWER_ON);
 }
 
 struct scsi_lun *
 scsi_lun_find(const struct scsi_target *target, uint16_t number)
 {
-	struct scsi_lun *lun;
+	struct scsi_lun *lun = TAILQ_FIRST(&target->luns);
 
-	TAILQ_FOREACH (lun, &target->luns, target_link) {
-		if (lun->number == number)
-			return lun;
-	}
-	return NULL;
+	while (lun != NULL && lun->number != number)
+		lun = TAILQ_NEXT(lun, target_link);
+	return lun;
 }
 
 struct scsi_lun *
@@ -171,29 +154,6 @@ scsi_lun_desc(const struct scsi_lun *lun)
 /* ---- LUNs; app thread ---- */
 
 static void
-luns_changed(struct scsi_target *target)
-{
-	struct scsi_lun *lun;
-
-	TAILQ_FOREACH (lun, &target->luns, target_link)
-		scsi_attention_set(lun, SCSI_UA_LUNS_CHANGED);
-}
-
-static int
-check_number(const struct scsi_target *target, uint16_t number, struct errmsg *err)
-{
-	if (number >= SCSI_LUN_NUMBERS)
-		return err_set(err, -EINVAL, "LUN %u: numbers go up to %u", number,
-			       SCSI_LUN_NUMBERS - 1);
-	if (scsi_lun_find(target, number) != NULL)
-		return err_set(err, -EEXIST, "LUN %u is there already", number);
-	if (target->count == SCSI_LUNS_PER_TARGET)
-		return err_set(err, -ENOSPC, "the target has %u LUNs, and may have no more",
-			       target->count);
-	return 0;
-}
-
-static void
 insert_sorted(struct scsi_target *target, struct scsi_lun *lun)
 {
 	struct scsi_lun *next = TAILQ_FIRST(&target->luns);
@@ -211,16 +171,23 @@ int
 scsi_lun_add(struct scsi_target *target, const struct scsi_lun_opts *opts, struct scsi_lun **added,
 	     struct errmsg *err)
 {
-	int rc = check_number(target, opts->number, err);
+	uint16_t number = opts->number;
 	struct scsi_lun *lun;
+	int rc;
 
-	if (rc != 0)
-		return rc;
+	if (number >= SCSI_LUN_NUMBERS)
+		return err_set(err, -EINVAL, "LUN %u: numbers go up to %u", number,
+			       SCSI_LUN_NUMBERS - 1);
+	if (scsi_lun_find(target, number) != NULL)
+		return err_set(err, -EEXIST, "LUN %u is there already", number);
+	if (target->count == SCSI_LUNS_PER_TARGET)
+		return err_set(err, -ENOSPC, "the target has %u LUNs, and may have no more",
+			       target->count);
 	lun = calloc(1, sizeof(*lun));
 	if (lun == NULL)
-		return err_set(err, -ENOMEM, "LUN %u: no memory", opts->number);
+		return err_set(err, -ENOMEM, "LUN %u: no memory", number);
 	lun->target = target;
-	lun->number = opts->number;
+	lun->number = number;
 	lun->event = opts->event;
 	lun->ctx = opts->ctx;
 	atomic_init(&lun->alerts, opts->quiet ? 0 : 1u << SCSI_UA_POWER_ON);
@@ -230,7 +197,7 @@ scsi_lun_add(struct scsi_target *target, const struct scsi_lun_opts *opts, struc
 		return rc;
 	}
 	if (!opts->quiet)
-		luns_changed(target);
+		alert_luns(target, SCSI_UA_LUNS_CHANGED);
 	insert_sorted(target, lun);
 	*added = lun;
 	return 0;
@@ -257,27 +224,17 @@ run_removal(struct scsi_order *order)
 		completion_signal(removal->ended, 0);
 }
 
-static struct completion *
-make_completion(void)
-{
-	struct completion *completion;
-
-	while ((completion = completion_create()) == NULL)
-		coroutine_sleep(1000);
-	return completion;
-}
-
 void
 scsi_lun_remove(struct scsi_lun *lun)
 {
-	struct removal removal = {.lun = lun, .ended = make_completion()};
+	struct removal removal = {.lun = lun, .ended = scsi_completion_create()};
 	struct scsi_target *target = lun->target;
 
 	TAILQ_REMOVE(&target->luns, lun, target_link);
 	target->count--;
-	luns_changed(target);
+	alert_luns(target, SCSI_UA_LUNS_CHANGED);
 	if (lun->copies != 0) {
-		lun->left = make_completion();
+		lun->left = scsi_completion_create();
 		completion_wait(lun->left, WAIT_FOREVER);
 		completion_put(lun->left);
 	}

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Commands that go through their range piece by piece, in memory of ours: VERIFY, WRITE AND VERIFY,
- * WRITE SAME, COMPARE AND WRITE, ORWRITE; and UNMAP. On the task's thread, whose other work has its
- * turn between two pieces. COMPARE AND WRITE and ORWRITE run while nobody else reads or writes there
- * (run_exclusive() in task.c).
+ * WRITE SAME, COMPARE AND WRITE, ORWRITE (these two alone: run_exclusive() in task.c); and UNMAP. On
+ * the task's thread, whose other work has its turn between two pieces.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -63,12 +62,11 @@ piece_done(struct bdev_request *rq, int status)
 {
 	struct scsi_task *task = scsi_task_of_request(rq);
 
-	if (status != 0) {
-		scsi_end_io(task, status);
-		return;
-	}
 	task->position += rq->length >> task->channel->unit->block_shift;
-	thread_send(task->channel->thread, &task->order.msg, next_piece, task);
+	if (status != 0)
+		scsi_end_io(task, status);
+	else
+		thread_send(task->channel->thread, &task->order.msg, next_piece, task);
 }
 
 static void
@@ -128,32 +126,27 @@ take_out(struct scsi_task *task, uint64_t block, size_t piece, size_t length)
 static uint8_t *
 miscompare(struct scsi_task *task, uint64_t information)
 {
-	scsi_check_condition(task, &(struct scsi_sense){
-					   .key = SCSI_KEY_MISCOMPARE,
-					   .code = SCSI_CODE_MISCOMPARE,
-					   .has_information = true,
-					   .information = information,
-				   });
+	scsi_check_condition(task, &(struct scsi_sense){.key = SCSI_KEY_MISCOMPARE,
+							.code = SCSI_CODE_MISCOMPARE,
+							.has_information = true,
+							.information = information});
 	return NULL;
 }
 
+/* False: it is shorter, which is the task's outcome. */
 static bool
 has_out(struct scsi_task *task, uint64_t blocks)
 {
 	task->transferred_out = blocks << task->channel->unit->block_shift;
-	return task->transferred_out <= task->out_bytes;
+	return task->transferred_out <= task->out_bytes || !scsi_overrun(task);
 }
 
 /* ---- VERIFY, WRITE AND VERIFY ---- */
 
-enum bytchk {
-	BYTCHK_NONE, /* only whether it can be read */
-	BYTCHK_ALL,  /* the same as data-out */
-	BYTCHK_RESERVED,
-	BYTCHK_ONE_BLOCK, /* each block the same as the one in data-out */
-};
+/* BYTCHK: nothing but that it can be read; each block of data-out; one block for all. */
+enum { VERIFY_MEDIUM, VERIFY_ALL, VERIFY_RESERVED, VERIFY_ONE_BLOCK };
 
-static enum bytchk
+static uint8_t
 get_bytchk(const struct scsi_task *task)
 {
 	return task->cdb[1] >> 1 & 3;
@@ -162,11 +155,11 @@ get_bytchk(const struct scsi_task *task)
 static uint8_t *
 look_verify(struct scsi_task *task, size_t length)
 {
-	size_t size = task->channel->unit->block_size;
-	bool all = get_bytchk(task) == BYTCHK_ALL;
+	size_t size = task->channel->unit->info.block_size;
+	bool all = get_bytchk(task) == VERIFY_ALL;
 	const uint8_t *wanted;
 
-	if (get_bytchk(task) == BYTCHK_NONE)
+	if (get_bytchk(task) == VERIFY_MEDIUM)
 		return task->buffer;
 	wanted = take_out(task, all ? task->position : 0, length, all ? length : size);
 	for (size_t i = 0; i < length / size; i++) {
@@ -182,13 +175,13 @@ static const struct scsi_plan verify_plan = {.reads = true, .look = look_verify}
 bool
 scsi_run_verify(struct scsi_task *task)
 {
-	enum bytchk bytchk = get_bytchk(task);
-	uint64_t out_blocks = bytchk == BYTCHK_ALL ? task->blocks : task->blocks != 0;
+	uint8_t bytchk = get_bytchk(task);
+	uint64_t out_blocks = bytchk == VERIFY_ALL ? task->blocks : task->blocks != 0;
 
-	if (bytchk == BYTCHK_RESERVED)
+	if (bytchk == VERIFY_RESERVED)
 		return scsi_refuse_cdb(task, 1, 2);
-	if (!has_out(task, bytchk == BYTCHK_NONE ? 0 : out_blocks))
-		return scsi_overrun(task);
+	if (!has_out(task, bytchk == VERIFY_MEDIUM ? 0 : out_blocks))
+		return true;
 	return start_buffered(task, &verify_plan);
 }
 
@@ -205,10 +198,10 @@ verify_written(struct bdev_request *rq, int status)
 bool
 scsi_run_write_verify(struct scsi_task *task)
 {
-	if (get_bytchk(task) >= BYTCHK_RESERVED)
+	if (get_bytchk(task) >= VERIFY_RESERVED)
 		return scsi_refuse_cdb(task, 1, 2);
 	if (!has_out(task, task->blocks))
-		return scsi_overrun(task);
+		return true;
 	scsi_submit_io(task, BDEV_WRITE, task->lba, task->blocks, BDEV_FUA, task->out,
 		       scsi_cut_iov(task->out, task->transferred_out), verify_written);
 	return false;
@@ -238,7 +231,7 @@ scsi_run_compare_and_write(struct scsi_task *task)
 	const struct scsi_unit *unit = task->channel->unit;
 	uint32_t length;
 
-	if (task->blocks > scsi_compare_blocks(unit))
+	if (task->blocks > unit->compare_blocks)
 		return scsi_refuse_cdb(task, 13, -1);
 	length = (uint32_t)task->blocks << unit->block_shift;
 	task->write_flags = scsi_write_flags(task);
@@ -263,42 +256,12 @@ scsi_run_orwrite(struct scsi_task *task)
 	static const struct scsi_plan plan = {true, look_orwrite, BDEV_WRITE};
 
 	if (!has_out(task, task->blocks))
-		return scsi_overrun(task);
+		return true;
 	task->write_flags = scsi_write_flags(task);
 	return start_buffered(task, &plan);
 }
 
 /* ---- WRITE SAME ---- */
-
-/* The block of data-out as often as a piece has room for it. */
-static bool
-write_pattern(struct scsi_task *task)
-{
-	static const struct scsi_plan plan = {.write = BDEV_WRITE};
-	uint32_t size = task->channel->unit->block_size;
-	uint64_t bytes = piece_bytes(task);
-	uint8_t *buffer = malloc(bytes + size);
-
-	if (buffer == NULL) {
-		task->status = SCSI_BUSY;
-		return true;
-	}
-	for (uint64_t at = 0; at < bytes; at += size)
-		memcpy(buffer + at, task->buffer, size);
-	free(task->buffer);
-	task->buffer = buffer;
-	return start(task, &plan, PIECE_BYTES);
-}
-
-static bool
-write_zeroes(struct scsi_task *task)
-{
-	static const struct scsi_plan plan = {.write = BDEV_WRITE_ZEROES};
-
-	if (task->cdb[1] & UNMAP)
-		task->write_flags |= BDEV_UNMAP;
-	return start(task, &plan, ZEROES_BYTES_ONCE);
-}
 
 /*
  * SBC-3 §5.45: 0 blocks are all up to the end (WSNZ is 0). Data-out has to be one block: with more
@@ -307,36 +270,31 @@ write_zeroes(struct scsi_task *task)
 bool
 scsi_run_write_same(struct scsi_task *task)
 {
+	static const struct scsi_plan pattern = {.write = BDEV_WRITE};
+	static const struct scsi_plan zeroes = {.write = BDEV_WRITE_ZEROES};
 	const struct scsi_unit *unit = task->channel->unit;
 	bool sixteen = task->command->length == 16, has_data = !(sixteen && task->cdb[1] & NDOB);
-	uint32_t size = unit->block_size;
+	uint32_t size = unit->info.block_size, room = (uint32_t)piece_bytes(task) + size;
 
 	if (task->cdb[1] & UNMAP && !(unit->can_discard && unit->can_zero))
 		return scsi_refuse_cdb(task, 1, 3);
 	if (task->blocks > SCSI_WRITE_SAME_MAX_BYTES >> unit->block_shift ||
 	    (has_data && task->out_bytes != size))
 		return scsi_refuse_cdb(task, sixteen ? 10 : 7, -1);
-	if (!scsi_take_data_out(task, has_data ? size : 0, size))
+	if (!scsi_take_data_out(task, has_data ? size : 0, room))
 		return true;
 	task->write_flags = load(unit->write_through) ? BDEV_FUA : 0;
-	memset(task->buffer, 0, size);
-	if (unit->can_zero && (!has_data || memcmp(task->buffer, task->buffer + size, size) == 0))
-		return write_zeroes(task);
-	if (has_data)
-		memcpy(task->buffer, task->buffer + size, size);
-	return write_pattern(task);
+	memset(task->buffer, 0, room);
+	if (unit->can_zero && (!has_data || memcmp(task->buffer, task->buffer + room, size) == 0)) {
+		task->write_flags |= task->cdb[1] & UNMAP ? BDEV_UNMAP : 0;
+		return start(task, &zeroes, ZEROES_BYTES_ONCE);
+	}
+	for (uint32_t at = 0; has_data && at < room; at += size)
+		memcpy(task->buffer + at, task->buffer + room, size);
+	return start(task, &pattern, PIECE_BYTES);
 }
 
 /* ---- UNMAP ---- */
-
-static void
-unmap_range(const struct scsi_task *task, uint64_t index, uint64_t *lba, uint64_t *blocks)
-{
-	const uint8_t *descriptor = task->buffer + UNMAP_HEADER + index * UNMAP_DESCRIPTOR;
-
-	*lba = get_be64(descriptor);
-	*blocks = get_be32(descriptor + 8);
-}
 
 static uint32_t
 unmap_count(const struct scsi_task *task)
@@ -350,15 +308,18 @@ static void
 unmap_next(void *arg)
 {
 	struct scsi_task *task = arg;
-	uint64_t lba, blocks = 0;
+	const uint8_t *descriptor = NULL;
+	uint32_t blocks = 0;
 
-	while (blocks == 0 && task->position < unmap_count(task))
-		unmap_range(task, task->position++, &lba, &blocks);
+	while (blocks == 0 && task->position < unmap_count(task)) {
+		descriptor = task->buffer + UNMAP_HEADER + task->position++ * UNMAP_DESCRIPTOR;
+		blocks = get_be32(descriptor + 8);
+	}
 	if (blocks == 0 || load(task->aborted)) {
 		scsi_finish(task);
 		return;
 	}
-	scsi_submit_io(task, BDEV_DISCARD, lba, blocks, 0, NULL, 0, unmap_done);
+	scsi_submit_io(task, BDEV_DISCARD, get_be64(descriptor), blocks, 0, NULL, 0, unmap_done);
 	scsi_channel_flush(task->channel);
 }
 
@@ -378,19 +339,19 @@ bool
 scsi_run_unmap(struct scsi_task *task)
 {
 	uint32_t length = get_be16(task->cdb + 7);
-	uint64_t lba, blocks;
+	const uint8_t *descriptor;
 
 	if (length == 0 || !scsi_take_data_out(task, length, 0))
 		return true;
 	if (length < UNMAP_HEADER || get_be16(task->buffer + 2) > length - UNMAP_HEADER)
-		return scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_PARAMETER_LIST_LENGTH);
+		return scsi_illegal(task, SCSI_CODE_PARAMETER_LIST_LENGTH);
 	if (unmap_count(task) > SCSI_UNMAP_DESCRIPTORS)
 		return scsi_refuse_list(task, 2, -1);
-	for (uint32_t i = 0; i < unmap_count(task); i++) {
-		unmap_range(task, i, &lba, &blocks);
-		if (!scsi_unit_has(task->channel->unit, lba, blocks))
-			return scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST,
-					   SCSI_CODE_LBA_OUT_OF_RANGE);
+	descriptor = task->buffer + UNMAP_HEADER;
+	for (uint32_t i = 0; i < unmap_count(task); i++, descriptor += UNMAP_DESCRIPTOR) {
+		if (!scsi_unit_has(task->channel->unit, get_be64(descriptor),
+				   get_be32(descriptor + 8)))
+			return scsi_illegal(task, SCSI_CODE_LBA_OUT_OF_RANGE);
 	}
 	task->position = 0;
 	unmap_next(task);

@@ -28,7 +28,7 @@ void
 scsi_submit_io(struct scsi_task *task, enum bdev_io_type type, uint64_t lba, uint64_t blocks,
 	       uint8_t flags, struct iovec *iov, uint32_t iovcnt, bdev_done_fn done)
 {
-	struct bdev_request *rq = scsi_task_request(task);
+	struct bdev_request *rq = (struct bdev_request *)task->request;
 	uint8_t shift = task->channel->unit->block_shift;
 
 	rq->type = (uint8_t)type;
@@ -133,7 +133,7 @@ scsi_run_write(struct scsi_task *task)
 bool
 scsi_run_write_atomic(struct scsi_task *task)
 {
-	if (task->blocks > scsi_atomic_blocks(task->channel->unit))
+	if (task->blocks > task->channel->unit->atomic_blocks)
 		return scsi_refuse_cdb(task, 12, -1);
 	return scsi_run_write(task);
 }

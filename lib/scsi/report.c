@@ -1,25 +1,19 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Small commands that only answer: capacity, LUNs, sense, what is supported. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "internal.h"
-
-static uint32_t
-at_most_32_bits(uint64_t value)
-{
-	return value < UINT32_MAX ? (uint32_t)value : UINT32_MAX;
-}
 
 /* SBC-3 §5.12 */
 bool
 scsi_run_read_capacity_10(struct scsi_task *task)
 {
 	const struct scsi_unit *unit = task->channel->unit;
+	uint64_t last = load(unit->blocks) - 1;
 	uint8_t data[8];
 
-	put_be32(data, at_most_32_bits(load(unit->blocks) - 1));
-	put_be32(data + 4, unit->block_size);
+	put_be32(data, last < UINT32_MAX ? (uint32_t)last : UINT32_MAX);
+	put_be32(data + 4, unit->info.block_size);
 	return scsi_data_in(task, data, sizeof(data), sizeof(data));
 }
 
@@ -31,7 +25,7 @@ scsi_run_read_capacity_16(struct scsi_task *task)
 	uint8_t data[32] = {0};
 
 	put_be64(data, load(unit->blocks) - 1);
-	put_be32(data + 8, unit->block_size);
+	put_be32(data + 8, unit->info.block_size);
 	data[13] = (uint8_t)__builtin_ctz(unit->info.physical_block_size >> unit->block_shift);
 	if (unit->can_discard)
 		data[14] = 0x80; /* LBPME; what unmapped blocks read as is not known: LBPRZ 0 */
@@ -46,10 +40,10 @@ scsi_run_get_lba_status(struct scsi_task *task)
 	uint8_t data[24] = {0};
 
 	if (lba >= blocks)
-		return scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_LBA_OUT_OF_RANGE);
+		return scsi_illegal(task, SCSI_CODE_LBA_OUT_OF_RANGE);
 	put_be32(data, sizeof(data) - 4);
 	put_be64(data + 8, lba);
-	put_be32(data + 16, at_most_32_bits(blocks - lba));
+	put_be32(data + 16, blocks - lba < UINT32_MAX ? (uint32_t)(blocks - lba) : UINT32_MAX);
 	return scsi_data_in(task, data, sizeof(data), get_be32(task->cdb + 10));
 }
 
@@ -66,27 +60,18 @@ scsi_run_read_defect_data(struct scsi_task *task)
 
 /* ---- REPORT LUNS, SPC-4 §6.33: the list is the app thread's ---- */
 
-enum select_report {
-	NOT_WELL_KNOWN,
-	WELL_KNOWN_ONLY,
-	ALL_LUNS,
-};
+enum select_report { NOT_WELL_KNOWN, WELL_KNOWN_ONLY, ALL_LUNS };
 
 static void
 report_luns(void *arg)
 {
 	struct scsi_task *task = arg;
-	uint8_t select = task->cdb[2], *data = calloc(task->target->count + 2, 8);
+	uint8_t select = task->cdb[2], data[8 * (SCSI_LUNS_PER_TARGET + 2)] = {0};
 	uint32_t length = 8;
 	struct scsi_lun *lun;
 
-	if (data == NULL) {
-		task->status = SCSI_BUSY;
-		scsi_task_back(task);
-		return;
-	}
 	TAILQ_FOREACH (lun, &task->target->luns, target_link) {
-		scsi_attention_clear(lun, SCSI_UA_LUNS_CHANGED);
+		scsi_lun_alert(lun, 0, 1u << SCSI_UA_LUNS_CHANGED);
 		/* SAM-5 §4.7: peripheral device addressing, from 256 on flat space addressing. */
 		put_be16(data + length, lun->number < 256 ? lun->number : 0x4000 | lun->number);
 		length += select == WELL_KNOWN_ONLY ? 0 : 8;
@@ -95,7 +80,6 @@ report_luns(void *arg)
 	length += select == NOT_WELL_KNOWN ? 0 : 8;
 	put_be32(data, length - 8);
 	scsi_data_in(task, data, length, get_be32(task->cdb + 6));
-	free(data);
 	scsi_task_back(task);
 }
 
@@ -135,12 +119,8 @@ scsi_run_request_sense(struct scsi_task *task)
 #define DESCRIPTOR    8
 #define TIMEOUTS_SIZE 12
 
-enum reporting_options {
-	REPORT_ALL,
-	REPORT_OPCODE, /* of a command without service actions */
-	REPORT_ACTION, /* of one with */
-	REPORT_EITHER,
-};
+/* Of a command without service actions, of one with them, of either. */
+enum reporting_options { REPORT_ALL, REPORT_OPCODE, REPORT_ACTION, REPORT_EITHER };
 
 /* A command timeouts descriptor that says nothing: how long things take is the disk's. */
 static size_t

@@ -14,6 +14,40 @@ scsi_task_size(void)
 
 /* ---- results ---- */
 
+/* SPC-4 §4.5 */
+size_t
+scsi_sense_put(const struct scsi_sense *sense, bool descriptor, uint8_t *bytes)
+{
+	uint8_t *pointer = bytes + 15, *end = bytes + (descriptor ? 8 : 18);
+
+	memset(bytes, 0, SCSI_SENSE_MAX);
+	bytes[0] = descriptor ? 0x72 : 0x70;
+	bytes[descriptor ? 1 : 2] = sense->key;
+	put_be16(bytes + (descriptor ? 2 : 12), sense->code);
+	if (sense->has_information && descriptor) {
+		put_be16(end, 0x000a);
+		end[2] = 0x80;
+		put_be64(end + 4, sense->information);
+		end += 12;
+	} else if (sense->has_information && sense->information <= UINT32_MAX) {
+		bytes[0] |= 0x80;
+		put_be32(bytes + 3, (uint32_t)sense->information);
+	}
+	if (sense->has_field && descriptor) {
+		put_be16(end, 0x0206);
+		pointer = end + 4;
+		end += 8;
+	}
+	/* SPC-4 §4.5.2.4.2: SKSV, C/D, BPV and bit pointer, field pointer. */
+	if (sense->has_field) {
+		pointer[0] = sense->field_in_cdb ? 0xc0 : 0x80;
+		pointer[0] |= sense->field_bit >= 0 ? 0x08 | (uint8_t)sense->field_bit : 0;
+		put_be16(pointer + 1, sense->field);
+	}
+	bytes[7] = (uint8_t)(end - bytes - 8);
+	return (size_t)(end - bytes);
+}
+
 bool
 scsi_check_condition(struct scsi_task *task, const struct scsi_sense *sense)
 {
@@ -30,17 +64,21 @@ scsi_refuse(struct scsi_task *task, uint8_t key, uint16_t code)
 	return scsi_check_condition(task, &(struct scsi_sense){.key = key, .code = code});
 }
 
+bool
+scsi_illegal(struct scsi_task *task, uint16_t code)
+{
+	return scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, code);
+}
+
 static bool
 refuse_field(struct scsi_task *task, uint16_t code, bool in_cdb, uint16_t byte, int bit)
 {
-	return scsi_check_condition(task, &(struct scsi_sense){
-						  .key = SCSI_KEY_ILLEGAL_REQUEST,
-						  .code = code,
-						  .has_field = true,
-						  .field_in_cdb = in_cdb,
-						  .field = byte,
-						  .field_bit = (int8_t)bit,
-					  });
+	return scsi_check_condition(task, &(struct scsi_sense){.key = SCSI_KEY_ILLEGAL_REQUEST,
+							       .code = code,
+							       .has_field = true,
+							       .field_in_cdb = in_cdb,
+							       .field = byte,
+							       .field_bit = (int8_t)bit});
 }
 
 bool
@@ -111,21 +149,6 @@ exclusive_ended(void *arg)
 	scsi_unit_wake(task->lun->unit);
 }
 
-/* A visit waits for tasks of this channel, and this was perhaps the last one. */
-static void
-continue_walk(struct scsi_channel *channel)
-{
-	struct scsi_walk *walk = channel->walk;
-	struct scsi_task *task;
-
-	LIST_FOREACH (task, &channel->in_flight, link) {
-		if (walk->waits_for(walk, task))
-			return;
-	}
-	channel->walk = NULL;
-	for_each_channel_continue(channel->iter, 0);
-}
-
 void
 scsi_finish(struct scsi_task *task)
 {
@@ -153,7 +176,7 @@ scsi_finish(struct scsi_task *task)
 	}
 	task->done(task);
 	if (unlikely(channel->walk != NULL))
-		continue_walk(channel);
+		scsi_walk_continue(channel);
 }
 
 static inline void
@@ -221,15 +244,10 @@ waits_for_range(const struct scsi_walk *walk, const struct scsi_task *task)
 static void
 release_held(struct scsi_walk *walk, struct scsi_channel *channel)
 {
-	struct scsi_task_list held = channel->held;
 	struct scsi_task *task;
 
 	(void)walk;
-	/* The list's head moves: its first element points back to it. */
-	LIST_INIT(&channel->held);
-	if (held.lh_first != NULL)
-		held.lh_first->link.le_prev = &held.lh_first;
-	while ((task = LIST_FIRST(&held)) != NULL) {
+	while ((task = LIST_FIRST(&channel->held)) != NULL) {
 		LIST_REMOVE(task, link);
 		LIST_INSERT_HEAD(&channel->in_flight, task, link);
 		run(task);
@@ -289,17 +307,17 @@ scsi_iov_copy(const struct iovec *iov, uint32_t count, uint64_t offset, void *me
 	size_t copied = 0;
 
 	for (uint32_t i = 0; i < count && copied < length; i++) {
-		uint8_t *base = (uint8_t *)iov[i].iov_base + offset, *own = memory;
-		size_t part;
+		uint8_t *base = (uint8_t *)iov[i].iov_base + offset,
+			*own = (uint8_t *)memory + copied;
+		size_t part = iov[i].iov_len - offset;
 
 		if (offset >= iov[i].iov_len) {
 			offset -= iov[i].iov_len;
 			continue;
 		}
-		part = iov[i].iov_len - offset;
 		if (part > length - copied)
 			part = length - copied;
-		memcpy(to ? base : own + copied, to ? own + copied : base, part);
+		memcpy(to ? base : own, to ? own : base, part);
 		copied += part;
 		offset = 0;
 	}
@@ -369,7 +387,7 @@ check_alerts(struct scsi_task *task, const struct scsi_command *command, uint32_
 	uint16_t attention = 0;
 
 	if (alerts & SCSI_ALERT_GONE)
-		return !scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_LUN_NOT_SUPPORTED);
+		return !scsi_illegal(task, SCSI_CODE_LUN_NOT_SUPPORTED);
 	if (alerts & SCSI_ALERT_CONFLICTS && conflicts(task, command)) {
 		task->status = SCSI_RESERVATION_CONFLICT;
 		return false;
@@ -383,15 +401,6 @@ check_alerts(struct scsi_task *task, const struct scsi_command *command, uint32_
 	if (alerts & SCSI_ALERT_PROTECTED && command->flags & SCSI_CMD_WRITES)
 		return !scsi_refuse(task, SCSI_KEY_DATA_PROTECT, SCSI_CODE_WRITE_PROTECTED);
 	return true;
-}
-
-static bool
-check(struct scsi_task *task, const struct scsi_command *command)
-{
-	uint32_t alerts = load(task->lun->alerts);
-
-	return likely(alerts == 0) ? check_usage(task, command)
-				   : check_alerts(task, command, alerts);
 }
 
 /* Where the range is, by the length of the CDB; SBC-3 §4.1: within the disk. */
@@ -415,20 +424,10 @@ parse_range(struct scsi_task *task, const struct scsi_command *command)
 		task->blocks = cdb[4] != 0 ? cdb[4] : 256;
 	}
 	if (unlikely(!scsi_unit_has(unit, task->lba, task->blocks)))
-		return !scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_LBA_OUT_OF_RANGE);
+		return !scsi_illegal(task, SCSI_CODE_LBA_OUT_OF_RANGE);
 	if (unlikely(task->blocks == 0) && command->flags & SCSI_CMD_TO_END)
 		task->blocks = load(unit->blocks) - task->lba;
 	return true;
-}
-
-static __attribute__((noinline)) void
-refuse_unknown(struct scsi_task *task, bool known_opcode)
-{
-	if (known_opcode && task->command == NULL)
-		scsi_refuse_cdb(task, 1, 4);
-	else
-		refuse_field(task, SCSI_CODE_INVALID_OPCODE, true, 0, -1);
-	scsi_finish(task);
 }
 
 /* There is no logical unit but, perhaps, the well-known one: SPC-4 §6.6.1, §6.33, §6.39, §8.2. */
@@ -439,13 +438,13 @@ submit_without_unit(struct scsi_task *task, const struct scsi_command *command)
 	uint16_t needed = SCSI_CMD_NO_LUN | (known ? SCSI_CMD_WELL_KNOWN : 0);
 
 	if (command == NULL || !(command->flags & needed))
-		scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST,
-			    known ? SCSI_CODE_INVALID_OPCODE : SCSI_CODE_LUN_NOT_SUPPORTED);
+		scsi_illegal(task, known ? SCSI_CODE_INVALID_OPCODE : SCSI_CODE_LUN_NOT_SUPPORTED);
 	else if (check_usage(task, command) && !command->run(task))
 		return;
 	scsi_finish(task);
 }
 
+/* While another task needs the range alone, this one is held. */
 static void
 dispatch(struct scsi_task *task, const struct scsi_command *command)
 {
@@ -463,6 +462,25 @@ dispatch(struct scsi_task *task, const struct scsi_command *command)
 	}
 }
 
+/* False: the task has its status. */
+static inline bool
+check(struct scsi_task *task, const struct scsi_command *command, bool known_opcode)
+{
+	uint32_t alerts = load(task->lun->alerts);
+
+	if (unlikely(command == NULL && known_opcode))
+		return !scsi_refuse_cdb(task, 1, 4);
+	if (unlikely(command == NULL || command->flags & task->channel->unit->lacks))
+		return !refuse_field(task, SCSI_CODE_INVALID_OPCODE, true, 0, -1);
+	if (unlikely(alerts != 0) ? !check_alerts(task, command, alerts)
+				  : unlikely(!check_usage(task, command)))
+		return false;
+	/* UNMAP's ranges are in its list. */
+	if (unlikely(command->flags & SCSI_CMD_DISCARD))
+		task->blocks = UINT64_MAX;
+	return !(command->flags & SCSI_CMD_RANGE) || parse_range(task, command);
+}
+
 void
 scsi_submit(struct scsi_task *task)
 {
@@ -477,6 +495,8 @@ scsi_submit(struct scsi_task *task)
 	task->buffer = NULL;
 	task->exclusive = false;
 	task->reset = false;
+	task->lba = 0;
+	task->blocks = 0;
 	atomic_store_explicit(&task->aborted, false, memory_order_relaxed);
 	command = scsi_command_find(task->cdb, &known_opcode);
 	task->command = command;
@@ -485,19 +505,8 @@ scsi_submit(struct scsi_task *task)
 		return;
 	}
 	LIST_INSERT_HEAD(&task->channel->in_flight, task, link);
-	task->lba = 0;
-	task->blocks = 0;
-	if (unlikely(command == NULL || command->flags & task->channel->unit->lacks)) {
-		refuse_unknown(task, known_opcode);
-		return;
-	}
-	if (unlikely(!check(task, command)) ||
-	    (command->flags & SCSI_CMD_RANGE && unlikely(!parse_range(task, command)))) {
+	if (likely(check(task, command, known_opcode)))
+		dispatch(task, command);
+	else
 		scsi_finish(task);
-		return;
-	}
-	/* UNMAP's ranges are in its list. */
-	if (unlikely(command->flags & SCSI_CMD_DISCARD))
-		task->blocks = UINT64_MAX;
-	dispatch(task, command);
 }

@@ -6,12 +6,10 @@
 #include "internal.h"
 
 struct function {
-	/* Whether it looks at one task only, or at those of this nexus only. */
-	bool by_tag, of_nexus;
+	bool by_tag, of_nexus; /* looks at one task only, at those of this nexus only */
 	bool query;
-	/* Established for this nexus, or for all, unless SCSI_ATTENTIONS. */
-	enum scsi_attention attention;
-	bool resets;
+	enum scsi_attention attention; /* established, unless SCSI_ATTENTIONS, … */
+	bool resets;                   /* … for all, not for this nexus only */
 };
 
 static const struct function functions[SCSI_TMF_FUNCTIONS] = {
@@ -23,12 +21,6 @@ static const struct function functions[SCSI_TMF_FUNCTIONS] = {
 	[SCSI_QUERY_TASK] = {true, true, true, SCSI_ATTENTIONS, false},
 	[SCSI_QUERY_TASK_SET] = {false, true, true, SCSI_ATTENTIONS, false},
 };
-
-static struct scsi_tmf *
-tmf_of_order(struct scsi_order *order)
-{
-	return (struct scsi_tmf *)((char *)order - offsetof(struct scsi_tmf, order));
-}
 
 static void
 tmf_back(void *arg)
@@ -42,7 +34,7 @@ static void
 respond(struct scsi_tmf *tmf, enum scsi_tmf_response response)
 {
 	tmf->response = response;
-	scsi_order_back(&tmf->order, tmf_back, tmf);
+	thread_send(tmf->order.origin, &tmf->order.msg, tmf_back, tmf);
 }
 
 /* SAM-5 §7: what the function does to one logical unit. How many tasks it found. */
@@ -50,42 +42,41 @@ static uint32_t
 manage(const struct scsi_tmf *tmf, struct scsi_lun *lun)
 {
 	const struct function *function = &functions[tmf->function];
-	struct scsi_walk walk = {
-		.lun = function->of_nexus ? lun : NULL,
-		.by_tag = function->by_tag,
-		.tag = tmf->tag,
-		.by = function->resets ? NULL : lun->target,
-		.reset = function->attention != SCSI_ATTENTIONS,
-	};
-	uint32_t found;
+	struct scsi_walk walk = {.lun = function->of_nexus ? lun : NULL,
+				 .by_tag = function->by_tag,
+				 .tag = tmf->tag,
+				 .by = function->resets ? NULL : lun->target,
+				 .aborts = !function->query,
+				 .resets = function->attention != SCSI_ATTENTIONS};
+	uint32_t found = scsi_unit_find_tasks(lun->unit, &walk);
 
-	if (function->query)
-		return scsi_unit_count(lun->unit, &walk);
-	found = scsi_unit_abort(lun->unit, &walk);
 	if (function->resets) {
 		scsi_modes_init(lun->unit);
-		scsi_unit_attention(lun->unit, NULL, function->attention);
+		scsi_unit_alert(lun->unit, NULL, 1u << function->attention, 0);
 	} else if (function->attention != SCSI_ATTENTIONS) {
-		scsi_attention_set(lun, function->attention);
+		scsi_lun_alert(lun, 1u << function->attention, 0);
 	}
 	return found;
 }
 
+static void next_lun(void *arg);
+
 static void
 run_tmf(struct scsi_order *order)
 {
-	struct scsi_tmf *tmf = tmf_of_order(order);
+	struct scsi_tmf *tmf =
+		(struct scsi_tmf *)((char *)order - offsetof(struct scsi_tmf, order));
 	uint32_t found = manage(tmf, tmf->lun);
-	bool succeeded = functions[tmf->function].query && found != 0;
 
-	respond(tmf, succeeded ? SCSI_FUNCTION_SUCCEEDED : SCSI_FUNCTION_COMPLETE);
+	if (tmf->function == SCSI_I_T_NEXUS_RESET)
+		next_lun(tmf);
+	else if (functions[tmf->function].query && found != 0)
+		respond(tmf, SCSI_FUNCTION_SUCCEEDED);
+	else
+		respond(tmf, SCSI_FUNCTION_COMPLETE);
 }
 
-/* ---- I_T NEXUS RESET: one LUN after the other, while LUNs come and go ---- */
-
-static void run_nexus_reset(struct scsi_order *order);
-
-/* App thread: on to the first LUN from next_number on. */
+/* I_T NEXUS RESET, app thread: on to the first LUN from next_number on, while LUNs come and go. */
 static void
 next_lun(void *arg)
 {
@@ -101,20 +92,9 @@ next_lun(void *arg)
 	}
 	tmf->lun = lun;
 	tmf->next_number = lun->number + 1u;
-	scsi_order_send(lun->unit, &tmf->order, run_nexus_reset);
+	scsi_order_send(lun->unit, &tmf->order, run_tmf);
 	tmf->order.origin = origin;
 }
-
-static void
-run_nexus_reset(struct scsi_order *order)
-{
-	struct scsi_tmf *tmf = tmf_of_order(order);
-
-	manage(tmf, tmf->lun);
-	next_lun(tmf);
-}
-
-/* ---- */
 
 void
 scsi_tmf_submit(struct scsi_tmf *tmf)
@@ -124,15 +104,13 @@ scsi_tmf_submit(struct scsi_tmf *tmf)
 	order->origin = thread_current();
 	if (tmf->function >= SCSI_TMF_FUNCTIONS || tmf->function == SCSI_CLEAR_ACA) {
 		/* There is no ACA: NormACA is 0, and CDBs with NACA are refused. */
-		tmf->response = SCSI_FUNCTION_REJECTED;
-		thread_send(order->origin, &order->msg, tmf_back, tmf);
+		respond(tmf, SCSI_FUNCTION_REJECTED);
 	} else if (tmf->function == SCSI_I_T_NEXUS_RESET) {
 		tmf->next_number = 0;
 		thread_send(tmf->target->app, &order->msg, next_lun, tmf);
 	} else if (tmf->lun == NULL || tmf->lun->unit == NULL) {
 		/* The well-known logical unit has no task that could be aborted. */
-		tmf->response = tmf->lun == NULL ? SCSI_INCORRECT_LUN : SCSI_FUNCTION_COMPLETE;
-		thread_send(order->origin, &order->msg, tmf_back, tmf);
+		respond(tmf, tmf->lun == NULL ? SCSI_INCORRECT_LUN : SCSI_FUNCTION_COMPLETE);
 	} else {
 		scsi_order_send(tmf->lun->unit, order, run_tmf);
 	}

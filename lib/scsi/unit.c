@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "errmsg.h"
 #include "internal.h"
 #include "log.h"
 
@@ -49,11 +48,8 @@ scsi_channel_get(struct scsi_lun *lun)
 	struct scsi_channel *channel;
 	struct io_channel *io;
 
-	if (atomic_load(&lun->unit->gone)) {
-		errno = ENODEV;
-		return NULL;
-	}
-	io = io_channel_get(lun->unit);
+	errno = ENODEV;
+	io = load(lun->alerts) & SCSI_ALERT_GONE ? NULL : io_channel_get(lun->unit);
 	if (io == NULL)
 		return NULL;
 	channel = io_channel_ctx(io);
@@ -85,17 +81,24 @@ scsi_unit_wake(struct scsi_unit *unit)
 		completion_signal(idle, 0);
 }
 
+struct completion *
+scsi_completion_create(void)
+{
+	struct completion *completion;
+
+	while ((completion = completion_create()) == NULL)
+		coroutine_sleep(RETRY_US);
+	return completion;
+}
+
 void
 scsi_unit_wait(struct scsi_unit *unit, const bool *flag)
 {
 	while (!*flag) {
-		struct completion *idle = completion_create();
+		struct completion *idle = unit->idle = scsi_completion_create();
 
-		if (idle == NULL) {
-			coroutine_sleep(RETRY_US);
-			continue;
-		}
-		unit->idle = idle;
+		if (*flag) /* that may have waited, too */
+			scsi_unit_wake(unit);
 		completion_wait(idle, WAIT_FOREVER);
 		completion_put(idle);
 	}
@@ -124,12 +127,6 @@ scsi_order_send(struct scsi_unit *unit, struct scsi_order *order,
 	order->unit = unit;
 	order->run = run;
 	thread_send(unit->app, &order->msg, order_arrived, order);
-}
-
-void
-scsi_order_back(struct scsi_order *order, void (*fn)(void *arg), void *arg)
-{
-	thread_send(order->origin, &order->msg, fn, arg);
 }
 
 /* The last LUN is gone, and with it all channels soon. */
@@ -163,7 +160,7 @@ unit_run(void *arg)
 	io_device_unregister(unit, on_unregistered);
 	scsi_unit_wait(unit, &unit->closed);
 	bdev_close(unit->desc);
-	scsi_reservations_park(unit);
+	scsi_reservations_close(unit->reservations);
 	ended = unit->ended;
 	free(unit);
 	completion_signal(ended, 0);
@@ -171,27 +168,31 @@ unit_run(void *arg)
 
 /* ---- walks ---- */
 
+void
+scsi_walk_continue(struct scsi_channel *channel)
+{
+	const struct scsi_walk *walk = channel->walk;
+	const struct scsi_task *task;
+
+	LIST_FOREACH (task, &channel->in_flight, link) {
+		if (walk->waits_for != NULL && walk->waits_for(walk, task))
+			return;
+	}
+	channel->walk = NULL;
+	for_each_channel_continue(channel->iter, 0);
+}
+
 static void
 visit(struct io_channel_iter *iter)
 {
 	struct scsi_channel *channel = io_channel_ctx(io_channel_iter_channel(iter));
 	struct scsi_walk *walk = io_channel_iter_ctx(iter);
-	struct scsi_task *task;
 
 	if (walk->visit != NULL)
 		walk->visit(walk, channel);
-	if (walk->waits_for == NULL) {
-		for_each_channel_continue(iter, 0);
-		return;
-	}
-	LIST_FOREACH (task, &channel->in_flight, link) {
-		if (walk->waits_for(walk, task)) {
-			channel->walk = walk;
-			channel->iter = iter;
-			return;
-		}
-	}
-	for_each_channel_continue(iter, 0);
+	channel->walk = walk;
+	channel->iter = iter;
+	scsi_walk_continue(channel);
 }
 
 static void
@@ -214,27 +215,17 @@ scsi_unit_walk(struct scsi_unit *unit, struct scsi_walk *walk)
 	scsi_unit_wait(unit, &walk->done);
 }
 
-/* ---- aborting ---- */
+/* ---- finding and aborting tasks ---- */
 
 static bool
 is_meant(const struct scsi_walk *walk, const struct scsi_task *task)
 {
 	return task != walk->except && (walk->lun == NULL || task->lun == walk->lun) &&
-	       (walk->target == NULL || task->target == walk->target) &&
 	       (!walk->by_tag || task->tag == walk->tag);
 }
 
 static void
-count_meant(struct scsi_walk *walk, struct scsi_channel *channel)
-{
-	struct scsi_task *task;
-
-	LIST_FOREACH (task, &channel->in_flight, link)
-		walk->found += is_meant(walk, task);
-}
-
-static void
-mark_meant(struct scsi_walk *walk, struct scsi_channel *channel)
+find_meant(struct scsi_walk *walk, struct scsi_channel *channel)
 {
 	struct scsi_task *task;
 
@@ -242,9 +233,11 @@ mark_meant(struct scsi_walk *walk, struct scsi_channel *channel)
 		if (!is_meant(walk, task))
 			continue;
 		walk->found++;
+		if (!walk->aborts)
+			continue;
 		if (walk->by != NULL && walk->by != task->target)
-			scsi_attention_set(task->lun, SCSI_UA_COMMANDS_CLEARED);
-		task->reset = walk->reset;
+			scsi_lun_alert(task->lun, 1u << SCSI_UA_COMMANDS_CLEARED, 0);
+		task->reset = walk->resets;
 		atomic_store(&task->aborted, true);
 	}
 }
@@ -255,15 +248,6 @@ waits_for_aborted(const struct scsi_walk *walk, const struct scsi_task *task)
 	return is_meant(walk, task) && atomic_load(&task->aborted);
 }
 
-uint32_t
-scsi_unit_count(struct scsi_unit *unit, struct scsi_walk *walk)
-{
-	walk->visit = count_meant;
-	walk->waits_for = NULL;
-	scsi_unit_walk(unit, walk);
-	return walk->found;
-}
-
 /*
  * Tasks that stand in the coroutine's own line would wait for it, and it for them. So those that
  * are marked go back first. Ones whose message is still under way find the mark when they arrive.
@@ -271,25 +255,24 @@ scsi_unit_count(struct scsi_unit *unit, struct scsi_walk *walk)
 static void
 send_back_aborted(struct scsi_unit *unit)
 {
-	struct scsi_order *order = TAILQ_FIRST(&unit->orders);
+	struct scsi_order *order, *next;
 
-	while (order != NULL) {
-		struct scsi_order *next = TAILQ_NEXT(order, link);
-
+	for (order = TAILQ_FIRST(&unit->orders); order != NULL; order = next) {
+		next = TAILQ_NEXT(order, link);
 		if (scsi_order_is_aborted(order)) {
 			TAILQ_REMOVE(&unit->orders, order, link);
 			order->run(order);
 		}
-		order = next;
 	}
 }
 
 uint32_t
-scsi_unit_abort(struct scsi_unit *unit, struct scsi_walk *walk)
+scsi_unit_find_tasks(struct scsi_unit *unit, struct scsi_walk *walk)
 {
-	walk->visit = mark_meant;
-	walk->waits_for = NULL;
+	walk->visit = find_meant;
 	scsi_unit_walk(unit, walk);
+	if (!walk->aborts)
+		return walk->found;
 	send_back_aborted(unit);
 	walk->visit = NULL;
 	walk->waits_for = waits_for_aborted;
@@ -302,89 +285,75 @@ scsi_unit_abort(struct scsi_unit *unit, struct scsi_walk *walk)
 static void
 on_bdev_event(void *ctx, enum bdev_event event)
 {
-	static const enum scsi_lun_event lun_events[] = {
-		[BDEV_EVENT_REMOVE] = SCSI_LUN_GONE,
-		[BDEV_EVENT_RESIZE] = SCSI_LUN_CAPACITY_CHANGED,
-	};
+	bool gone = event == BDEV_EVENT_REMOVE;
 	struct scsi_unit *unit = ctx;
 	struct scsi_lun *lun;
 
 	if (event == BDEV_EVENT_MEDIA_MANAGEMENT)
 		return;
-	if (event == BDEV_EVENT_RESIZE) {
-		atomic_store(&unit->blocks, bdev_get_info(bdev_desc_bdev(unit->desc))->num_blocks);
-		scsi_unit_attention(unit, NULL, SCSI_UA_CAPACITY_CHANGED);
-	} else {
+	if (gone)
 		log_warn("scsi %s: block device is gone: commands fail", unit->name);
-		atomic_store(&unit->gone, true);
-		scsi_unit_alert(unit, SCSI_ALERT_GONE, true);
-	}
+	else
+		atomic_store(&unit->blocks, bdev_get_info(bdev_desc_bdev(unit->desc))->num_blocks);
+	unit->gone |= gone;
+	scsi_unit_alert(unit, NULL, gone ? SCSI_ALERT_GONE : 1u << SCSI_UA_CAPACITY_CHANGED, 0);
 	TAILQ_FOREACH (lun, &unit->luns, unit_link) {
 		if (lun->event != NULL)
-			lun->event(lun->ctx, lun_events[event]);
+			lun->event(lun->ctx, gone ? SCSI_LUN_GONE : SCSI_LUN_CAPACITY_CHANGED);
 	}
 }
 
+/* And all of the unit that comes from the block device. */
 static int
-open_bdev(struct scsi_unit *unit, const char *bdev, struct errmsg *err)
+open_bdev(struct scsi_unit *unit, struct errmsg *err)
 {
 	char user[BDEV_NAME_MAX + sizeof("SCSI disk ")];
+	struct bdev *bdev;
+	uint32_t compare;
 	int rc;
 
-	snprintf(user, sizeof(user), "SCSI disk %s", bdev);
-	rc = bdev_open(bdev, true, user, on_bdev_event, unit, &unit->desc, err);
-	if (rc != -EROFS)
+	snprintf(user, sizeof(user), "SCSI disk %s", unit->name);
+	rc = bdev_open(unit->name, true, user, on_bdev_event, unit, &unit->desc, err);
+	unit->read_only = rc == -EROFS;
+	if (unit->read_only)
+		rc = bdev_open(unit->name, false, user, on_bdev_event, unit, &unit->desc, err);
+	if (rc != 0)
 		return rc;
-	unit->read_only = true;
-	return bdev_open(bdev, false, user, on_bdev_event, unit, &unit->desc, err);
-}
-
-/* Everything of the unit that comes from the block device, which is open. */
-static int
-adopt_bdev(struct scsi_unit *unit, struct errmsg *err)
-{
-	struct bdev *bdev = bdev_desc_bdev(unit->desc);
-
+	bdev = bdev_desc_bdev(unit->desc);
 	if (bdev_request_size(bdev) > SCSI_REQUEST_ROOM)
 		return err_set(err, -ENOTSUP,
 			       "block device %s cannot be a SCSI disk: its requests need %zu bytes",
 			       unit->name, bdev_request_size(bdev));
 	unit->info = *bdev_get_info(bdev);
-	unit->block_size = unit->info.block_size;
-	unit->block_shift = (uint8_t)__builtin_ctz(unit->block_size);
+	unit->block_shift = (uint8_t)__builtin_ctz(unit->info.block_size);
+	compare = SCSI_COMPARE_MAX_BYTES >> unit->block_shift;
 	unit->can_discard = unit->info.io_types & 1u << BDEV_DISCARD;
 	unit->can_zero = unit->info.io_types & 1u << BDEV_WRITE_ZEROES;
+	unit->compare_blocks = (uint8_t)(compare < UINT8_MAX ? compare : UINT8_MAX);
+	unit->atomic_blocks = unit->info.atomic_write_bytes >> unit->block_shift;
 	unit->lacks = (unit->can_discard ? 0 : SCSI_CMD_DISCARD) |
-		      (scsi_atomic_blocks(unit) != 0 ? 0 : SCSI_CMD_ATOMIC);
+		      (unit->atomic_blocks != 0 ? 0 : SCSI_CMD_ATOMIC);
 	atomic_init(&unit->blocks, unit->info.num_blocks);
 	scsi_modes_init(unit);
 	return 0;
 }
 
-static void
-unit_free(struct scsi_unit *unit)
-{
-	if (unit->desc != NULL)
-		bdev_close(unit->desc);
-	free(unit->reservations);
-	free(unit);
-}
-
 static int
 unit_start(struct scsi_unit *unit, struct errmsg *err)
 {
-	int rc = io_device_register(unit, channel_create, channel_destroy,
-				    sizeof(struct scsi_channel), unit->name);
+	int rc = -ENOMEM;
 
-	if (rc != 0)
-		return err_set(err, rc, "SCSI disk %s: no memory", unit->name);
-	rc = coroutine_start(unit->app, "scsi_unit", unit_run, unit);
-	if (rc != 0) {
+	unit->reservations = scsi_reservations_open(unit->name);
+	if (unit->reservations != NULL)
+		rc = io_device_register(unit, channel_create, channel_destroy,
+					sizeof(struct scsi_channel), unit->name);
+	if (rc == 0) {
+		rc = coroutine_start(unit->app, "scsi_unit", unit_run, unit);
+		if (rc == 0)
+			return 0;
 		io_device_unregister(unit, NULL);
-		return err_set(err, rc, "SCSI disk %s: no memory", unit->name);
 	}
-	TAILQ_INSERT_TAIL(&units, unit, registry_link);
-	return 0;
+	return err_set(err, rc, "SCSI disk %s: no memory", unit->name);
 }
 
 static int
@@ -400,87 +369,51 @@ unit_create(const char *bdev, struct scsi_unit **created, struct errmsg *err)
 	unit->app = thread_current();
 	TAILQ_INIT(&unit->luns);
 	TAILQ_INIT(&unit->orders);
-	rc = open_bdev(unit, bdev, err);
-	if (rc == 0)
-		rc = adopt_bdev(unit, err);
-	if (rc == 0 && scsi_reservations_adopt(unit) != 0)
-		rc = err_set(err, -ENOMEM, "SCSI disk %s: no memory", bdev);
+	rc = open_bdev(unit, err);
 	if (rc == 0)
 		rc = unit_start(unit, err);
-	if (rc != 0) {
-		unit_free(unit);
-		return rc;
+	if (rc == 0) {
+		TAILQ_INSERT_TAIL(&units, unit, registry_link);
+		*created = unit;
+		return 0;
 	}
-	*created = unit;
-	return 0;
-}
-
-struct scsi_unit *
-scsi_unit_find(const char *bdev)
-{
-	struct scsi_unit *unit;
-
-	TAILQ_FOREACH (unit, &units, registry_link) {
-		if (strcmp(unit->name, bdev) == 0)
-			return unit;
-	}
-	return NULL;
-}
-
-struct scsi_unit *
-scsi_unit_next(struct scsi_unit *unit)
-{
-	return unit == NULL ? TAILQ_FIRST(&units) : TAILQ_NEXT(unit, registry_link);
+	if (unit->desc != NULL)
+		bdev_close(unit->desc);
+	scsi_reservations_close(unit->reservations);
+	free(unit);
+	return rc;
 }
 
 int
 scsi_unit_attach(const char *bdev, struct scsi_lun *lun, struct errmsg *err)
 {
-	struct scsi_unit *unit = scsi_unit_find(bdev);
-	int rc;
+	struct scsi_unit *unit = TAILQ_FIRST(&units);
+	int rc = 0;
 
-	if (unit != NULL && atomic_load(&unit->gone))
-		return err_set(err, -EBUSY, "block device %s is being removed", bdev);
-	if (unit == NULL) {
+	while (unit != NULL && strcmp(unit->name, bdev) != 0)
+		unit = TAILQ_NEXT(unit, registry_link);
+	if (unit == NULL)
 		rc = unit_create(bdev, &unit, err);
-		if (rc != 0)
-			return rc;
-	}
+	else if (unit->gone)
+		rc = err_set(err, -EBUSY, "block device %s is being removed", bdev);
+	if (rc != 0)
+		return rc;
 	lun->unit = unit;
 	TAILQ_INSERT_TAIL(&unit->luns, lun, unit_link);
 	scsi_unit_update_conflicts(unit);
-	scsi_unit_alert(unit, SCSI_ALERT_PROTECTED, atomic_load(&unit->write_protected));
+	scsi_lun_alert(lun, unit->write_protected ? SCSI_ALERT_PROTECTED : 0, 0);
 	return 0;
 }
 
 void
-scsi_unit_attention(struct scsi_unit *unit, const struct scsi_lun *except,
-		    enum scsi_attention attention)
+scsi_unit_alert(struct scsi_unit *unit, const struct scsi_lun *except, uint32_t set, uint32_t clear)
 {
 	struct scsi_lun *lun;
 
 	TAILQ_FOREACH (lun, &unit->luns, unit_link) {
 		if (lun != except)
-			scsi_attention_set(lun, attention);
+			scsi_lun_alert(lun, set, clear);
 	}
-}
-
-static void
-set_alert(struct scsi_lun *lun, uint32_t alert, bool on)
-{
-	if (on)
-		atomic_fetch_or(&lun->alerts, alert);
-	else
-		atomic_fetch_and(&lun->alerts, ~alert);
-}
-
-void
-scsi_unit_alert(struct scsi_unit *unit, uint32_t alert, bool on)
-{
-	struct scsi_lun *lun;
-
-	TAILQ_FOREACH (lun, &unit->luns, unit_link)
-		set_alert(lun, alert, on);
 }
 
 void
@@ -493,6 +426,7 @@ scsi_unit_update_conflicts(struct scsi_unit *unit)
 			scsi_reservation_view(unit->reservations, lun->target->nexus).conflicts;
 
 		atomic_store(&lun->conflicts, conflicts);
-		set_alert(lun, SCSI_ALERT_CONFLICTS, conflicts != 0);
+		scsi_lun_alert(lun, conflicts != 0 ? SCSI_ALERT_CONFLICTS : 0,
+			       conflicts != 0 ? 0 : SCSI_ALERT_CONFLICTS);
 	}
 }

@@ -1,11 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* sense: sense data (SPC-4 §4.5). Pure. Private to the room scsi. */
-#ifndef VHOSTD_SCSI_SENSE_H
-#define VHOSTD_SCSI_SENSE_H
-
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
+/* scsi_codes: the sense keys and additional sense codes that SCSI disks give (SPC-4 §4.5). */
+#ifndef VHOSTD_SCSI_CODES_H
+#define VHOSTD_SCSI_CODES_H
 
 enum scsi_sense_key {
 	SCSI_KEY_NO_SENSE = 0x0,
@@ -52,22 +48,5 @@ enum scsi_sense_code {
 	SCSI_CODE_INSUFFICIENT_RESOURCES = 0x5503,
 	SCSI_CODE_INSUFFICIENT_REGISTRATION = 0x5504,
 };
-
-struct scsi_sense {
-	uint8_t key;
-	uint16_t code;
-	bool has_information;
-	uint64_t information;
-	/* ILLEGAL REQUEST: the sense key specific field pointer (SPC-4 §4.5.2.4.2). */
-	bool has_field, field_in_cdb;
-	uint16_t field;
-	int8_t field_bit; /* -1: the whole byte */
-};
-
-/*
- * Writes the sense data; returns the bytes, at most SCSI_SENSE_MAX. Fixed format has room for 32
- * bits of information; more than that is left out.
- */
-size_t scsi_sense_put(const struct scsi_sense *sense, bool descriptor, uint8_t *bytes);
 
 #endif
