@@ -295,7 +295,7 @@ start_copy(void *arg)
 		scsi_task_back(task);
 		return;
 	}
-	memset(copier, 0, sizeof(*copier));
+	memset(copier, 0, size + COPY_BYTES); /* null block devices read nothing */
 	copier->task = task;
 	copier->data = (uint8_t *)copier + size;
 	if (length > SCSI_LIST_MAX)

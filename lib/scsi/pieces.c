@@ -103,11 +103,14 @@ piece_bytes(const struct scsi_task *task)
 	return bytes < PIECE_BYTES ? bytes : PIECE_BYTES;
 }
 
-/* With a buffer for a piece, and for as much of data-out behind it. */
+/*
+ * With a buffer for a piece, and for as much of data-out behind it. It is zeroed: null block devices
+ * read nothing.
+ */
 static bool
 start_buffered(struct scsi_task *task, const struct scsi_plan *plan)
 {
-	task->buffer = malloc(2 * piece_bytes(task) + 1);
+	task->buffer = calloc(2, piece_bytes(task) + 1);
 	if (task->buffer != NULL)
 		return start(task, plan, PIECE_BYTES);
 	task->status = SCSI_BUSY;

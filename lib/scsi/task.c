@@ -341,7 +341,7 @@ scsi_take_data_out(struct scsi_task *task, uint32_t length, uint32_t room)
 {
 	if (length > task->out_bytes)
 		return !scsi_overrun(task);
-	task->buffer = malloc((size_t)room + length + 1);
+	task->buffer = calloc(1, (size_t)room + length + 1);
 	if (task->buffer == NULL) {
 		task->status = SCSI_BUSY;
 		return false;

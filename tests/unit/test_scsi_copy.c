@@ -334,21 +334,29 @@ test_failure(void **state)
 
 static struct scsi_lun *other_lun;
 
+static const char *other_module;
+
 static void
 make_other(void *arg)
 {
 	const struct bdev_malloc_opts opts = {
 		.name = "other", .block_size = 4096, .num_blocks = DISK_BYTES / 4096};
+	const struct bdev_null_opts null_opts = {
+		.name = "other", .block_size = 4096, .num_blocks = DISK_BYTES / 4096};
 	struct bdev *bdev;
 
-	*(int *)arg = bdev_malloc_create(&opts, &bdev, &rig_err);
+	if (strcmp(other_module, "null") == 0)
+		*(int *)arg = bdev_null_create(&null_opts, &bdev, &rig_err);
+	else
+		*(int *)arg = bdev_malloc_create(&opts, &bdev, &rig_err);
 }
 
 static int
-two_setup(void **state)
+other_setup(void **state, const char *module)
 {
 	int rc;
 
+	other_module = module;
 	disk_setup(state);
 	rig_run(make_other, &rc);
 	assert_int_equal(rc, 0);
@@ -359,11 +367,23 @@ two_setup(void **state)
 }
 
 static int
+two_setup(void **state)
+{
+	return other_setup(state, "malloc");
+}
+
+static int
+null_setup(void **state)
+{
+	return other_setup(state, "null");
+}
+
+static int
 two_teardown(void **state)
 {
 	if (other_lun != NULL)
 		rig_run(lun_remove_run, other_lun);
-	assert_int_equal(rig_delete("other", "malloc"), 0);
+	assert_int_equal(rig_delete("other", other_module), 0);
 	return disk_teardown(state);
 }
 
@@ -412,6 +432,21 @@ test_two_disks(void **state)
 		expect_sense(copy(A, &list), SCSI_SENSE_COPY_ABORTED, 0x260a);
 	}
 	free(before);
+}
+
+/* What a null disk reads is nothing, and so it is not memory of the daemon's that is copied. */
+static void
+test_null(void **state)
+{
+	struct list list;
+
+	(void)state;
+	fill_disk();
+	list_between(&list, 0);
+	add_segment(&list, 1, 0, 600, 3, 0);
+	expect_good(copy(A, &list));
+	for (uint32_t i = 0; i < 600 * 4096; i++)
+		assert_int_equal(fake.memory[i], 0);
 }
 
 /* Of another initiator: B has not that disk. */
@@ -464,7 +499,8 @@ test_removal(void **state)
 	other_lun = NULL;
 }
 
-#define two_test(fn) cmocka_unit_test_setup_teardown(fn, two_setup, two_teardown)
+#define null_test(fn) cmocka_unit_test_setup_teardown(fn, null_setup, two_teardown)
+#define two_test(fn)  cmocka_unit_test_setup_teardown(fn, two_setup, two_teardown)
 
 int
 main(void)
@@ -473,7 +509,7 @@ main(void)
 		disk_test(test_copy),      disk_test(test_refused),  disk_test(test_parameters),
 		disk_test(test_attention), disk_test(test_busy),     disk_test(test_reset),
 		disk_test(test_failure),   two_test(test_two_disks), two_test(test_foreign),
-		two_test(test_removal),
+		two_test(test_removal),    null_test(test_null),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
