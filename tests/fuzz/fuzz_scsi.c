@@ -304,7 +304,7 @@ check_data_in(const struct command *command)
 		require(read || run < MALLOC_LEAK);
 		/* An aborted READ may have got its data. */
 		require(i < transferred || data[i] == UNTOUCHED ||
-			(read && command->task->outcome == SCSI_ABORTED));
+			(read && command->task->outcome >= SCSI_ABORTED));
 	}
 }
 
@@ -314,10 +314,10 @@ check_end(const struct command *command)
 	const struct scsi_task *task = command->task;
 	bool checked = task->outcome == SCSI_COMPLETE && task->status == SCSI_CHECK_CONDITION;
 
-	require(task->outcome <= SCSI_ABORTED);
+	require(task->outcome <= SCSI_RESET);
 	require(task->sense_length <= SCSI_SENSE_MAX);
 	require(task->transferred_out <= command->out.bytes);
-	require(task->outcome == SCSI_ABORTED || checked == (task->sense_length != 0));
+	require(task->outcome >= SCSI_ABORTED || checked == (task->sense_length != 0));
 	if (task->outcome == SCSI_OVERRUN)
 		require(command->writes == 0);
 	if (checked) {
