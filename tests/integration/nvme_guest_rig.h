@@ -25,8 +25,8 @@
 #include "nvme_device.h"
 #include "workload.h"
 
-#define WAIT_MS   60000
-#define BLOCKS    8192 /* of 512 bytes: WORKLOAD_DISK_BYTES */
+#define WAIT_MS   120000 /* virtual CPUs stand still for half a minute and more */
+#define BLOCKS    8192   /* of 512 bytes: WORKLOAD_DISK_BYTES */
 #define BOUNCE    (128u * 1024)
 #define NAMESPACE "ns add 1 memory 8192 512"
 
