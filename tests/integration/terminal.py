@@ -5,6 +5,7 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import termios
@@ -30,8 +31,9 @@ class Terminal:
 
     @staticmethod
     def own() -> None:
-        """The terminal is that of the process: it is told when the size changes."""
+        """The terminal is that of the process: it is told when the size changes, or it hangs up."""
         os.setsid()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)    # may have been ignored, as by nohup
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     def set_size(self, rows: int, columns: int) -> None:
