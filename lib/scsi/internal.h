@@ -84,8 +84,9 @@ struct scsi_command {
 	scsi_handler *run;
 };
 
-/* Finds the command of a CDB; *known_opcode: only its service action is unknown. */
-const struct scsi_command *scsi_command_find(const uint8_t *cdb, bool *known_opcode);
+/* NULL: its operation code is unknown, or only its service action. */
+const struct scsi_command *scsi_command_find(const uint8_t *cdb);
+bool scsi_opcode_is_known(uint8_t opcode);
 const struct scsi_command *scsi_command_next(const struct scsi_command *command);
 /* Once, on the app thread, before there are tasks. */
 void scsi_table_init(void);
@@ -305,9 +306,9 @@ void scsi_copied(struct scsi_task *task);
 
 /* Its own thread: the end of a task. */
 void scsi_finish(struct scsi_task *task);
-/* What a block device's status means; 0 is good. */
-void scsi_set_status(struct scsi_task *task, int status);
-/* The same, and finishes it. */
+/* What a block device's error means. */
+void scsi_set_error(struct scsi_task *task, int error);
+/* Finishes it with a block device's status; 0 is good. */
 void scsi_end_io(struct scsi_task *task, int status);
 
 /* All these return true, as handlers of tasks that are over do: */

@@ -193,9 +193,8 @@ verify_written(struct bdev_request *rq, int status)
 {
 	struct scsi_task *task = scsi_task_of_request(rq);
 
-	scsi_set_status(task, status);
 	if (status != 0 || start_buffered(task, &verify_plan))
-		scsi_finish(task);
+		scsi_end_io(task, status);
 }
 
 bool

@@ -10,7 +10,8 @@
 void
 scsi_end_io(struct scsi_task *task, int status)
 {
-	scsi_set_status(task, status);
+	if (unlikely(status != 0))
+		scsi_set_error(task, status);
 	scsi_finish(task);
 }
 
@@ -19,9 +20,11 @@ on_done(struct bdev_request *rq, int status)
 {
 	struct scsi_task *task = scsi_task_of_request(rq);
 
-	if (unlikely(status != 0))
+	if (unlikely(status != 0)) {
 		task->transferred_in = 0;
-	scsi_end_io(task, status);
+		scsi_set_error(task, status);
+	}
+	scsi_finish(task);
 }
 
 void

@@ -161,12 +161,12 @@ report_one(struct scsi_task *task, enum reporting_options options)
 {
 	uint16_t action = options == REPORT_OPCODE ? 0 : get_be16(task->cdb + 4);
 	uint8_t data[4 + 16 + TIMEOUTS_SIZE] = {0, 0x01 /* it is not supported */};
-	bool known, has_action;
 	const struct scsi_command *command =
-		scsi_command_find((uint8_t[]){task->cdb[3], (uint8_t)action}, &known);
+		scsi_command_find((uint8_t[]){task->cdb[3], (uint8_t)action});
+	bool known = scsi_opcode_is_known(task->cdb[3]);
+	bool has_action = known && (command == NULL || command->flags & SCSI_CMD_ACTION);
 	size_t length = 4;
 
-	has_action = known && (command == NULL || command->flags & SCSI_CMD_ACTION);
 	if (known && options != REPORT_EITHER && has_action != (options == REPORT_ACTION))
 		return scsi_refuse_cdb(task, 2, 2);
 	if (command != NULL && command->action == action &&

@@ -117,13 +117,18 @@ scsi_table_init(void)
 		first[commands[i - 1].opcode] = (uint8_t)i;
 }
 
+bool
+scsi_opcode_is_known(uint8_t opcode)
+{
+	return first[opcode] != 0;
+}
+
 const struct scsi_command *
-scsi_command_find(const uint8_t *cdb, bool *known_opcode)
+scsi_command_find(const uint8_t *cdb)
 {
 	uint8_t index = first[cdb[0]];
 	const struct scsi_command *command;
 
-	*known_opcode = index != 0;
 	if (unlikely(index == 0))
 		return NULL;
 	command = &commands[index - 1];

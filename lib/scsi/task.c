@@ -58,7 +58,7 @@ scsi_check_condition(struct scsi_task *task, const struct scsi_sense *sense)
 	return true;
 }
 
-bool
+__attribute__((noinline)) bool
 scsi_refuse(struct scsi_task *task, uint8_t key, uint16_t code)
 {
 	return scsi_check_condition(task, &(struct scsi_sense){.key = key, .code = code});
@@ -70,7 +70,7 @@ scsi_illegal(struct scsi_task *task, uint16_t code)
 	return scsi_refuse(task, SCSI_KEY_ILLEGAL_REQUEST, code);
 }
 
-static bool
+static __attribute__((noinline)) bool
 refuse_field(struct scsi_task *task, uint16_t code, bool in_cdb, uint16_t byte, int bit)
 {
 	return scsi_check_condition(task, &(struct scsi_sense){.key = SCSI_KEY_ILLEGAL_REQUEST,
@@ -119,19 +119,17 @@ static const struct {
 };
 
 void
-scsi_set_status(struct scsi_task *task, int status)
+scsi_set_error(struct scsi_task *task, int error)
 {
 	bool writes = task->command->flags & SCSI_CMD_WRITES;
 
-	if (likely(status == 0))
-		return;
 	scsi_refuse(task, SCSI_KEY_MEDIUM_ERROR,
 		    writes ? SCSI_CODE_WRITE_ERROR : SCSI_CODE_UNRECOVERED_READ_ERROR);
 	for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
-		if (errors[i].status == status)
+		if (errors[i].status == error)
 			scsi_refuse(task, errors[i].key, errors[i].code);
 	}
-	if (status == -ENOMEM) {
+	if (error == -ENOMEM) {
 		task->status = SCSI_BUSY;
 		task->sense_length = 0;
 	}
@@ -353,22 +351,32 @@ scsi_take_data_out(struct scsi_task *task, uint32_t length, uint32_t room)
 
 /* ---- what all commands go through; false: the task has its status ---- */
 
+static inline bool
+usage_is_good(const struct scsi_task *task, const struct scsi_command *command)
+{
+	uint64_t cdb[2], usage[2];
+
+	memcpy(cdb, task->cdb, sizeof(cdb));
+	memcpy(usage, command->usage, sizeof(usage));
+	return ((cdb[0] & ~usage[0]) | (cdb[1] & ~usage[1])) == 0 &&
+	       task->cdb_length >= command->length;
+}
+
 /* Bits that are set and not looked at: reserved, or for what is not supported here. */
 static bool
 check_usage(struct scsi_task *task, const struct scsi_command *command)
 {
-	uint64_t cdb[2], usage[2];
 	uint16_t byte = 0;
+	uint8_t bits = 0;
 
-	memcpy(cdb, task->cdb, sizeof(cdb));
-	memcpy(usage, command->usage, sizeof(usage));
-	if (likely(((cdb[0] & ~usage[0]) | (cdb[1] & ~usage[1])) == 0))
-		return likely(task->cdb_length >= command->length) ||
-		       !scsi_refuse_cdb(task, task->cdb_length, -1);
-	while ((task->cdb[byte] & ~command->usage[byte]) == 0)
-		byte++;
-	return !scsi_refuse_cdb(
-		task, byte, 31 - __builtin_clz(task->cdb[byte] & (uint8_t)~command->usage[byte]));
+	if (usage_is_good(task, command))
+		return true;
+	for (; byte < sizeof(command->usage); byte++) {
+		bits = task->cdb[byte] & (uint8_t)~command->usage[byte];
+		if (bits != 0)
+			return !scsi_refuse_cdb(task, byte, 31 - __builtin_clz(bits));
+	}
+	return !scsi_refuse_cdb(task, task->cdb_length, -1);
 }
 
 /* What the CDB says may make it pass (SPC-4 §5.13.1, SBC-3 §4.17). */
@@ -464,16 +472,16 @@ dispatch(struct scsi_task *task, const struct scsi_command *command)
 
 /* False: the task has its status. */
 static inline bool
-check(struct scsi_task *task, const struct scsi_command *command, bool known_opcode)
+check(struct scsi_task *task, const struct scsi_command *command)
 {
 	uint32_t alerts = load(task->lun->alerts);
 
-	if (unlikely(command == NULL && known_opcode))
+	if (unlikely(command == NULL && scsi_opcode_is_known(task->cdb[0])))
 		return !scsi_refuse_cdb(task, 1, 4);
 	if (unlikely(command == NULL || command->flags & task->channel->unit->lacks))
 		return !refuse_field(task, SCSI_CODE_INVALID_OPCODE, true, 0, -1);
-	if (unlikely(alerts != 0) ? !check_alerts(task, command, alerts)
-				  : unlikely(!check_usage(task, command)))
+	if (unlikely(alerts != 0 || !usage_is_good(task, command)) &&
+	    !check_alerts(task, command, alerts))
 		return false;
 	/* UNMAP's ranges are in its list. */
 	if (unlikely(command->flags & SCSI_CMD_DISCARD))
@@ -484,9 +492,10 @@ check(struct scsi_task *task, const struct scsi_command *command, bool known_opc
 void
 scsi_submit(struct scsi_task *task)
 {
-	const struct scsi_command *command;
-	bool known_opcode;
+	const struct scsi_command *command = scsi_command_find(task->cdb);
+	struct scsi_channel *channel = task->channel;
 
+	task->command = command;
 	task->outcome = SCSI_COMPLETE;
 	task->status = SCSI_GOOD;
 	task->sense_length = 0;
@@ -498,14 +507,12 @@ scsi_submit(struct scsi_task *task)
 	task->lba = 0;
 	task->blocks = 0;
 	atomic_store_explicit(&task->aborted, false, memory_order_relaxed);
-	command = scsi_command_find(task->cdb, &known_opcode);
-	task->command = command;
-	if (unlikely(task->channel == NULL)) {
+	if (unlikely(channel == NULL)) {
 		submit_without_unit(task, command);
 		return;
 	}
-	LIST_INSERT_HEAD(&task->channel->in_flight, task, link);
-	if (likely(check(task, command, known_opcode)))
+	LIST_INSERT_HEAD(&channel->in_flight, task, link);
+	if (likely(check(task, command)))
 		dispatch(task, command);
 	else
 		scsi_finish(task);

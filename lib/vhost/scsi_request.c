@@ -79,21 +79,33 @@ vhost_scsi_put_response(const struct vhost_scsi_response *response, const void *
 		memset(response->rest + length, 0, response->size - length);
 }
 
+static __attribute__((noinline)) void
+put_good_anywhere(const struct vhost_scsi_response *response, uint32_t resid, bool fill)
+{
+	const struct virtio_scsi_cmd_resp good = {.resid = resid};
+
+	vhost_scsi_put_response(response, &good, VHOST_SCSI_RESPONSE_HEADER, fill);
+}
+
 /* What nearly every request ends with, GOOD, in the buffer of nearly every driver. */
 static inline void
-put_good(const struct vhost_scsi_response *response, const struct virtio_scsi_cmd_resp *good,
-	 bool fill)
+put_good(const struct vhost_scsi_response *response, uint32_t resid, bool fill)
 {
-	const uint32_t usual = VHOST_SCSI_RESPONSE_HEADER + VIRTIO_SCSI_SENSE_DEFAULT_SIZE;
+	struct virtio_scsi_cmd_resp *good = (struct virtio_scsi_cmd_resp *)response->rest;
 
-	if (unlikely(response->whole_count != 0 || response->size != usual)) {
-		vhost_scsi_put_response(response, good, VHOST_SCSI_RESPONSE_HEADER, fill);
+	if (unlikely(response->whole_count != 0 || response->size != sizeof(*good))) {
+		put_good_anywhere(response, resid, fill);
 		return;
 	}
-	memcpy(response->rest, good, VHOST_SCSI_RESPONSE_HEADER);
+	/* The driver aligns it as it likes. */
+	_Static_assert(_Alignof(struct virtio_scsi_cmd_resp) == 1, "it is packed");
+	good->sense_len = 0;
+	good->resid = resid;
+	good->status_qualifier = 0;
+	good->status = SCSI_GOOD;
+	good->response = VIRTIO_SCSI_S_OK;
 	if (fill)
-		memset(response->rest + VHOST_SCSI_RESPONSE_HEADER, 0,
-		       VIRTIO_SCSI_SENSE_DEFAULT_SIZE);
+		memset(good->sense, 0, sizeof(good->sense));
 }
 
 /* ---- parsing ---- */
@@ -116,7 +128,7 @@ take_long_way(struct scsi_task *task, struct virtio_scsi_cmd_req *header, uint32
 
 /* The first buffer of nearly every driver is the header and nothing else: it is copied once. */
 static inline void
-take_header(struct scsi_task *task, uint32_t cdb_size, uint8_t lun[8])
+take_header(struct scsi_task *task, uint32_t cdb_size, uint64_t *lun)
 {
 	const struct virtio_scsi_cmd_req *header = task->out->iov_base;
 	struct virtio_scsi_cmd_req copy;
@@ -128,7 +140,7 @@ take_header(struct scsi_task *task, uint32_t cdb_size, uint8_t lun[8])
 		task->out++;
 		task->out_count--;
 	}
-	memcpy(lun, header->lun, sizeof(header->lun));
+	memcpy(lun, header->lun, sizeof(*lun));
 	task->tag = header->tag;
 	task->attribute = header->task_attr;
 	memcpy(task->cdb, header->cdb, sizeof(task->cdb));
@@ -155,7 +167,7 @@ take_response(struct scsi_task *task, uint32_t size, struct vhost_scsi_response 
 
 static inline bool
 parse(struct virtq_slot *slot, uint32_t cdb_size, uint32_t sense_size,
-      struct vhost_scsi_request *request, uint8_t lun[8])
+      struct vhost_scsi_request *request, uint64_t *lun)
 {
 	uint32_t header_size = VHOST_SCSI_REQUEST_HEADER + cdb_size;
 	uint32_t response_size = VHOST_SCSI_RESPONSE_HEADER + sense_size;
@@ -177,7 +189,7 @@ parse(struct virtq_slot *slot, uint32_t cdb_size, uint32_t sense_size,
 
 bool
 vhost_scsi_parse(struct virtq_slot *slot, uint32_t cdb_size, uint32_t sense_size,
-		 struct vhost_scsi_request *request, uint8_t lun[8])
+		 struct vhost_scsi_request *request, uint64_t *lun)
 {
 	return parse(slot, cdb_size, sense_size, request, lun);
 }
@@ -249,8 +261,7 @@ on_done(struct scsi_task *task)
 	if (unlikely(task->outcome != SCSI_COMPLETE || task->status != SCSI_GOOD))
 		length = put_not_good(request, has_data);
 	else
-		put_good(&request->response,
-			 &(struct virtio_scsi_cmd_resp){.resid = residual(task)}, has_data);
+		put_good(&request->response, residual(task), has_data);
 	if (has_data)
 		length = request->response.size + (uint32_t)task->transferred_in;
 	request->path->in_flight--;
@@ -274,18 +285,15 @@ vhost_scsi_request_init(struct vhost_queue *queue, struct virtq_slot *slot)
 
 /* LUNs below 256 in peripheral device addressing, where there are any. */
 static inline struct vhost_scsi_path *
-find_path(const struct vhost_scsi_channel *channel, const uint8_t field[8])
+find_path(const struct vhost_scsi_channel *channel, uint64_t field)
 {
-	struct vhost_scsi_paths *paths;
-	uint64_t number;
+	uint64_t number = le64toh(field);
+	struct vhost_scsi_paths *paths = channel->targets[number >> 8 & 0xff];
 
-	memcpy(&number, field, sizeof(number));
-	number = le64toh(number);
-	paths = channel->targets[number >> 8 & 0xff];
 	if (likely((number & ~0xff00ff00ull) == 1 && paths != NULL &&
 		   number >> 24 < paths->lun_count && paths->luns[number >> 24].lun != NULL))
 		return &paths->luns[number >> 24];
-	return vhost_scsi_find_path(channel, field);
+	return vhost_scsi_find_path(channel, (const uint8_t *)&field);
 }
 
 static inline void
@@ -314,11 +322,11 @@ handle_request(struct vhost_scsi *scsi, struct vhost_queue *queue, struct virtq_
 	struct vhost_scsi_channel *channel = queue->channel;
 	const struct scsi_task *task = &request->task;
 	struct vhost_scsi_path *path;
-	uint8_t lun[8];
+	uint64_t lun;
 
 	if (unlikely(!parse(slot, atomic_load_explicit(&scsi->cdb_size, memory_order_relaxed),
 			    atomic_load_explicit(&scsi->sense_size, memory_order_relaxed), request,
-			    lun))) {
+			    &lun))) {
 		vhost_queue_complete(queue, slot, 0);
 		virtq_break(queue->setup.vq, "request without a whole header or response");
 		return;

@@ -190,11 +190,11 @@ struct vhost_scsi_request {
 };
 
 /*
- * Takes a chain apart: fills the task but for its LUN and done, the response and lun. The iovecs are
+ * Takes a chain apart: fills the task but for its LUN and done, the response and *lun, a LUN field as it came. The iovecs are
  * the slot's, which is changed. False: there is no whole request, or no room for a response.
  */
 bool vhost_scsi_parse(struct virtq_slot *slot, uint32_t cdb_size, uint32_t sense_size,
-		      struct vhost_scsi_request *request, uint8_t lun[8]);
+		      struct vhost_scsi_request *request, uint64_t *lun);
 
 /*
  * The first size bytes that the driver wants to get are the response; the rest is left in iov[0 …

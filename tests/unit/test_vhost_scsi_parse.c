@@ -118,7 +118,8 @@ check_one(uint32_t cdb_size, uint32_t sense_size, uint32_t out_data, uint32_t in
 {
 	uint32_t header = 19 + cdb_size, response = 12 + sense_size;
 	const struct scsi_task *task = &chain.request->task;
-	uint8_t lun[8], expected[12 + VHOST_SCSI_SENSE_MAX];
+	uint8_t expected[12 + VHOST_SCSI_SENSE_MAX];
+	uint64_t lun;
 	uint32_t kept = cdb_size < 32 ? cdb_size : 32;
 	uint8_t answer[12 + VHOST_SCSI_SENSE_MAX];
 	uint64_t tag;
@@ -126,8 +127,8 @@ check_one(uint32_t cdb_size, uint32_t sense_size, uint32_t out_data, uint32_t in
 	for (uint32_t i = 0; i < BYTES; i++)
 		chain.out[i] = (uint8_t)random_below(256);
 	make_chain(header + out_data, response + in_data, longest);
-	assert_true(vhost_scsi_parse(chain.slot, cdb_size, sense_size, chain.request, lun));
-	assert_memory_equal(lun, chain.out, 8);
+	assert_true(vhost_scsi_parse(chain.slot, cdb_size, sense_size, chain.request, &lun));
+	assert_memory_equal(&lun, chain.out, 8);
 	memcpy(&tag, chain.out + 8, 8);
 	assert_int_equal(task->tag, tag);
 	assert_int_equal(task->attribute, chain.out[16] <= 3 ? chain.out[16] : SCSI_SIMPLE);
@@ -181,13 +182,13 @@ test_usual(void **state)
 	(void)state;
 	for (uint32_t bytes = 51 + 108; bytes <= 51 + 108 + 512; bytes += 512) {
 		struct virtq_slot *slot = chain.slot;
-		uint8_t lun[8];
+		uint64_t lun;
 
 		make_chain(51, 108, 1000);
 		chain.iov[2] = (struct iovec){chain.in + 108, 512};
 		slot->writable_count = bytes > 51 + 108 ? 2 : 1;
 		slot->writable_bytes = bytes - 51;
-		assert_true(vhost_scsi_parse(slot, 32, 96, chain.request, lun));
+		assert_true(vhost_scsi_parse(slot, 32, 96, chain.request, &lun));
 		assert_int_equal(chain.request->response.whole_count, 0);
 		assert_ptr_equal(chain.request->response.rest, chain.in);
 		assert_int_equal(chain.request->task.in_count, bytes > 51 + 108);
@@ -198,17 +199,17 @@ test_usual(void **state)
 static void
 test_too_short(void **state)
 {
-	uint8_t lun[8];
+	uint64_t lun;
 
 	(void)state;
 	for (uint32_t longest = 1; longest < 200; longest += 7) {
 		for (uint32_t i = 0; i < 51; i++) {
 			make_chain(i, 108, longest);
-			assert_false(vhost_scsi_parse(chain.slot, 32, 96, chain.request, lun));
+			assert_false(vhost_scsi_parse(chain.slot, 32, 96, chain.request, &lun));
 		}
 		for (uint32_t i = 0; i < 108; i++) {
 			make_chain(51, i, longest);
-			assert_false(vhost_scsi_parse(chain.slot, 32, 96, chain.request, lun));
+			assert_false(vhost_scsi_parse(chain.slot, 32, 96, chain.request, &lun));
 		}
 	}
 }
