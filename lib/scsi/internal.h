@@ -9,6 +9,7 @@
 #include "bdev.h"
 #include "big_endian.h"
 #include "coroutine.h"
+#include "iovecs.h"
 #include "reservation.h"
 #include "scsi.h"
 #include "scsi_codes.h"
@@ -331,14 +332,6 @@ bool scsi_data_in(struct scsi_task *task, const void *data, size_t length, uint6
  * task has its outcome.
  */
 bool scsi_take_data_out(struct scsi_task *task, uint32_t length, uint32_t room);
-/*
- * Copies length bytes from memory to iovecs, from offset on (to), or from there to memory: what
- * there is. How many.
- */
-size_t scsi_iov_copy(const struct iovec *iov, uint32_t count, uint64_t offset, void *memory,
-		     size_t length, bool to);
-/* Cuts iovecs to length bytes, of which they have at least as many; how many are left. */
-uint32_t scsi_cut_iov(struct iovec *iov, uint64_t length);
 /* Of a write, by the CDB's FUA and by WCE: enum bdev_request_flags. */
 uint8_t scsi_write_flags(const struct scsi_task *task);
 /* The task's request. */

@@ -121,8 +121,8 @@ start_buffered(struct scsi_task *task, const struct scsi_plan *plan)
 static const uint8_t *
 take_out(struct scsi_task *task, uint64_t block, size_t piece, size_t length)
 {
-	scsi_iov_copy(task->out, task->out_count, block << task->channel->unit->block_shift,
-		      task->buffer + piece, length, false);
+	iovecs_copy(task->out, task->out_count, block << task->channel->unit->block_shift,
+		    task->buffer + piece, length, false);
 	return task->buffer + piece;
 }
 
@@ -205,7 +205,7 @@ scsi_run_write_verify(struct scsi_task *task)
 	if (!has_out(task, task->blocks))
 		return true;
 	scsi_submit_io(task, BDEV_WRITE, task->lba, task->blocks, BDEV_FUA, task->out,
-		       scsi_cut_iov(task->out, task->transferred_out), verify_written);
+		       iovecs_cut(task->out, task->transferred_out), verify_written);
 	return false;
 }
 

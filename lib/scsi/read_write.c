@@ -44,19 +44,6 @@ scsi_submit_io(struct scsi_task *task, enum bdev_io_type type, uint64_t lba, uin
 	bdev_submit(task->channel->bdev, rq);
 }
 
-uint32_t
-scsi_cut_iov(struct iovec *iov, uint64_t length)
-{
-	uint32_t count = 0;
-
-	while (length > 0) {
-		if (iov[count].iov_len > length)
-			iov[count].iov_len = length;
-		length -= iov[count++].iov_len;
-	}
-	return count;
-}
-
 uint8_t
 scsi_write_flags(const struct scsi_task *task)
 {
@@ -80,7 +67,7 @@ submit_read(struct scsi_task *task)
 	uint32_t count = task->in_count;
 
 	if (unlikely(task->transferred_in < task->in_bytes))
-		count = scsi_cut_iov(task->in, task->transferred_in);
+		count = iovecs_cut(task->in, task->transferred_in);
 	scsi_submit_io(task, BDEV_READ, task->lba, task->blocks, 0, task->in, count, on_done);
 	return false;
 }
@@ -122,7 +109,7 @@ scsi_run_write(struct scsi_task *task)
 	if (unlikely(length > task->out_bytes))
 		return scsi_overrun(task);
 	if (unlikely(length < task->out_bytes))
-		count = scsi_cut_iov(task->out, length);
+		count = iovecs_cut(task->out, length);
 	task->transferred_out = length;
 	scsi_submit_io(task, BDEV_WRITE, task->lba, task->blocks, scsi_write_flags(task), task->out,
 		       count, on_done);

@@ -298,30 +298,6 @@ scsi_order_is_aborted(struct scsi_order *order)
 
 /* ---- data ---- */
 
-size_t
-scsi_iov_copy(const struct iovec *iov, uint32_t count, uint64_t offset, void *memory, size_t length,
-	      bool to)
-{
-	size_t copied = 0;
-
-	for (uint32_t i = 0; i < count && copied < length; i++) {
-		uint8_t *base = (uint8_t *)iov[i].iov_base + offset,
-			*own = (uint8_t *)memory + copied;
-		size_t part = iov[i].iov_len - offset;
-
-		if (offset >= iov[i].iov_len) {
-			offset -= iov[i].iov_len;
-			continue;
-		}
-		if (part > length - copied)
-			part = length - copied;
-		memcpy(to ? base : own, to ? own : base, part);
-		copied += part;
-		offset = 0;
-	}
-	return copied;
-}
-
 bool
 scsi_data_in(struct scsi_task *task, const void *data, size_t length, uint64_t allocation)
 {
@@ -329,8 +305,7 @@ scsi_data_in(struct scsi_task *task, const void *data, size_t length, uint64_t a
 		length = (size_t)allocation;
 	if (length > task->in_bytes)
 		return scsi_overrun(task);
-	task->transferred_in =
-		scsi_iov_copy(task->in, task->in_count, 0, (void *)data, length, true);
+	task->transferred_in = iovecs_copy(task->in, task->in_count, 0, (void *)data, length, true);
 	return true;
 }
 
@@ -345,7 +320,7 @@ scsi_take_data_out(struct scsi_task *task, uint32_t length, uint32_t room)
 		return false;
 	}
 	task->transferred_out =
-		scsi_iov_copy(task->out, task->out_count, 0, task->buffer + room, length, false);
+		iovecs_copy(task->out, task->out_count, 0, task->buffer + room, length, false);
 	return true;
 }
 
