@@ -226,10 +226,10 @@ run_on_app(struct scsi_order *order)
 static bool
 is_excluded(const struct scsi_unit *unit, const struct scsi_task *task)
 {
-	uint64_t exclusive_lba = load(unit->exclusive_lba);
+	uint64_t lba = load(unit->exclusive_lba), blocks = load(unit->exclusive_blocks);
 
-	return task->blocks != 0 && (task->lba - exclusive_lba < load(unit->exclusive_blocks) ||
-				     exclusive_lba - task->lba < task->blocks);
+	return blocks != 0 && task->blocks != 0 &&
+	       (task->lba - lba < blocks || lba - task->lba < task->blocks);
 }
 
 static bool

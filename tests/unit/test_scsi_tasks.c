@@ -184,6 +184,30 @@ test_abort_waiting(void **state)
 	expect_aborted(mode);
 }
 
+/* One of 0 blocks wants nothing for itself, and so waits for nobody. */
+static void
+test_exclusive_of_none(void **state)
+{
+	static const uint8_t orwrite[16] = {0x8b, [9] = 1};
+	struct command *under_way, *compare;
+
+	(void)state;
+	fake.delayed = true;
+	under_way = start_write(A, 1, 1);
+	compare = begin(B, scsi_cdb_compareandwrite(1, 0, 512, 0, 0, 0, 0, 0), NULL, 0, 0);
+	command_submit(B, compare);
+	rig_settle();
+	assert_true(compare->finished);
+	expect_good(compare);
+	compare = command_start(B, orwrite, sizeof(orwrite), NULL, 0, 0);
+	command_submit(B, compare);
+	rig_settle();
+	assert_true(compare->finished);
+	expect_good(compare);
+	assert_true(fake_complete_one(rig_io[0]));
+	expect_good(under_way);
+}
+
 /* ---- unit attentions ---- */
 
 static void
@@ -359,6 +383,29 @@ test_reserve_truncated(void **state)
 		     SCSI_SENSE_ILLEGAL_REQUEST, SCSI_SENSE_ASCQ_PARAMETER_LIST_LENGTH_ERROR);
 }
 
+/* And so it is when the UUID came first. */
+	nexus_stop(A);
+	nexus_start(A, "a", "disk");
+	clear_attentions(A);
+	expect_good(run(A, make_write(), data, 512, 0));
+	expect_status(run(B, make_write(), data, 512, 0), SCSI_RESERVATION_CONFLICT);
+}
+
+/* the channel's thread does not take part yet */
+	nexus_start(B, "b", "disk");
+	rig_settle();
+	thread_set_current(rig_app);
+	scsi_target_destroy(last.target);
+	assert_int_equal(scsi_reservations_restore("disk", NULL, &rig_err), -EBUSY);
+	thread_set_current(NULL);
+	nexus_start(A, "a", "disk");
+	clear_attentions(A);
+	clear_attentions(B);
+	keys = ask(B, made, 255);
+	assert_int_equal(keys->num_keys, 0);
+	scsi_free_scsi_task(made);
+}
+
 /* ---- APTPL ---- */
 
 static struct {
@@ -483,6 +530,7 @@ main(void)
 		disk_test(test_resets),
 		disk_test(test_no_lun),
 		disk_test(test_abort_waiting),
+		disk_test(test_exclusive_of_none),
 		disk_test(test_attentions),
 		disk_test(test_conflicts),
 		disk_test(test_preempt_and_abort),
