@@ -71,8 +71,8 @@ enum scsi_lun_event {
 typedef void (*scsi_lun_event_fn)(void *ctx, enum scsi_lun_event event);
 
 struct scsi_lun_opts {
-	uint16_t number; /* below SCSI_LUN_NUMBERS */
-	const char *bdev;
+	uint16_t number;         /* below SCSI_LUN_NUMBERS */
+	const char *bdev;        /* its name or UUID: all LUNs of a block device share one disk */
 	scsi_lun_event_fn event; /* may be NULL */
 	void *ctx;
 	/* No unit attention tells of it: the initiator may have had it before this process. */

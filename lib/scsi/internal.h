@@ -180,8 +180,8 @@ struct scsi_modes {
  */
 struct scsi_unit {
 	/* set once */
-	char name[BDEV_NAME_MAX + 1];
-	struct bdev_info info; /* as it was when the unit was made */
+	char name[BDEV_NAME_MAX + 1]; /* the block device's */
+	struct bdev_info info;        /* as it was when the unit was made */
 	uint8_t block_shift;
 	uint8_t compare_blocks; /* of COMPARE AND WRITE; its field in VPD page B0h has 8 bits */
 	uint32_t atomic_blocks; /* of WRITE ATOMIC; 0: there is none */
@@ -201,7 +201,7 @@ struct scsi_unit {
 	TAILQ_ENTRY(scsi_unit) registry_link;
 	TAILQ_HEAD(, scsi_lun) luns;
 	TAILQ_HEAD(, scsi_order) orders; /* in the order in which they came */
-	bool gone, write_protected;
+	bool write_protected;
 	bool has_order;           /* the coroutine has something to do */
 	bool closed;              /* no channel is left */
 	struct completion *idle;  /* the coroutine waits for any of these, or for a walk */
@@ -242,8 +242,8 @@ struct scsi_channel {
 };
 
 /* unit.c; app thread */
-/* Makes the unit if the block device has none, and sets lun->unit. */
-int scsi_unit_attach(const char *bdev, struct scsi_lun *lun, struct errmsg *err);
+/* Makes the unit if the block device of that name or UUID has none, and sets lun->unit. */
+int scsi_unit_attach(const char *name, struct scsi_lun *lun, struct errmsg *err);
 /* [waits] Visits all channels; the unit's coroutine only. */
 void scsi_unit_walk(struct scsi_unit *unit, struct scsi_walk *walk);
 void scsi_unit_wait(struct scsi_unit *unit, const bool *flag);

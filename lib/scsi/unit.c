@@ -295,7 +295,6 @@ on_bdev_event(void *ctx, enum bdev_event event)
 		log_warn("scsi %s: block device is gone: commands fail", unit->name);
 	else
 		atomic_store(&unit->blocks, bdev_get_info(bdev_desc_bdev(unit->desc))->num_blocks);
-	unit->gone |= gone;
 	scsi_unit_alert(unit, NULL, gone ? SCSI_ALERT_GONE : 1u << SCSI_UA_CAPACITY_CHANGED, 0);
 	TAILQ_FOREACH (lun, &unit->luns, unit_link) {
 		if (lun->event != NULL)
@@ -385,17 +384,17 @@ unit_create(const char *bdev, struct scsi_unit **created, struct errmsg *err)
 }
 
 int
-scsi_unit_attach(const char *bdev, struct scsi_lun *lun, struct errmsg *err)
+scsi_unit_attach(const char *name, struct scsi_lun *lun, struct errmsg *err)
 {
+	/* NULL also while it is being removed; opening it says so. */
+	const struct bdev *bdev = bdev_by_name(name);
 	struct scsi_unit *unit = TAILQ_FIRST(&units);
 	int rc = 0;
 
-	while (unit != NULL && strcmp(unit->name, bdev) != 0)
+	while (unit != NULL && bdev_desc_bdev(unit->desc) != bdev)
 		unit = TAILQ_NEXT(unit, registry_link);
 	if (unit == NULL)
-		rc = unit_create(bdev, &unit, err);
-	else if (unit->gone)
-		rc = err_set(err, -EBUSY, "block device %s is being removed", bdev);
+		rc = unit_create(bdev != NULL ? bdev_get_info(bdev)->name : name, &unit, err);
 	if (rc != 0)
 		return rc;
 	lun->unit = unit;

@@ -5,6 +5,9 @@
  */
 /* links: scsi reservation bdev testlib thread env */
 /* ldflags: -liscsi */
+#include <ctype.h>
+#include <stdio.h>
+
 #include "scsi_rig.h"
 
 static uint8_t data[4096];
@@ -383,7 +386,24 @@ test_reserve_truncated(void **state)
 		     SCSI_SENSE_ILLEGAL_REQUEST, SCSI_SENSE_ASCQ_PARAMETER_LIST_LENGTH_ERROR);
 }
 
-/* And so it is when the UUID came first. */
+/* One disk by its name and by its UUID is one logical unit, with the reservations of all. */
+static void
+test_one_unit(void **state)
+{
+	char uuid[BDEV_UUID_TEXT];
+
+	(void)state;
+	snprintf(uuid, sizeof(uuid), "%s", bdev_get_info(fake.bdev)->uuid);
+	for (size_t i = 0; uuid[i] != '\0'; i++)
+		uuid[i] = (char)toupper((unsigned char)uuid[i]);
+	assert_int_equal(reserve(A, SCSI_PERSISTENT_RESERVE_REGISTER, 0, 0, 0xa), SCSI_GOOD);
+	assert_int_equal(reserve(A, SCSI_PERSISTENT_RESERVE_RESERVE, 1, 0xa, 0), SCSI_GOOD);
+	nexus_stop(B);
+	nexus_start(B, "b", uuid);
+	clear_attentions(B);
+	assert_string_equal(scsi_lun_bdev_name(nexus[B].lun), "disk");
+	expect_status(run(B, make_write(), data, 512, 0), SCSI_RESERVATION_CONFLICT);
+	/* And so it is when the UUID came first. */
 	nexus_stop(A);
 	nexus_start(A, "a", "disk");
 	clear_attentions(A);
@@ -535,6 +555,7 @@ main(void)
 		disk_test(test_conflicts),
 		disk_test(test_preempt_and_abort),
 		disk_test(test_reserve_truncated),
+		disk_test(test_one_unit),
 		cmocka_unit_test_setup_teardown(test_persist, persist_setup, persist_teardown),
 		disk_test(test_removal),
 	};
