@@ -156,11 +156,12 @@ unit_run(void *arg)
 		TAILQ_REMOVE(&unit->orders, order, link);
 		order->run(order);
 	}
+	/* From here on the disk's next LUN makes another unit, which has the reservations then. */
 	TAILQ_REMOVE(&units, unit, registry_link);
+	scsi_reservations_close(unit->reservations);
 	io_device_unregister(unit, on_unregistered);
 	scsi_unit_wait(unit, &unit->closed);
 	bdev_close(unit->desc);
-	scsi_reservations_close(unit->reservations);
 	ended = unit->ended;
 	free(unit);
 	completion_signal(ended, 0);

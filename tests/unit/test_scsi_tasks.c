@@ -411,7 +411,23 @@ test_one_unit(void **state)
 	expect_status(run(B, make_write(), data, 512, 0), SCSI_RESERVATION_CONFLICT);
 }
 
-/* the channel's thread does not take part yet */
+/* A disk that gets its next LUN while the last one still goes begins anew. */
+static void
+test_add_while_last_goes(void **state)
+{
+	struct iscsi_task *made =
+		scsi_cdb_persistent_reserve_in(SCSI_PERSISTENT_RESERVE_READ_KEYS, 255);
+	struct scsi_persistent_reserve_in_read_keys *keys;
+	struct rig_nexus last = nexus[A];
+
+	(void)state;
+	assert_int_equal(reserve(A, SCSI_PERSISTENT_RESERVE_REGISTER, 0, 0, 0xa), SCSI_GOOD);
+	nexus_stop(B);
+	thread_set_current(rig_io[A]);
+	scsi_channel_put(last.channel);
+	thread_set_current(NULL);
+	assert_int_equal(coroutine_start(rig_app, "remove", lun_remove_run, last.lun), 0);
+	poll_until_idle(&rig_app, 1); /* the channel's thread does not take part yet */
 	nexus_start(B, "b", "disk");
 	rig_settle();
 	thread_set_current(rig_app);
@@ -556,6 +572,7 @@ main(void)
 		disk_test(test_preempt_and_abort),
 		disk_test(test_reserve_truncated),
 		disk_test(test_one_unit),
+		disk_test(test_add_while_last_goes),
 		cmocka_unit_test_setup_teardown(test_persist, persist_setup, persist_teardown),
 		disk_test(test_removal),
 	};
