@@ -239,6 +239,45 @@ test_refused(void **state)
 	command_free(changeable);
 }
 
+/* A block descriptor's number of blocks is the disk's or 0 as a whole. */
+static void
+test_block_descriptor(void **state)
+{
+	static const struct {
+		uint64_t blocks;
+		bool good;
+	} rows[] = {
+		{0, true},       {FAKE_BLOCKS, true},
+		{0x0155, true}, /* the size that the disk is given below */
+		{0x0100, false}, {0x0055, false},
+		{1, false},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < 2 * sizeof(rows) / sizeof(rows[0]); i++) {
+		bool is_long = i % 2;
+		uint8_t select[10] = {0x55, 0x10, [8] = is_long ? 24 : 16};
+		uint8_t list[24] = {[4] = is_long, [7] = is_long ? 16 : 8};
+		uint64_t blocks = rows[i / 2].blocks;
+		struct command *command;
+
+		if (blocks == 0x0155) {
+			thread_set_current(rig_app);
+			assert_int_equal(bdev_resize(fake.bdev, blocks), 0);
+			thread_set_current(NULL);
+			clear_attentions(A);
+		}
+		scsi_set_uint32(list + (is_long ? 12 : 8), (uint32_t)blocks);
+		scsi_set_uint32(list + (is_long ? 20 : 12), FAKE_BLOCK);
+		command = command_run(A, select, sizeof(select), list, select[8], 0);
+		if (rows[i / 2].good)
+			expect_good(command);
+		else
+			expect_sense(command, SCSI_SENSE_ILLEGAL_REQUEST,
+				     SCSI_SENSE_ASCQ_INVALID_FIELD_IN_PARAMETER_LIST);
+	}
+}
+
 int
 main(void)
 {
@@ -249,6 +288,7 @@ main(void)
 		disk_test(test_write_cache),
 		disk_test(test_descriptor_sense),
 		disk_test(test_refused),
+		disk_test(test_block_descriptor),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
