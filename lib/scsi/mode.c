@@ -209,13 +209,20 @@ take_page(struct mode_list *list, struct scsi_modes *modes)
 	return true;
 }
 
+static bool
+is_write(const struct scsi_walk *walk, const struct scsi_task *task)
+{
+	(void)walk;
+	return task->command->flags & SCSI_CMD_WRITES;
+}
+
 bool
 scsi_run_mode_select(struct scsi_task *task)
 {
 	struct scsi_unit *unit = task->channel->unit;
 	struct mode_list list = {.task = task, .length = task->cdb[4]};
 	struct scsi_modes modes = unit->modes;
-	bool good;
+	bool cached = !load(unit->write_through), good;
 
 	if (task->command->length == 10)
 		list.length = get_be16(task->cdb + 7);
@@ -232,6 +239,11 @@ scsi_run_mode_select(struct scsi_task *task)
 	if (good && memcmp(&modes, &unit->modes, sizeof(modes)) != 0) {
 		unit->modes = modes;
 		apply(unit);
+		/* What is cached, or on its way there, is to be durable with this command. */
+		if (cached && load(unit->write_through)) {
+			scsi_unit_walk(unit, &(struct scsi_walk){.waits_for = is_write});
+			task->write_flags = BDEV_FUA;
+		}
 		scsi_unit_alert(unit, task->lun, 1u << SCSI_UA_MODE_CHANGED, 0);
 	}
 	return true;

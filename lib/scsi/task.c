@@ -192,6 +192,18 @@ finish_back(void *arg)
 	scsi_finish(arg);
 }
 
+/* Its last step is to write the cache. */
+static void
+flush_back(void *arg)
+{
+	struct scsi_task *task = arg;
+
+	if (load(task->aborted) || scsi_run_synchronize_cache(task))
+		scsi_finish(task);
+	else
+		scsi_channel_flush(task->channel);
+}
+
 void
 scsi_task_back(struct scsi_task *task)
 {
@@ -217,9 +229,11 @@ run_on_app(struct scsi_order *order)
 {
 	struct scsi_task *task = task_of_order(order);
 
+	task->write_flags = 0;
 	if (!load(task->aborted))
 		task->command->run(task);
-	scsi_task_back(task);
+	thread_send(order->origin, &order->msg,
+		    task->write_flags & BDEV_FUA ? flush_back : finish_back, task);
 }
 
 /* Differences, so that nothing wraps. */

@@ -143,8 +143,14 @@ test_write_cache(void **state)
 	(void)state;
 	page->caching.wce = 0;
 	expect_good(select_page(A, page, true));
+	/* What was in the cache is durable with that. */
+	assert_int_equal(fake.logged, 1);
+	assert_int_equal(fake.log[0].type, BDEV_FLUSH);
 	expect_good(run(A, scsi_cdb_write10(0, 512, 512, 0, 0, 0, 0, 0), data, 512, 0));
-	assert_int_equal(fake.log[0].flags, BDEV_FUA);
+	assert_int_equal(fake.log[1].flags, BDEV_FUA);
+	fake.logged = 0;
+	expect_good(select_page(A, page, true));
+	assert_int_equal(fake.logged, 0);
 	scsi_free_scsi_task(made);
 	/* A reset brings back what was at the beginning. */
 	assert_int_equal(tmf_run(A, SCSI_LOGICAL_UNIT_RESET, 0), SCSI_FUNCTION_COMPLETE);
