@@ -215,6 +215,11 @@ void scsi_on_commit(int (*commit)(void));
 /* {disk: state, …} of those with APTPL, also those that are not open. New object, or NULL. */
 json_t *scsi_reservations_json(void);
 /*
+ * Array of {method, params} that restores them. NULL: no memory; nothing may be taken for all of
+ * them but all.
+ */
+json_t *scsi_reservations_config_json(void);
+/*
  * Takes the place of what is known of that disk, which is not open and need not exist. -EINVAL, -EBUSY
  * (it is open), -ENOMEM.
  */

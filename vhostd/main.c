@@ -68,22 +68,6 @@ start_scsi(const struct app_opts *opts, struct errmsg *err)
 	return 0;
 }
 
-static json_t *
-scsi_subsystem_config(void)
-{
-	json_t *all = scsi_reservations_json();
-	json_t *array = json_array();
-	const char *bdev;
-	json_t *state;
-
-	json_object_foreach (all, bdev, state)
-		json_array_append_new(array, json_pack("{s:s, s:{s:s, s:O}}", "method",
-						       "scsi_set_reservations", "params", "name",
-						       bdev, "reservations", state));
-	json_decref(all);
-	return array;
-}
-
 static int
 start_vhost(const struct app_opts *opts, struct errmsg *err)
 {
@@ -102,7 +86,7 @@ static const struct app_subsystem scsi_subsystem = {
 	.name = "scsi",
 	.start = start_scsi,
 	.stop = scsi_reservations_forget,
-	.config = scsi_subsystem_config,
+	.config = scsi_reservations_config_json,
 	.depends_on = (const char *const[]){"bdev", NULL},
 };
 

@@ -126,6 +126,26 @@ scsi_reservations_json(void)
 	return NULL;
 }
 
+json_t *
+scsi_reservations_config_json(void)
+{
+	json_t *all = scsi_reservations_json();
+	json_t *array = all != NULL ? json_array() : NULL;
+	int rc = array != NULL ? 0 : -ENOMEM;
+	const char *disk;
+	json_t *state;
+
+	json_object_foreach (all, disk, state)
+		rc |= json_array_append_new(array, json_pack("{s:s, s:{s:s, s:O}}", "method",
+							     "scsi_set_reservations", "params",
+							     "name", disk, "reservations", state));
+	json_decref(all);
+	if (rc == 0)
+		return array;
+	json_decref(array);
+	return NULL;
+}
+
 int
 scsi_reservations_restore(const char *disk, const json_t *state, struct errmsg *err)
 {

@@ -260,6 +260,44 @@ test_round_trip(void **unused)
 	}
 }
 
+static unsigned int fail_at; /* the n-th allocation from now; 0: none */
+
+static void *
+failing_malloc(size_t size)
+{
+	return fail_at > 0 && --fail_at == 0 ? NULL : malloc(size);
+}
+
+/* Without memory there is no list of all disks' reservations, rather than one that lacks some. */
+static void
+test_config_without_memory(void **unused)
+{
+	static const char *const disks[] = {"one", "two"};
+	json_t *config = NULL, *json;
+	struct errmsg err;
+
+	(void)unused;
+	begin(5, true);
+	assert_int_equal(scsi_reservations_to_json(&state, &json), 0);
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(scsi_reservations_restore(disks[i], json, &err), 0);
+	for (unsigned int nth = 1; config == NULL; nth++) {
+		fail_at = nth;
+		json_set_alloc_funcs(failing_malloc, free);
+		config = scsi_reservations_config_json();
+		json_set_alloc_funcs(malloc, free);
+	}
+	assert_int_equal(json_array_size(config), 2);
+	for (size_t i = 0; i < 2; i++) {
+		json_t *params = json_object_get(json_array_get(config, i), "params");
+
+		assert_true(json_equal(json_object_get(params, "reservations"), json));
+	}
+	json_decref(config);
+	json_decref(json);
+	scsi_reservations_forget();
+}
+
 /* What has to be written, and what not. */
 static void
 test_save(void **unused)
@@ -403,6 +441,7 @@ main(void)
 		cmocka_unit_test_setup(test_no_such_action, setup),
 		cmocka_unit_test_setup(test_transport_id, setup),
 		cmocka_unit_test_setup(test_round_trip, setup),
+		cmocka_unit_test_setup(test_config_without_memory, setup),
 		cmocka_unit_test_setup(test_save, setup),
 		cmocka_unit_test_setup(test_hostile_json, setup),
 		cmocka_unit_test_setup(test_too_many, setup),
