@@ -344,6 +344,22 @@ app_give_up_where(const char *method, json_t *params)
 	return give_up(method, has_params, params);
 }
 
+bool
+app_has_failed(const char *method, const char *name)
+{
+	json_t *kept;
+	size_t i;
+
+	json_array_foreach (config.failed, i, kept) {
+		json_t *entry = json_object_get(kept, "entry");
+
+		if (strcmp(json_string_value(json_object_get(entry, "method")), method) == 0 &&
+		    is_named(entry, name))
+			return true;
+	}
+	return false;
+}
+
 /* ---- the journal ---- */
 
 struct write_job {

@@ -311,6 +311,42 @@ def test_killed_at_any_moment(vhostd):
         known = found
 
 
+def make_scsi_targets(vhostd):
+    """Two, of which the disk of the second one is missing at the next start."""
+    make_disk(vhostd, "a")
+    make_disk(vhostd, "b")
+    vhostd.rpc("vhost_create_scsi_controller", ctrlr="scsi")
+    for number, name in enumerate("ab"):
+        assert vhostd.rpc("vhost_scsi_controller_add_target", ctrlr="scsi", scsi_target_num=number,
+                          bdev_name=name) == number
+    vhostd.stop()
+    (vhostd.folder / "b.img").rename(vhostd.folder / "away.img")
+    vhostd.start()
+    assert [entry["method"] for entry in vhostd.rpc("framework_get_state")["failed"]
+            if entry["name"] == "scsi"] == ["vhost_scsi_controller_add_target",
+                                            "vhost_start_scsi_controller"]
+    # A guest that goes on waits for all of its disks.
+    assert not (vhostd.folder / "scsi").exists()
+
+
+def test_missing_scsi_target_is_removed(vhostd):
+    make_scsi_targets(vhostd)
+    assert vhostd.rpc("vhost_scsi_controller_remove_target", ctrlr="scsi", scsi_target_num=1) is True
+    wait_until((vhostd.folder / "scsi").exists, "the controller listens")
+    assert [entry["name"] for entry in vhostd.rpc("framework_get_state")["failed"]] == ["b", "vm.b"]
+
+
+def test_missing_scsi_target_is_waived(vhostd):
+    make_scsi_targets(vhostd)
+    assert vhostd.rpc("vhost_start_scsi_controller", ctrlr="scsi") is True
+    assert (vhostd.folder / "scsi").exists()
+    vhostd.stop()
+    (vhostd.folder / "away.img").rename(vhostd.folder / "b.img")
+    vhostd.start()
+    assert vhostd.rpc("framework_get_state")["failed"] == []
+    assert (vhostd.folder / "scsi").exists()
+
+
 def test_missing_disk_is_not_forgotten(vhostd):
     make_disk(vhostd, "a")
     make_disk(vhostd, "b")
