@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 VHOSTD = Path(os.environ.get("VHOSTD_BIN", ROOT / "build" / "bin" / "vhostd"))
 VHOSTCTL = Path(os.environ.get("VHOSTCTL_BIN", VHOSTD.with_name("vhostctl")))
-DEADLINE = 30   # seconds, for each wait
+DEADLINE = 60   # seconds, for each wait: virtual CPUs stand still for long, at times
 
 
 class RpcError(Exception):

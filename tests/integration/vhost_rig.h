@@ -27,7 +27,7 @@
 #include "client.h"
 #include "daemon.h"
 
-#define RIG_WAIT_MS 15000
+#define RIG_WAIT_MS 60000
 #define RIG_SECTORS 65536u
 #define RIG_BOUNCE  (128u * 1024)
 #define RIG_BIT(n)  (1ULL << (n))

@@ -16,9 +16,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define START_MS 20000
-#define STOP_MS  20000
-#define RPC_MS   30000
+#define START_MS 60000
+#define STOP_MS  60000
+#define RPC_MS   60000
 #define MAX_ARGS 32
 
 static long

@@ -16,8 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define START_MS  20000
-#define STOP_MS   20000
+#define START_MS  60000
+#define STOP_MS   60000
 #define ANSWER_S  20
 #define MAX_ARGS  64
 #define FD_LIMIT  16 /* folders that are open at once while one is removed */
