@@ -26,6 +26,20 @@
 
 static void remove_gone(void *arg);
 
+/* Until there is memory for it. */
+static void
+start_removal(void *arg)
+{
+	struct vhost_scsi *scsi = arg;
+	int rc = coroutine_start(scsi->app, "vhost_scsi_remove", remove_gone, scsi);
+
+	scsi->removal_starts = rc == -ENOMEM;
+	if (scsi->removal_starts)
+		thread_send(scsi->app, &scsi->removal, start_removal, scsi);
+	else if (rc != 0)
+		vhost_scsi_put(scsi);
+}
+
 static void
 on_lun_event(void *ctx, enum scsi_lun_event event)
 {
@@ -41,9 +55,10 @@ on_lun_event(void *ctx, enum scsi_lun_event event)
 	lun->gone = true;
 	if (lun->disk != NULL)
 		vhost_scsi_memory_set_gone(lun->disk);
+	if (scsi->removal_starts)
+		return; /* it finds this one, too */
 	scsi->refs++;
-	if (coroutine_start(thread_current(), "vhost_scsi_remove", remove_gone, scsi) != 0)
-		vhost_scsi_put(scsi);
+	start_removal(scsi);
 }
 
 /* ---- visiting the threads ---- */

@@ -90,6 +90,8 @@ struct vhost_scsi {
 	/* app thread only */
 	uint32_t refs;
 	bool ended;
+	bool removal_starts; /* of LUNs that are gone: by the message, when there is memory */
+	struct thread_msg removal;
 	struct completion *channels_gone;
 	struct coroutine_mutex changing;                       /* targets, from begin to end */
 	struct vhost_scsi_target *targets[VHOST_SCSI_TARGETS]; /* all of them */

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Block devices under a virtio-scsi controller that go away while there is no memory. */
+/* links: vhost scsi reservation virtio bdev event testlib thread env */
+/* ldflags: -Wl,--wrap=coroutine_start */
+#include <errno.h>
+#include <limits.h>
+
+#include "bdev_fake.h"
+#include "vhost/controller.h"
+#include "vhost/session.h"
+#include "vhost/vhost_scsi.h"
+
+/* ---- in place of the rest of the room: a controller that has no threads ---- */
+
+static struct vhost_controller controller;
+
+int
+vhost_controller_check_name(const char *name, struct errmsg *err)
+{
+	(void)name;
+	(void)err;
+	return 0;
+}
+
+int
+vhost_controller_create(const struct vhost_controller_opts *opts, struct errmsg *err)
+{
+	(void)err;
+	controller.ops = opts->ops;
+	controller.device = opts->device;
+	return 0;
+}
+
+struct vhost_controller *
+vhost_controller_of_device(const void *device)
+{
+	return device == controller.device ? &controller : NULL;
+}
+
+struct vhost_controller *
+vhost_controller_find(const char *name, int *rc, struct errmsg *err)
+{
+	(void)name;
+	(void)rc;
+	(void)err;
+	return &controller;
+}
+
+int
+vhost_controller_listen(struct vhost_controller *listening, struct errmsg *err)
+{
+	(void)listening;
+	(void)err;
+	return 0;
+}
+
+void
+vhost_controller_config_changed(struct vhost_controller *changed)
+{
+	(void)changed;
+}
+
+/* It has no queues either. */
+const char *
+vhost_session_name(const struct vhost_session *session)
+{
+	(void)session;
+	return "";
+}
+
+void
+vhost_session_queue_stopped(void *arg)
+{
+	(void)arg;
+}
+
+/* ---- no memory for the removal of LUNs, so many times ---- */
+
+static unsigned int failures_left;
+
+int __real_coroutine_start(struct thread *thread, const char *name, void (*fn)(void *arg),
+			   void *arg);
+int __wrap_coroutine_start(struct thread *thread, const char *name, void (*fn)(void *arg),
+			   void *arg);
+
+int
+__wrap_coroutine_start(struct thread *thread, const char *name, void (*fn)(void *arg), void *arg)
+{
+	if (strcmp(name, "vhost_scsi_remove") == 0 && failures_left > 0) {
+		failures_left--;
+		return -ENOMEM;
+	}
+	return __real_coroutine_start(thread, name, fn, arg);
+}
+
+/* ---- a controller with two LUNs on the disk, each of a target of its own ---- */
+
+static int rc;
+
+static void
+start_run(void *arg)
+{
+	const struct vhost_scsi_opts opts = {.name = "scsi", .delay = true};
+	const char *const bdevs[] = {"disk"};
+
+	(void)arg;
+	rc = vhost_scsi_create(&opts, &rig_err);
+	for (int number = 0; number < 2 && rc == number; number++)
+		rc = vhost_scsi_add_target("scsi", number, bdevs, 1, &rig_err) + 1;
+}
+
+static void
+stop_run(void *arg)
+{
+	(void)arg;
+	controller.ops->destroy(controller.device);
+}
+
+static void
+remove_run(void *arg)
+{
+	bdev_remove(fake.bdev);
+	*(bool *)arg = true;
+}
+
+static int
+setup(void **state)
+{
+	struct bdev_info info;
+
+	fake_setup(state);
+	info = fake_info("disk");
+	assert_int_equal(fake_register(&info), 0);
+	rig_run(start_run, NULL);
+	assert_int_equal(rc, 2);
+	return 0;
+}
+
+/* The removal of the disk waits for its LUNs, which go as soon as there is memory. */
+static void
+test_later(void **state)
+{
+	bool removed = false;
+
+	(void)state;
+	failures_left = 5;
+	assert_int_equal(coroutine_start(rig_app, "remove", remove_run, &removed), 0);
+	rig_wait(&removed);
+	assert_int_equal(failures_left, 0);
+	assert_int_equal(fake.destroyed, 1);
+	rig_run(stop_run, NULL);
+}
+
+/* The controller goes before there is memory, and its LUNs with it. */
+static void
+test_end(void **state)
+{
+	bool removed = false;
+
+	(void)state;
+	failures_left = UINT_MAX;
+	assert_int_equal(coroutine_start(rig_app, "remove", remove_run, &removed), 0);
+	for (int i = 0; i < 10; i++)
+		rig_poll();
+	assert_false(removed);
+	rig_run(stop_run, NULL);
+	rig_wait(&removed);
+	failures_left = 0;
+	rig_settle();
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_later, setup, fake_teardown),
+		cmocka_unit_test_setup_teardown(test_end, setup, fake_teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
