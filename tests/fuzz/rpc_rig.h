@@ -152,6 +152,12 @@ app_wait_subsystems(void)
 	return rig_stopping ? -ECANCELED : 0;
 }
 
+void
+app_retry_failed(void)
+{
+	config_want_retry(true);
+}
+
 /* ---- beginning and end ---- */
 
 static inline void
