@@ -25,7 +25,8 @@ def boot_nvme(folder, linux_image, start_qemu):
         image.write_bytes(b"disk of the guest".ljust(512, b"\0"))
         with open(image, "r+b") as file:
             file.truncate(64 << 20)
-        machine = [*machine_arguments(), *IOMMU, *arguments]
+        # vhostctl comes with the libraries of libvirt.
+        machine = [*machine_arguments(memory_mib=768), *IOMMU, *arguments]
         machine += ["-drive", f"if=none,id=disk,format=raw,file={image}",
                     "-device", "nvme,id=nvme0,bus=port0,drive=disk,serial=VFIO-1"]
         guest = start_qemu(Guest(folder, add_programs(linux_image, PROGRAMS, folder), machine,
