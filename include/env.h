@@ -6,6 +6,7 @@
 #ifndef VHOSTD_ENV_H
 #define VHOSTD_ENV_H
 
+#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -82,5 +83,7 @@ int env_pin_to_housekeeping(void);
  * Threads inherit the mask, those of libraries too.
  */
 void env_fill_sigset(sigset_t *set);
+/* pthread_create() of an OS thread that blocks those; pthread_join() it. 0 or a negative errno. */
+int env_start_os_thread(pthread_t *os_thread, void *(*fn)(void *arg), void *arg);
 
 #endif

@@ -312,18 +312,30 @@ has_params(json_t *entry, const void *params)
 	return true;
 }
 
+/* The index of the last one before `end`, or SIZE_MAX. */
+static size_t
+find_meant(size_t end, const char *method, bool (*is_meant)(json_t *entry, const void *arg),
+	   const void *arg)
+{
+	while (end-- > 0) {
+		json_t *entry = json_object_get(json_array_get(config.failed, end), "entry");
+		const char *made_by = json_string_value(json_object_get(entry, "method"));
+
+		if (strcmp(made_by, method) == 0 && is_meant(entry, arg))
+			return end;
+	}
+	return SIZE_MAX;
+}
+
 static bool
 give_up(const char *method, bool (*is_meant)(json_t *entry, const void *arg), const void *arg)
 {
 	bool found = false;
 	size_t i = json_array_size(config.failed);
 
-	while (i-- > 0) {
+	while ((i = find_meant(i, method, is_meant, arg)) != SIZE_MAX) {
 		json_t *entry = json_object_get(json_array_get(config.failed, i), "entry");
-		const char *made_by = json_string_value(json_object_get(entry, "method"));
 
-		if (strcmp(made_by, method) != 0 || !is_meant(entry, arg))
-			continue;
 		log_notice("state: %s is deleted or set anew; its entry that failed is given up",
 			   display_name(entry));
 		json_array_remove(config.failed, i);
@@ -347,17 +359,7 @@ app_give_up_where(const char *method, json_t *params)
 bool
 app_has_failed(const char *method, const char *name)
 {
-	json_t *kept;
-	size_t i;
-
-	json_array_foreach (config.failed, i, kept) {
-		json_t *entry = json_object_get(kept, "entry");
-
-		if (strcmp(json_string_value(json_object_get(entry, "method")), method) == 0 &&
-		    is_named(entry, name))
-			return true;
-	}
-	return false;
+	return find_meant(json_array_size(config.failed), method, is_named, name) != SIZE_MAX;
 }
 
 /* ---- the journal ---- */

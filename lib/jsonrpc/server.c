@@ -6,7 +6,6 @@
  */
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -451,20 +450,6 @@ watch(struct server *server, int fd, void *ptr)
 	return epoll_ctl(server->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
 }
 
-/* Signals are the main thread's business. */
-static int
-start_os_thread(struct server *server)
-{
-	sigset_t set, before;
-	int rc;
-
-	env_fill_sigset(&set);
-	pthread_sigmask(SIG_SETMASK, &set, &before);
-	rc = pthread_create(&server->os_thread, NULL, server_main, server);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return -rc;
-}
-
 static int
 open_server(struct server *server, const struct jsonrpc_server_opts *opts, struct errmsg *err)
 {
@@ -482,7 +467,7 @@ open_server(struct server *server, const struct jsonrpc_server_opts *opts, struc
 	if (rc == 0)
 		rc = watch(server, server->wake_fd, &server->wake_fd);
 	if (rc == 0)
-		rc = start_os_thread(server);
+		rc = env_start_os_thread(&server->os_thread, server_main, server);
 	if (rc != 0) {
 		listener_close(&server->listener);
 		return err_set(err, rc, "rpc: cannot start the server: %s", strerror(-rc));

@@ -8,7 +8,6 @@
 #include <microhttpd.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -449,20 +448,6 @@ start_http(struct server *server)
 	return server->http != NULL ? 0 : -ENOMEM;
 }
 
-/* Signals are the main thread's business. */
-static int
-start_os_thread(struct server *server)
-{
-	sigset_t set, before;
-	int rc;
-
-	env_fill_sigset(&set);
-	pthread_sigmask(SIG_SETMASK, &set, &before);
-	rc = pthread_create(&server->os_thread, NULL, server_main, server);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return -rc;
-}
-
 static int
 open_server(struct server *server, const char *address, struct errmsg *err)
 {
@@ -472,7 +457,7 @@ open_server(struct server *server, const char *address, struct errmsg *err)
 		return rc;
 	rc = start_http(server);
 	if (rc == 0)
-		rc = start_os_thread(server);
+		rc = env_start_os_thread(&server->os_thread, server_main, server);
 	if (rc == 0)
 		return 0;
 	if (server->http != NULL) {
