@@ -193,7 +193,7 @@ test:
 	@$(MAKE) --no-print-directory SANITIZE=address,undefined BUILD=$(PLAIN)-asan all tests
 	@$(MAKE) --no-print-directory SANITIZE=thread BUILD=$(PLAIN)-tsan all tests
 	+@FUZZ_MS=8000 VHOSTD_KILL_ROUNDS=50 VHOSTD_RESET_SECONDS=5 VHOSTD_POWER_CUTS=200 VHOSTD_ATTACH_CYCLES=100 \
-		$(RUN_TESTS) unit:$(PLAIN) integration:$(PLAIN) fuzz:$(PLAIN) \
+		$(RUN_TESTS) --again unit:$(PLAIN) integration:$(PLAIN) fuzz:$(PLAIN) \
 		unit:$(PLAIN)-asan integration:$(PLAIN)-asan fuzz:$(PLAIN)-asan \
 		unit:$(PLAIN)-tsan integration:$(PLAIN)-tsan qemu:$(PLAIN) \
 		'qemu:$(PLAIN)-asan:test_(kill|hotplug)'

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Runs test suites and closes with one line of counts over all of them.
 
-    tests/run.py [--jobs N] SUITE:BUILD[:NAMES]...
+    tests/run.py [--jobs N] [--again] SUITE:BUILD[:NAMES]...
 
 SUITE is unit (BUILD/unit/test_*), integration (BUILD/integration/test_*,
 tests/integration/test_*.py and tests/model/test_*.py), fuzz (BUILD/fuzz/test_fuzz_*, see
@@ -10,6 +10,11 @@ tests/fuzz/driver.c) or qemu (qemu-tests/test_*.py); BUILD is the folder that ho
 programs; NAMES is a regular expression: only the programs in whose names it is found.
 cmocka programs report in TAP, pytest in JUnit XML. Each program has a temporary folder of its own
 (TMPDIR) and a deadline. Exit status: 0 when nothing failed and something passed.
+
+With --again a program whose tests failed runs once more at the end, alone, and that run counts:
+on a machine that stands still for a minute a wait is given up that nothing is wrong with. What
+crashed, hung, or was complained of by a sanitizer is not tried again. The programs that passed only
+then are named before the counts.
 """
 import argparse
 import concurrent.futures
@@ -29,6 +34,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DEADLINE = {"unit": 300, "integration": 600, "fuzz": 300, "qemu": 1200}  # seconds for one program
 PYTEST_NO_TESTS = 5     # the exit status when a file skips itself
 TAP_PLAN = re.compile(r"^1\.\.(\d+)$")
+# Not what a failed test leaves behind: memory and threads.
+SANITIZER_FOUND = re.compile(r"ERROR: AddressSanitizer|: runtime error: |WARNING: ThreadSanitizer: (?!thread leak)")
 TAP_LINE = re.compile(r"^\s*(ok|not ok)\s+\d+\s*(?:-\s*)?(.*)$")
 
 running = set()         # process groups of the programs that run now
@@ -39,6 +46,8 @@ class Result:
 
     def __init__(self, name):
         self.name = name
+        self.arguments = None   # of the run_program() that made it
+        self.may_run_again = False
         self.passed = 0
         self.failures = []
         self.cut_short = False
@@ -136,6 +145,7 @@ def stacks(program, core):
 
 def run_program(suite, build, program):
     result = Result(f"{suite}:{build.name} {program.name}")
+    result.arguments = (suite, build, program)
     folder = Path(tempfile.mkdtemp(prefix="vt-"))
     folder.chmod(0o711)  # some tests become another user
     junit = folder / "junit.xml"
@@ -168,6 +178,8 @@ def run_program(suite, build, program):
         reasons = skip_reasons(result.output)
         result.skips = [f"{name}: {reason}" for name, reason in
                         zip(result.skips, reasons + ["no reason given"] * len(result.skips))]
+    result.may_run_again = bool(result.failures) and status is not None and status > 0 \
+        and not result.cut_short and not SANITIZER_FOUND.search(result.output)
     if status is None:
         result.failures.append(f"no end within {DEADLINE[suite]} s")
     elif status != 0 and not (status == PYTEST_NO_TESTS and program.suffix == ".py"):
@@ -214,6 +226,26 @@ def run_programs(jobs, suite, build, programs):
             raise
 
 
+def run_suites(options):
+    """The results of all programs, each reported when it was there."""
+    everything = []
+    for word in options.suites:
+        suite, folder, names, *_ = *word.split(":", 2), "", ""
+        build = (ROOT / folder).resolve()
+        programs = [path for path in programs_of(suite, build)
+                    if options.only in path.name and re.search(names, path.name)]
+        if not programs and not options.only:
+            nothing = Result(word)
+            nothing.failures.append("there are no programs")
+            report(nothing)
+            everything.append(nothing)
+        with contextlib.closing(run_programs(options.jobs, suite, build, programs)) as results:
+            for result in results:
+                report(result)
+                everything.append(result)
+    return everything
+
+
 def interrupt(*_):
     raise KeyboardInterrupt
 
@@ -222,27 +254,26 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--only", default="", help="run only programs whose name contains this")
+    parser.add_argument("--again", action="store_true", help="run what failed once more, alone")
     parser.add_argument("suites", nargs="+", metavar="SUITE:BUILD[:NAMES]")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, interrupt)
 
-    totals = [0, 0, 0]
-    for word in options.suites:
-        suite, folder, names, *_ = *word.split(":", 2), "", ""
-        build = (ROOT / folder).resolve()
-        programs = [path for path in programs_of(suite, build)
-                    if options.only in path.name and re.search(names, path.name)]
-        if not programs and not options.only:
-            print(f"FAILED {word}: there are no programs")
-            totals[1] += 1
-        with contextlib.closing(run_programs(options.jobs, suite, build, programs)) as results:
-            for result in results:
-                report(result)
-                totals[0] += result.passed
-                totals[1] += len(result.failures)
-                totals[2] += len(result.skips)
-    print(f"\n{totals[0]} passed, {totals[1]} failed, {totals[2]} skipped", flush=True)
-    return 1 if totals[1] or not totals[0] else 0
+    results = run_suites(options)
+    recovered = []
+    for i, result in enumerate(results):
+        if options.again and result.may_run_again:
+            print(f"{result.name} runs again, alone", flush=True)
+            results[i] = run_program(*result.arguments)
+            report(results[i])
+            if not results[i].failures:
+                recovered.append(result)
+    for result in recovered:
+        print(f"passed only when run again: {result.name} ({', '.join(result.failures)})")
+    passed, failed, skipped = (sum(counts) for counts in zip(
+        (0, 0, 0), *((r.passed, len(r.failures), len(r.skips)) for r in results)))
+    print(f"\n{passed} passed, {failed} failed, {skipped} skipped", flush=True)
+    return 1 if failed or not passed else 0
 
 
 if __name__ == "__main__":

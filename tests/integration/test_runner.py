@@ -7,12 +7,13 @@ from pathlib import Path
 RUNNER = Path(__file__).resolve().parent.parent / "run.py"
 
 
-def run_unit(tmp_path, script):
+def run_unit(tmp_path, script, *options):
     program = tmp_path / "unit" / "test_x"
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    result = subprocess.run([sys.executable, RUNNER, f"unit:{tmp_path}"], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, RUNNER, *options, f"unit:{tmp_path}"], capture_output=True, text=True,
+                            timeout=60)
     return result.returncode, result.stdout
 
 
@@ -65,3 +66,41 @@ def test_failed_tests_are_the_exit_status(tmp_path):
     assert status == 1
     assert "0 passed, 1 failed" in output
     assert "exit status" not in output
+
+
+# Fails the first time only.
+FAILS_ONCE = 'echo 1..2; echo ok 1 - a; [ -e "{0}" ] && echo ok 2 - b || {{ touch "{0}"; echo not ok 2 - b; {1}; }}'
+
+
+def test_failed_tests_run_again(tmp_path):
+    status, output = run_unit(tmp_path, FAILS_ONCE.format(tmp_path / "mark", "exit 1"), "--again")
+    assert status == 0
+    assert f"passed only when run again: unit:{tmp_path.name} test_x (b)" in output
+    assert "\n2 passed, 0 failed, 0 skipped" in output
+
+
+def test_what_fails_again_has_failed(tmp_path):
+    status, output = run_unit(tmp_path, "echo 1..2; echo ok 1 - a; echo not ok 2 - b; exit 1", "--again")
+    assert status == 1
+    assert "passed only" not in output
+    assert "\n1 passed, 1 failed, 0 skipped" in output
+
+
+def test_what_must_not_happen_once_is_not_run_again(tmp_path):
+    for i, end in enumerate(("kill -SEGV $$", "echo 'WARNING: ThreadSanitizer: data race'; exit 1",
+                             "echo '==1==ERROR: AddressSanitizer: heap-use-after-free' >&2; exit 99",
+                             "echo 'a.c:1:2: runtime error: shift' >&2; exit 99")):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        status, output = run_unit(folder, FAILS_ONCE.format(folder / "mark", end), "--again")
+        assert status == 1, output
+        assert "runs again" not in output
+    status, output = run_unit(tmp_path, "echo 1..1; echo ok 1 - a; exit 99", "--again")  # a leak
+    assert status == 1
+    assert "runs again" not in output
+
+
+def test_not_again_unless_asked_to(tmp_path):
+    status, output = run_unit(tmp_path, FAILS_ONCE.format(tmp_path / "mark", "exit 1"))
+    assert status == 1
+    assert "1 passed, 1 failed" in output
