@@ -41,7 +41,7 @@ STAGES = (
     ('device', r'lib/bdev/bdev_(null|malloc|uring)', r''),
     ('complete', r'lib/bdev/', r'complete|finish|^count|drained|done'),
     ('submit', r'lib/bdev/', r''),
-    ('complete', r'lib/scsi/', r'finish|^on_done$|^scsi_end_io$|^scsi_set_status$|walk'),
+    ('complete', r'lib/scsi/', r'finish|^scsi_io_done$|^fail$|walk'),
     ('submit', r'lib/scsi/', r''),
     ('poll', r'lib/thread/|include/', r''),
 )

@@ -195,25 +195,24 @@ struct scsi_task {
 	 */
 	void (*done)(struct scsi_task *task);
 
-	/* ---- the result, for done ---- */
+	/* ---- the result, for done; and sense, below ---- */
+	/* Bytes that were written to data-in from its beginning on, and consumed of data-out. */
+	uint64_t transferred_in; /* from here to blocks: zeroes at the beginning */
+	uint64_t transferred_out;
 	uint8_t outcome; /* enum scsi_outcome */
 	uint8_t status;  /* enum scsi_status, when complete */
 	uint8_t sense_length;
-	/* Bytes that were written to data-in from its beginning on, and consumed of data-out. */
-	uint64_t transferred_in;
-	uint64_t transferred_out;
-	uint8_t sense[SCSI_SENSE_MAX];
 
 	/* ---- the library's ---- */
-	const struct scsi_command *command;
-	LIST_ENTRY(scsi_task) link; /* on its channel */
 	_Atomic bool aborted;
 	bool reset;      /* by a reset */
 	bool exclusive;  /* is the one that excludes others */
-	bool returned;   /* app thread */
+	uint8_t *buffer; /* malloc()ed, of commands that need one */
 	uint64_t lba;    /* first block that it reads or writes … */
 	uint64_t blocks; /* … and how many */
-	uint8_t *buffer; /* malloc()ed, of commands that need one */
+	const struct scsi_command *command;
+	LIST_ENTRY(scsi_task) link; /* on its channel */
+	bool returned;              /* app thread */
 	/* of commands that go piece by piece */
 	const struct scsi_plan *plan;
 	uint64_t position;     /* blocks done */
@@ -221,6 +220,7 @@ struct scsi_task {
 	uint8_t write_flags;   /* enum bdev_request_flags */
 	struct iovec bounce;
 	struct scsi_order order;
+	uint8_t sense[SCSI_SENSE_MAX];  /* of the result */
 	_Alignas(16) uint8_t request[]; /* struct bdev_request */
 };
 

@@ -87,7 +87,8 @@ struct scsi_command {
 
 /* NULL: its operation code is unknown, or only its service action. */
 const struct scsi_command *scsi_command_find(const uint8_t *cdb);
-bool scsi_opcode_is_known(uint8_t opcode);
+/* By operation code, the first of its service actions; NULL: unknown. Set once. */
+extern const struct scsi_command *scsi_commands[256];
 const struct scsi_command *scsi_command_next(const struct scsi_command *command);
 /* Once, on the app thread, before there are tasks. */
 void scsi_table_init(void);
@@ -307,10 +308,8 @@ void scsi_copied(struct scsi_task *task);
 
 /* Its own thread: the end of a task. */
 void scsi_finish(struct scsi_task *task);
-/* What a block device's error means. */
-void scsi_set_error(struct scsi_task *task, int error);
-/* Finishes it with a block device's status; 0 is good. */
-void scsi_end_io(struct scsi_task *task, int status);
+/* For its last request: finishes it as that ended. */
+void scsi_io_done(struct bdev_request *rq, int status);
 
 /* All these return true, as handlers of tasks that are over do: */
 /* CHECK CONDITION with that sense. */
@@ -334,9 +333,23 @@ bool scsi_data_in(struct scsi_task *task, const void *data, size_t length, uint6
 bool scsi_take_data_out(struct scsi_task *task, uint32_t length, uint32_t room);
 /* Of a write, by the CDB's FUA and by WCE: enum bdev_request_flags. */
 uint8_t scsi_write_flags(const struct scsi_task *task);
-/* The task's request. */
-void scsi_submit_io(struct scsi_task *task, enum bdev_io_type type, uint64_t lba, uint64_t blocks,
-		    uint8_t flags, struct iovec *iov, uint32_t iovcnt, bdev_done_fn done);
+
+/* The task's request; offset and length in bytes. */
+static inline void
+scsi_submit_io(struct scsi_task *task, enum bdev_io_type type, uint64_t offset, uint64_t length,
+	       uint8_t flags, struct iovec *iov, uint32_t iovcnt, bdev_done_fn done)
+{
+	struct bdev_request *rq = (struct bdev_request *)task->request;
+
+	rq->type = (uint8_t)type;
+	rq->flags = flags;
+	rq->iov = iov;
+	rq->iovcnt = iovcnt;
+	rq->offset = offset;
+	rq->length = length;
+	rq->done = done;
+	bdev_submit(task->channel->bdev, rq);
+}
 
 static inline bool
 scsi_unit_has(const struct scsi_unit *unit, uint64_t lba, uint64_t blocks)

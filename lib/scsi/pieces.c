@@ -30,12 +30,13 @@ static void
 submit_piece(struct scsi_task *task, enum bdev_io_type type, uint8_t *data, bdev_done_fn done)
 {
 	uint64_t blocks = task->blocks - task->position;
+	uint8_t shift = task->channel->unit->block_shift;
 	bool has_data = type == BDEV_READ || type == BDEV_WRITE;
 
 	if (blocks > task->piece_blocks)
 		blocks = task->piece_blocks;
-	task->bounce = (struct iovec){data, blocks << task->channel->unit->block_shift};
-	scsi_submit_io(task, type, task->lba + task->position, blocks,
+	task->bounce = (struct iovec){data, blocks << shift};
+	scsi_submit_io(task, type, (task->lba + task->position) << shift, blocks << shift,
 		       type == BDEV_READ ? 0 : task->write_flags, has_data ? &task->bounce : NULL,
 		       has_data, done);
 	scsi_channel_flush(task->channel);
@@ -64,7 +65,7 @@ piece_done(struct bdev_request *rq, int status)
 
 	task->position += rq->length >> task->channel->unit->block_shift;
 	if (status != 0)
-		scsi_end_io(task, status);
+		scsi_io_done(rq, status);
 	else
 		thread_send(task->channel->thread, &task->order.msg, next_piece, task);
 }
@@ -194,7 +195,7 @@ verify_written(struct bdev_request *rq, int status)
 	struct scsi_task *task = scsi_task_of_request(rq);
 
 	if (status != 0 || start_buffered(task, &verify_plan))
-		scsi_end_io(task, status);
+		scsi_io_done(rq, status);
 }
 
 bool
@@ -204,7 +205,8 @@ scsi_run_write_verify(struct scsi_task *task)
 		return scsi_refuse_cdb(task, 1, 2);
 	if (!has_out(task, task->blocks))
 		return true;
-	scsi_submit_io(task, BDEV_WRITE, task->lba, task->blocks, BDEV_FUA, task->out,
+	scsi_submit_io(task, BDEV_WRITE, task->lba << task->channel->unit->block_shift,
+		       task->transferred_out, BDEV_FUA, task->out,
 		       iovecs_cut(task->out, task->transferred_out), verify_written);
 	return false;
 }
@@ -310,8 +312,9 @@ static void
 unmap_next(void *arg)
 {
 	struct scsi_task *task = arg;
+	uint8_t shift = task->channel->unit->block_shift;
 	const uint8_t *descriptor = NULL;
-	uint32_t blocks = 0;
+	uint64_t blocks = 0;
 
 	while (blocks == 0 && task->position < unmap_count(task)) {
 		descriptor = task->buffer + UNMAP_HEADER + task->position++ * UNMAP_DESCRIPTOR;
@@ -321,7 +324,8 @@ unmap_next(void *arg)
 		scsi_finish(task);
 		return;
 	}
-	scsi_submit_io(task, BDEV_DISCARD, get_be64(descriptor), blocks, 0, NULL, 0, unmap_done);
+	scsi_submit_io(task, BDEV_DISCARD, get_be64(descriptor) << shift, blocks << shift, 0, NULL,
+		       0, unmap_done);
 	scsi_channel_flush(task->channel);
 }
 
@@ -331,7 +335,7 @@ unmap_done(struct bdev_request *rq, int status)
 	struct scsi_task *task = scsi_task_of_request(rq);
 
 	if (status != 0)
-		scsi_end_io(task, status);
+		scsi_io_done(rq, status);
 	else
 		thread_send(task->channel->thread, &task->order.msg, unmap_next, task);
 }

@@ -7,43 +7,6 @@
 
 #define FUA 0x08
 
-void
-scsi_end_io(struct scsi_task *task, int status)
-{
-	if (unlikely(status != 0))
-		scsi_set_error(task, status);
-	scsi_finish(task);
-}
-
-static void
-on_done(struct bdev_request *rq, int status)
-{
-	struct scsi_task *task = scsi_task_of_request(rq);
-
-	if (unlikely(status != 0)) {
-		task->transferred_in = 0;
-		scsi_set_error(task, status);
-	}
-	scsi_finish(task);
-}
-
-void
-scsi_submit_io(struct scsi_task *task, enum bdev_io_type type, uint64_t lba, uint64_t blocks,
-	       uint8_t flags, struct iovec *iov, uint32_t iovcnt, bdev_done_fn done)
-{
-	struct bdev_request *rq = (struct bdev_request *)task->request;
-	uint8_t shift = task->channel->unit->block_shift;
-
-	rq->type = (uint8_t)type;
-	rq->flags = flags;
-	rq->iov = iov;
-	rq->iovcnt = iovcnt;
-	rq->offset = lba << shift;
-	rq->length = blocks << shift;
-	rq->done = done;
-	bdev_submit(task->channel->bdev, rq);
-}
-
 uint8_t
 scsi_write_flags(const struct scsi_task *task)
 {
@@ -61,14 +24,16 @@ flush(struct scsi_task *task, bdev_done_fn done)
 
 /* ---- READ, WRITE ---- */
 
-static bool
-submit_read(struct scsi_task *task)
+static inline bool
+submit_read(struct scsi_task *task, uint8_t shift)
 {
+	uint64_t length = task->transferred_in;
 	uint32_t count = task->in_count;
 
-	if (unlikely(task->transferred_in < task->in_bytes))
-		count = iovecs_cut(task->in, task->transferred_in);
-	scsi_submit_io(task, BDEV_READ, task->lba, task->blocks, 0, task->in, count, on_done);
+	if (unlikely(length < task->in_bytes))
+		count = iovecs_cut(task->in, length);
+	scsi_submit_io(task, BDEV_READ, task->lba << shift, length, 0, task->in, count,
+		       scsi_io_done);
 	return false;
 }
 
@@ -78,10 +43,10 @@ flushed_before_read(struct bdev_request *rq, int status)
 	struct scsi_task *task = scsi_task_of_request(rq);
 
 	if (status != 0) {
-		on_done(rq, status);
+		scsi_io_done(rq, status);
 		return;
 	}
-	submit_read(task);
+	submit_read(task, task->channel->unit->block_shift);
 	scsi_channel_flush(task->channel);
 }
 
@@ -90,20 +55,22 @@ bool
 scsi_run_read(struct scsi_task *task)
 {
 	const struct scsi_unit *unit = task->channel->unit;
-	uint64_t length = task->blocks << unit->block_shift;
+	uint8_t shift = unit->block_shift;
+	uint64_t length = task->blocks << shift;
 
 	if (unlikely(length > task->in_bytes))
 		return scsi_overrun(task);
 	task->transferred_in = length;
 	if (unlikely(task->cdb[1] & FUA) && unit->info.write_cache && task->command->length != 6)
 		return flush(task, flushed_before_read);
-	return submit_read(task);
+	return submit_read(task, shift);
 }
 
 bool
 scsi_run_write(struct scsi_task *task)
 {
-	uint64_t length = task->blocks << task->channel->unit->block_shift;
+	uint8_t shift = task->channel->unit->block_shift;
+	uint64_t length = task->blocks << shift;
 	uint32_t count = task->out_count;
 
 	if (unlikely(length > task->out_bytes))
@@ -111,8 +78,8 @@ scsi_run_write(struct scsi_task *task)
 	if (unlikely(length < task->out_bytes))
 		count = iovecs_cut(task->out, length);
 	task->transferred_out = length;
-	scsi_submit_io(task, BDEV_WRITE, task->lba, task->blocks, scsi_write_flags(task), task->out,
-		       count, on_done);
+	scsi_submit_io(task, BDEV_WRITE, task->lba << shift, length, scsi_write_flags(task),
+		       task->out, count, scsi_io_done);
 	return false;
 }
 
@@ -134,7 +101,8 @@ scsi_run_write_atomic(struct scsi_task *task)
 bool
 scsi_run_synchronize_cache(struct scsi_task *task)
 {
-	return !(task->channel->unit->info.io_types & 1u << BDEV_FLUSH) || flush(task, on_done);
+	return !(task->channel->unit->info.io_types & 1u << BDEV_FLUSH) ||
+	       flush(task, scsi_io_done);
 }
 
 /*

@@ -163,7 +163,7 @@ report_one(struct scsi_task *task, enum reporting_options options)
 	uint8_t data[4 + 16 + TIMEOUTS_SIZE] = {0, 0x01 /* it is not supported */};
 	const struct scsi_command *command =
 		scsi_command_find((uint8_t[]){task->cdb[3], (uint8_t)action});
-	bool known = scsi_opcode_is_known(task->cdb[3]);
+	bool known = scsi_commands[task->cdb[3]] != NULL;
 	bool has_action = known && (command == NULL || command->flags & SCSI_CMD_ACTION);
 	size_t length = 4;
 

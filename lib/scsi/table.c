@@ -105,34 +105,23 @@ static const struct scsi_command commands[] = {
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))
 _Static_assert(COMMANDS <= SCSI_COMMANDS_MAX, "REPORT SUPPORTED OPERATION CODES has room");
 
-/* Where an operation code's commands begin, plus one; 0: unknown. Set once. */
-static uint8_t first[256];
+const struct scsi_command *scsi_commands[256];
 
 void
 scsi_table_init(void)
 {
-	if (first[commands[0].opcode] != 0)
+	if (scsi_commands[commands[0].opcode] != NULL)
 		return;
 	for (size_t i = COMMANDS; i > 0; i--)
-		first[commands[i - 1].opcode] = (uint8_t)i;
-}
-
-bool
-scsi_opcode_is_known(uint8_t opcode)
-{
-	return first[opcode] != 0;
+		scsi_commands[commands[i - 1].opcode] = &commands[i - 1];
 }
 
 const struct scsi_command *
 scsi_command_find(const uint8_t *cdb)
 {
-	uint8_t index = first[cdb[0]];
-	const struct scsi_command *command;
+	const struct scsi_command *command = scsi_commands[cdb[0]];
 
-	if (unlikely(index == 0))
-		return NULL;
-	command = &commands[index - 1];
-	if (likely(!(command->flags & SCSI_CMD_ACTION)))
+	if (command == NULL || !(command->flags & SCSI_CMD_ACTION))
 		return command;
 	for (; command < commands + COMMANDS && command->opcode == cdb[0]; command++) {
 		if (command->action == (cdb[1] & 0x1f))

@@ -101,6 +101,58 @@ scsi_overrun(struct scsi_task *task)
 	return true;
 }
 
+/* ---- the end ---- */
+
+static void
+exclusive_ended(void *arg)
+{
+	struct scsi_task *task = arg;
+
+	task->exclusive = false;
+	task->returned = true;
+	scsi_unit_wake(task->lun->unit);
+}
+
+static __attribute__((noinline)) void
+finish_closely(struct scsi_task *task)
+{
+	struct scsi_channel *channel = task->channel;
+
+	free(task->buffer);
+	task->buffer = NULL;
+	if (task->exclusive) {
+		/* It comes back, and ends then. */
+		thread_send(channel->unit->app, &task->order.msg, exclusive_ended, task);
+		return;
+	}
+	if (channel != NULL)
+		LIST_REMOVE(task, link);
+	if (load(task->aborted)) {
+		task->outcome = task->reset ? SCSI_RESET : SCSI_ABORTED;
+		task->sense_length = 0;
+		task->transferred_in = 0;
+		task->transferred_out = 0;
+	}
+	task->done(task);
+	if (channel != NULL && channel->walk != NULL)
+		scsi_walk_continue(channel);
+}
+
+/* Nearly all that ends here is nobody's business but its submitter's. */
+void
+scsi_finish(struct scsi_task *task)
+{
+	struct scsi_channel *channel = task->channel;
+
+	if (unlikely(channel == NULL || channel->walk != NULL || task->buffer != NULL ||
+		     task->exclusive || load(task->aborted))) {
+		finish_closely(task);
+		return;
+	}
+	LIST_REMOVE(task, link);
+	task->done(task);
+}
+
 /* What block devices fail with (bdev.h), as SPC-4 §4.5 has it. */
 static const struct {
 	int status;
@@ -118,8 +170,8 @@ static const struct {
 	{-ENODEV, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_LUN_NOT_SUPPORTED},
 };
 
-void
-scsi_set_error(struct scsi_task *task, int error)
+static __attribute__((noinline)) void
+fail(struct scsi_task *task, int error)
 {
 	bool writes = task->command->flags & SCSI_CMD_WRITES;
 
@@ -133,51 +185,22 @@ scsi_set_error(struct scsi_task *task, int error)
 		task->status = SCSI_BUSY;
 		task->sense_length = 0;
 	}
-}
-
-/* ---- the end ---- */
-
-static void
-exclusive_ended(void *arg)
-{
-	struct scsi_task *task = arg;
-
-	task->exclusive = false;
-	task->returned = true;
-	scsi_unit_wake(task->lun->unit);
+	task->transferred_in = 0;
+	scsi_finish(task);
 }
 
 void
-scsi_finish(struct scsi_task *task)
+scsi_io_done(struct bdev_request *rq, int status)
 {
-	struct scsi_channel *channel = task->channel;
+	struct scsi_task *task = scsi_task_of_request(rq);
 
-	if (unlikely(task->buffer != NULL)) {
-		free(task->buffer);
-		task->buffer = NULL;
-	}
-	if (unlikely(channel == NULL)) {
-		task->done(task);
-		return;
-	}
-	if (unlikely(task->exclusive)) {
-		/* It comes back, and ends then. */
-		thread_send(channel->unit->app, &task->order.msg, exclusive_ended, task);
-		return;
-	}
-	LIST_REMOVE(task, link);
-	if (unlikely(load(task->aborted))) {
-		task->outcome = task->reset ? SCSI_RESET : SCSI_ABORTED;
-		task->sense_length = 0;
-		task->transferred_in = 0;
-		task->transferred_out = 0;
-	}
-	task->done(task);
-	if (unlikely(channel->walk != NULL))
-		scsi_walk_continue(channel);
+	if (likely(status == 0))
+		scsi_finish(task);
+	else
+		fail(task, status);
 }
 
-static inline void
+static void
 run(struct scsi_task *task)
 {
 	if (task->command->run(task))
@@ -358,14 +381,12 @@ check_usage(struct scsi_task *task, const struct scsi_command *command)
 	uint16_t byte = 0;
 	uint8_t bits = 0;
 
-	if (usage_is_good(task, command))
-		return true;
 	for (; byte < sizeof(command->usage); byte++) {
 		bits = task->cdb[byte] & (uint8_t)~command->usage[byte];
 		if (bits != 0)
 			return !scsi_refuse_cdb(task, byte, 31 - __builtin_clz(bits));
 	}
-	return !scsi_refuse_cdb(task, task->cdb_length, -1);
+	return task->cdb_length >= command->length || !scsi_refuse_cdb(task, task->cdb_length, -1);
 }
 
 /* What the CDB says may make it pass (SPC-4 §5.13.1, SBC-3 §4.17). */
@@ -422,8 +443,6 @@ parse_range(struct scsi_task *task, const struct scsi_command *command)
 	}
 	if (unlikely(!scsi_unit_has(unit, task->lba, task->blocks)))
 		return !scsi_illegal(task, SCSI_CODE_LBA_OUT_OF_RANGE);
-	if (unlikely(task->blocks == 0) && command->flags & SCSI_CMD_TO_END)
-		task->blocks = load(unit->blocks) - task->lba;
 	return true;
 }
 
@@ -447,11 +466,10 @@ dispatch(struct scsi_task *task, const struct scsi_command *command)
 {
 	struct scsi_channel *channel = task->channel;
 
-	if (unlikely(load(channel->unit->exclusive_blocks) != 0) &&
-	    !(command->flags & SCSI_CMD_EXCLUSIVE) && is_excluded(channel->unit, task)) {
+	if (!(command->flags & SCSI_CMD_EXCLUSIVE) && is_excluded(channel->unit, task)) {
 		LIST_REMOVE(task, link);
 		LIST_INSERT_HEAD(&channel->held, task, link);
-	} else if (likely(!(command->flags & (SCSI_CMD_APP | SCSI_CMD_EXCLUSIVE)))) {
+	} else if (!(command->flags & (SCSI_CMD_APP | SCSI_CMD_EXCLUSIVE))) {
 		run(task);
 	} else {
 		scsi_order_send(channel->unit, &task->order,
@@ -460,49 +478,65 @@ dispatch(struct scsi_task *task, const struct scsi_command *command)
 }
 
 /* False: the task has its status. */
-static inline bool
+static bool
 check(struct scsi_task *task, const struct scsi_command *command)
 {
-	uint32_t alerts = load(task->lun->alerts);
-
-	if (unlikely(command == NULL && scsi_opcode_is_known(task->cdb[0])))
+	if (command == NULL && scsi_commands[task->cdb[0]] != NULL)
 		return !scsi_refuse_cdb(task, 1, 4);
-	if (unlikely(command == NULL || command->flags & task->channel->unit->lacks))
+	if (command == NULL || command->flags & task->channel->unit->lacks)
 		return !refuse_field(task, SCSI_CODE_INVALID_OPCODE, true, 0, -1);
-	if (unlikely(alerts != 0 || !usage_is_good(task, command)) &&
-	    !check_alerts(task, command, alerts))
+	if (!check_alerts(task, command, load(task->lun->alerts)))
 		return false;
 	/* UNMAP's ranges are in its list. */
-	if (unlikely(command->flags & SCSI_CMD_DISCARD))
+	if (command->flags & SCSI_CMD_DISCARD)
 		task->blocks = UINT64_MAX;
-	return !(command->flags & SCSI_CMD_RANGE) || parse_range(task, command);
+	if (command->flags & SCSI_CMD_RANGE && !parse_range(task, command))
+		return false;
+	if (command->flags & SCSI_CMD_TO_END && task->blocks == 0)
+		task->blocks = load(task->channel->unit->blocks) - task->lba;
+	return true;
+}
+
+static __attribute__((noinline)) void
+submit_closely(struct scsi_task *task)
+{
+	task->command = scsi_command_find(task->cdb);
+	if (task->channel == NULL)
+		submit_without_unit(task, task->command);
+	else if (check(task, task->command))
+		dispatch(task, task->command);
+	else
+		scsi_finish(task);
+}
+
+/*
+ * Whether nothing is to be looked at but its range: it needs neither a service action nor the app
+ * thread, nothing is pending for the LUN, and nobody excludes others. So check() and dispatch()
+ * would come to the same. READ and WRITE are like that.
+ */
+static inline bool
+is_plain(const struct scsi_task *task, const struct scsi_command *command)
+{
+	return command != NULL && (command->flags & ~SCSI_CMD_WRITES) == SCSI_CMD_RANGE &&
+	       load(task->lun->alerts) == 0 && load(task->channel->unit->exclusive_blocks) == 0 &&
+	       usage_is_good(task, command);
 }
 
 void
 scsi_submit(struct scsi_task *task)
 {
-	const struct scsi_command *command = scsi_command_find(task->cdb);
+	const struct scsi_command *command = scsi_commands[task->cdb[0]];
 	struct scsi_channel *channel = task->channel;
 
-	task->command = command;
-	task->outcome = SCSI_COMPLETE;
-	task->status = SCSI_GOOD;
-	task->sense_length = 0;
-	task->transferred_in = 0;
-	task->transferred_out = 0;
-	task->buffer = NULL;
-	task->exclusive = false;
-	task->reset = false;
-	task->lba = 0;
-	task->blocks = 0;
-	atomic_store_explicit(&task->aborted, false, memory_order_relaxed);
-	if (unlikely(channel == NULL)) {
-		submit_without_unit(task, command);
+	memset((char *)task + offsetof(struct scsi_task, transferred_in), 0,
+	       offsetof(struct scsi_task, command) - offsetof(struct scsi_task, transferred_in));
+	if (likely(channel != NULL))
+		LIST_INSERT_HEAD(&channel->in_flight, task, link);
+	if (unlikely(channel == NULL || !is_plain(task, command))) {
+		submit_closely(task);
 		return;
 	}
-	LIST_INSERT_HEAD(&channel->in_flight, task, link);
-	if (likely(check(task, command)))
-		dispatch(task, command);
-	else
+	task->command = command;
+	if (!parse_range(task, command) || command->run(task))
 		scsi_finish(task);
 }

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The request queues: a chain is taken apart, becomes a SCSI task, and its outcome the response. */
-#include <endian.h>
 #include <string.h>
 
 #include "iov.h"
@@ -79,24 +78,10 @@ vhost_scsi_put_response(const struct vhost_scsi_response *response, const void *
 		memset(response->rest + length, 0, response->size - length);
 }
 
-static __attribute__((noinline)) void
-put_good_anywhere(const struct vhost_scsi_response *response, uint32_t resid, bool fill)
-{
-	const struct virtio_scsi_cmd_resp good = {.resid = resid};
-
-	vhost_scsi_put_response(response, &good, VHOST_SCSI_RESPONSE_HEADER, fill);
-}
-
-/* What nearly every request ends with, GOOD, in the buffer of nearly every driver. */
+/* GOOD, in the buffer of nearly every driver. */
 static inline void
-put_good(const struct vhost_scsi_response *response, uint32_t resid, bool fill)
+put_good(struct virtio_scsi_cmd_resp *good, uint32_t resid, bool fill)
 {
-	struct virtio_scsi_cmd_resp *good = (struct virtio_scsi_cmd_resp *)response->rest;
-
-	if (unlikely(response->whole_count != 0 || response->size != sizeof(*good))) {
-		put_good_anywhere(response, resid, fill);
-		return;
-	}
 	/* The driver aligns it as it likes. */
 	_Static_assert(_Alignof(struct virtio_scsi_cmd_resp) == 1, "it is packed");
 	good->sense_len = 0;
@@ -104,8 +89,11 @@ put_good(const struct vhost_scsi_response *response, uint32_t resid, bool fill)
 	good->status_qualifier = 0;
 	good->status = SCSI_GOOD;
 	good->response = VIRTIO_SCSI_S_OK;
-	if (fill)
-		memset(good->sense, 0, sizeof(good->sense));
+	/* In halves: of more the compiler makes a `rep stos`, which takes longer. */
+	if (fill) {
+		memset(good->sense, 0, sizeof(good->sense) / 2);
+		memset(good->sense + sizeof(good->sense) / 2, 0, sizeof(good->sense) / 2);
+	}
 }
 
 /* ---- parsing ---- */
@@ -128,17 +116,19 @@ take_long_way(struct scsi_task *task, struct virtio_scsi_cmd_req *header, uint32
 
 /* The first buffer of nearly every driver is the header and nothing else: it is copied once. */
 static inline void
-take_header(struct scsi_task *task, uint32_t cdb_size, uint64_t *lun)
+take_header(struct scsi_task *task, const struct virtq_slot *slot, uint32_t cdb_size, uint64_t *lun)
 {
-	const struct virtio_scsi_cmd_req *header = task->out->iov_base;
+	const struct virtio_scsi_cmd_req *header = slot->iov->iov_base;
 	struct virtio_scsi_cmd_req copy;
 
-	if (unlikely(task->out->iov_len != sizeof(*header) || cdb_size != sizeof(header->cdb))) {
+	if (likely(slot->iov->iov_len == sizeof(*header) && cdb_size == sizeof(header->cdb))) {
+		task->out = slot->iov + 1;
+		task->out_count = slot->readable_count - 1;
+	} else {
+		task->out = slot->iov;
+		task->out_count = slot->readable_count;
 		take_long_way(task, &copy, cdb_size);
 		header = &copy;
-	} else {
-		task->out++;
-		task->out_count--;
 	}
 	memcpy(lun, header->lun, sizeof(*lun));
 	task->tag = header->tag;
@@ -153,19 +143,25 @@ take_header(struct scsi_task *task, uint32_t cdb_size, uint64_t *lun)
 
 /* So is the first one that is to be filled with the response. */
 static inline bool
-take_response(struct scsi_task *task, uint32_t size, struct vhost_scsi_response *response)
+take_response(struct scsi_task *task, const struct virtq_slot *slot, uint32_t size,
+	      struct vhost_scsi_response *response)
 {
-	if (unlikely(task->in->iov_len != size))
-		return vhost_scsi_take_response(&task->in, &task->in_count, size, response);
-	response->whole_count = 0;
-	response->rest = task->in->iov_base;
-	response->size = size;
-	task->in++;
-	task->in_count--;
-	return true;
+	struct iovec *first = slot->iov + slot->readable_count;
+
+	if (likely(first->iov_len == size)) {
+		response->whole_count = 0;
+		response->rest = first->iov_base;
+		response->size = size;
+		task->in = first + 1;
+		task->in_count = slot->writable_count - 1;
+		return true;
+	}
+	task->in = first;
+	task->in_count = slot->writable_count;
+	return vhost_scsi_take_response(&task->in, &task->in_count, size, response);
 }
 
-static inline bool
+static inline __attribute__((always_inline)) bool
 parse(struct virtq_slot *slot, uint32_t cdb_size, uint32_t sense_size,
       struct vhost_scsi_request *request, uint64_t *lun)
 {
@@ -175,15 +171,11 @@ parse(struct virtq_slot *slot, uint32_t cdb_size, uint32_t sense_size,
 
 	if (unlikely(slot->readable_bytes < header_size || slot->writable_bytes < response_size))
 		return false;
-	task->in = slot->iov + slot->readable_count;
-	task->in_count = slot->writable_count;
 	task->in_bytes = slot->writable_bytes - response_size;
-	if (unlikely(!take_response(task, response_size, &request->response)))
-		return false;
-	task->out = slot->iov;
-	task->out_count = slot->readable_count;
 	task->out_bytes = slot->readable_bytes - header_size;
-	take_header(task, cdb_size, lun);
+	if (unlikely(!take_response(task, slot, response_size, &request->response)))
+		return false;
+	take_header(task, slot, cdb_size, lun);
 	return true;
 }
 
@@ -225,9 +217,19 @@ residual(const struct scsi_task *task)
 	return bytes < UINT32_MAX ? (uint32_t)bytes : UINT32_MAX;
 }
 
-/* Returns how much of the response was written. */
-static __attribute__((noinline)) uint32_t
-put_not_good(struct vhost_scsi_request *request, bool fill)
+static void
+complete(struct vhost_scsi_request *request, uint32_t length)
+{
+	request->path->in_flight--;
+	vhost_queue_complete(request->queue, virtq_slot_from_ctx(request), length);
+}
+
+/*
+ * The used length says that all up to there was written. So a response with data behind it is
+ * written to its end.
+ */
+static __attribute__((noinline)) void
+respond(struct vhost_scsi_request *request)
 {
 	const struct scsi_task *task = &request->task;
 	uint32_t sense_size = request->response.size - VHOST_SCSI_RESPONSE_HEADER;
@@ -238,34 +240,38 @@ put_not_good(struct vhost_scsi_request *request, bool fill)
 		.response = codes[task->outcome],
 	};
 	uint32_t length = VHOST_SCSI_RESPONSE_HEADER + response.sense_len;
+	bool has_data = task->transferred_in > 0;
 
 	memcpy(response.sense, task->sense, response.sense_len);
-	vhost_scsi_put_response(&request->response, &response, length, fill);
-	request->queue->counters[VHOST_ERRORS]++;
-	return length;
+	vhost_scsi_put_response(&request->response, &response, length, has_data);
+	if (task->outcome != SCSI_COMPLETE || task->status != SCSI_GOOD)
+		request->queue->counters[VHOST_ERRORS]++;
+	if (has_data)
+		length = request->response.size + (uint32_t)task->transferred_in;
+	complete(request, length);
 }
 
-/*
- * The used length says that all up to there was written. So a response with data behind it is
- * written to its end.
- */
+/* What nearly every request ends with comes to the same without a copy. */
 static void
 on_done(struct scsi_task *task)
 {
 	struct vhost_scsi_request *request =
 		(struct vhost_scsi_request *)((char *)task -
 					      offsetof(struct vhost_scsi_request, task));
-	bool has_data = task->transferred_in > 0;
+	const struct vhost_scsi_response *response = &request->response;
 	uint32_t length = VHOST_SCSI_RESPONSE_HEADER;
 
-	if (unlikely(task->outcome != SCSI_COMPLETE || task->status != SCSI_GOOD))
-		length = put_not_good(request, has_data);
-	else
-		put_good(&request->response, residual(task), has_data);
-	if (has_data)
-		length = request->response.size + (uint32_t)task->transferred_in;
-	request->path->in_flight--;
-	vhost_queue_complete(request->queue, virtq_slot_from_ctx(request), length);
+	if (unlikely((task->outcome | task->status) != 0 || /* SCSI_COMPLETE, SCSI_GOOD */
+		     response->whole_count != 0 ||
+		     response->size != sizeof(struct virtio_scsi_cmd_resp))) {
+		respond(request);
+		return;
+	}
+	if (task->transferred_in > 0)
+		length = sizeof(struct virtio_scsi_cmd_resp) + (uint32_t)task->transferred_in;
+	put_good((struct virtio_scsi_cmd_resp *)response->rest, residual(task),
+		 task->transferred_in > 0);
+	complete(request, length);
 }
 
 /* ---- the beginning ---- */
@@ -281,19 +287,6 @@ vhost_scsi_request_init(struct vhost_queue *queue, struct virtq_slot *slot)
 	}
 	request->queue = queue;
 	request->task.done = on_done;
-}
-
-/* LUNs below 256 in peripheral device addressing, where there are any. */
-static inline struct vhost_scsi_path *
-find_path(const struct vhost_scsi_channel *channel, uint64_t field)
-{
-	uint64_t number = le64toh(field);
-	struct vhost_scsi_paths *paths = channel->targets[number >> 8 & 0xff];
-
-	if (likely((number & ~0xff00ff00ull) == 1 && paths != NULL &&
-		   number >> 24 < paths->lun_count && paths->luns[number >> 24].lun != NULL))
-		return &paths->luns[number >> 24];
-	return vhost_scsi_find_path(channel, (const uint8_t *)&field);
 }
 
 static inline void
@@ -315,24 +308,35 @@ start(struct vhost_scsi_request *request, struct vhost_scsi_channel *channel,
 	scsi_submit(task);
 }
 
-static inline void
-handle_request(struct vhost_scsi *scsi, struct vhost_queue *queue, struct virtq_slot *slot)
+/* What the request before was for: the next one nearly always is for the same. */
+struct recent {
+	uint64_t lun;
+	struct vhost_scsi_path *path; /* NULL: there was none */
+};
+
+static __attribute__((noinline)) void
+find_path(struct recent *recent, const struct vhost_scsi_channel *channel, uint64_t lun)
+{
+	recent->lun = lun;
+	recent->path = vhost_scsi_find_path(channel, (const uint8_t *)&lun);
+}
+
+static inline __attribute__((always_inline)) void
+handle_request(struct vhost_queue *queue, struct virtq_slot *slot, uint32_t cdb_size,
+	       uint32_t sense_size, struct recent *recent)
 {
 	struct vhost_scsi_request *request = (struct vhost_scsi_request *)slot->ctx;
-	struct vhost_scsi_channel *channel = queue->channel;
 	const struct scsi_task *task = &request->task;
-	struct vhost_scsi_path *path;
 	uint64_t lun;
 
-	if (unlikely(!parse(slot, atomic_load_explicit(&scsi->cdb_size, memory_order_relaxed),
-			    atomic_load_explicit(&scsi->sense_size, memory_order_relaxed), request,
-			    &lun))) {
+	if (unlikely(!parse(slot, cdb_size, sense_size, request, &lun))) {
 		vhost_queue_complete(queue, slot, 0);
 		virtq_break(queue->setup.vq, "request without a whole header or response");
 		return;
 	}
-	path = find_path(channel, lun);
-	if (unlikely(path == NULL))
+	if (unlikely(recent->lun != lun || recent->path == NULL))
+		find_path(recent, queue->channel, lun);
+	if (unlikely(recent->path == NULL))
 		refuse(request, VIRTIO_SCSI_S_BAD_TARGET);
 	else if (unlikely((task->in_bytes != 0 && task->out_bytes != 0) ||
 			  /* The used ring has 32 bits for the length. */
@@ -340,7 +344,17 @@ handle_request(struct vhost_scsi *scsi, struct vhost_queue *queue, struct virtq_
 		/* VIRTIO_SCSI_F_INOUT is not offered: no command here has data in both ways. */
 		refuse(request, VIRTIO_SCSI_S_FAILURE);
 	else
-		start(request, channel, path);
+		start(request, queue->channel, recent->path);
+}
+
+static inline __attribute__((always_inline)) void
+handle_all(struct vhost_queue *queue, struct virtq_slot **slots, uint32_t count, uint32_t cdb_size,
+	   uint32_t sense_size)
+{
+	struct recent recent = {0}; /* only here: paths come and go between two calls */
+
+	for (uint32_t i = 0; i < count; i++)
+		handle_request(queue, slots[i], cdb_size, sense_size, &recent);
 }
 
 static void
@@ -360,13 +374,21 @@ void
 vhost_scsi_handle(struct vhost_queue *queue, struct virtq_slot **slots, uint32_t count)
 {
 	struct vhost_scsi *scsi = queue->device;
+	uint32_t cdb_size, sense_size;
 
 	if (unlikely(queue->index == VHOST_SCSI_CONTROL_QUEUE)) {
 		for (uint32_t i = 0; i < count; i++)
 			vhost_scsi_handle_control(queue, slots[i]);
 		return;
 	}
-	for (uint32_t i = 0; i < count; i++)
-		handle_request(scsi, queue, slots[i]);
+	cdb_size = atomic_load_explicit(&scsi->cdb_size, memory_order_relaxed);
+	sense_size = atomic_load_explicit(&scsi->sense_size, memory_order_relaxed);
+	/* No driver is known that chooses others: for these the compiler knows them. */
+	if (likely(cdb_size == VIRTIO_SCSI_CDB_DEFAULT_SIZE &&
+		   sense_size == VIRTIO_SCSI_SENSE_DEFAULT_SIZE))
+		handle_all(queue, slots, count, VIRTIO_SCSI_CDB_DEFAULT_SIZE,
+			   VIRTIO_SCSI_SENSE_DEFAULT_SIZE);
+	else
+		handle_all(queue, slots, count, cdb_size, sense_size);
 	flush(queue->channel);
 }
