@@ -310,7 +310,7 @@ bench_main(void *arg)
 	if (rc != 0)
 		path_fail("block devices", rc);
 	path_nvme_attach(&opts);
-	rc = bdev_open(BDEV, true, "nvme_perf", NULL, NULL, &bench.desc, &err);
+	rc = bdev_open(BDEV, BDEV_WRITES, "nvme_perf", NULL, NULL, &bench.desc, &err);
 	if (rc != 0)
 		path_fail(err.text, rc);
 	bench.blocks = bdev_get_info(bdev_desc_bdev(bench.desc))->size / PATH_BLOCK;

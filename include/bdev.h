@@ -138,12 +138,24 @@ json_t *bdev_driver_specific(const struct bdev *bdev);
 /* Array of {method, params} that makes all bdevs again, in order. App thread. */
 json_t *bdev_config_json(void);
 
+enum bdev_use {
+	BDEV_READS,
+	BDEV_WRITES, /* and so may others */
+	/*
+	 * And nobody else may: neither this bdev nor those that it is made of, nor through others
+	 * that are made of it. For who promises something of the order of writes that others would
+	 * not know of, as SCSI reservations do.
+	 */
+	BDEV_WRITES_ALONE,
+};
 /*
- * App thread. Several may have one bdev open, also for writing. user names the opener in messages
- * ("vhost controller vm1"); copied. event (on the app thread) may be NULL. 0, -ENODEV, -EROFS
- * (write, and the bdev is read-only), -EBUSY (being deleted), -ENOMEM.
+ * App thread. Several may have one bdev open. user names the opener in messages ("vhost controller
+ * vm1"), and tells openers apart: one that opens it twice shares it with nobody; copied. event (on
+ * the app thread) may be NULL. 0, -ENODEV, -EROFS (it is to be written, and the bdev is read-only),
+ * -EBUSY (being deleted; or there is another writer, and one of both writes alone: err names it),
+ * -ENOMEM.
  */
-int bdev_open(const char *name, bool write, const char *user, bdev_event_fn event, void *ctx,
+int bdev_open(const char *name, enum bdev_use use, const char *user, bdev_event_fn event, void *ctx,
 	      struct bdev_desc **desc, struct errmsg *err);
 /* App thread, after every channel got through this desc was put. */
 void bdev_close(struct bdev_desc *desc);

@@ -362,6 +362,8 @@ static const struct rpc_param name_params[] = {
 #define CREATE_ERRORS                                                                              \
 	"Errors: -17 (File exists: the name or UUID is taken), -22 (a bad name or size)"
 #define ON_TOP "It has the size of the one below, and is removed with it. "
+#define ON_TOP_ERRORS                                                                              \
+	CREATE_ERRORS ", -19 (No such device below), -16 (the one below is a SCSI disk)."
 #define FILE_ERRORS                                                                                \
 	CREATE_ERRORS ", -2 (no such file), -13 (no permission), -21 (a folder), -11 (another "    \
 		      "process has locked it)."
@@ -542,7 +544,7 @@ const struct rpc_schema rpc_bdev_schemas[RPC_BDEV_METHODS + 1] = {
 			TAKES(error_create_params, struct rpc_bdev_error_create),
 			.help = "Makes a block device on top of another one that fails as "
 				"bdev_error_inject_error says. " ON_TOP "Answers its "
-				"name.\n" CREATE_ERRORS ", -19 (No such device below).",
+				"name.\n" ON_TOP_ERRORS,
 		},
 	[RPC_BDEV_ERROR_INJECT_ERROR] =
 		{
@@ -565,7 +567,7 @@ const struct rpc_schema rpc_bdev_schemas[RPC_BDEV_METHODS + 1] = {
 			.flags = RPC_RUNTIME | RPC_CHANGES,
 			TAKES(delay_create_params, struct rpc_bdev_delay_create),
 			.help = "Makes a block device on top of another one that is slower. " ON_TOP
-				"Answers its name.\n" CREATE_ERRORS ", -19 (No such device below).",
+				"Answers its name.\n" ON_TOP_ERRORS,
 		},
 	[RPC_BDEV_DELAY_UPDATE_LATENCY] =
 		{

@@ -114,9 +114,13 @@ const struct rpc_schema rpc_vhost_schemas[RPC_VHOST_METHODS + 1] = {
 			.params = create_blk_params,
 			.param_count = RPC_COUNT(create_blk_params),
 			.params_size = sizeof(struct rpc_vhost_create_blk_controller),
-			.help = "Makes a virtio-blk controller and its socket. Answers true.\n"
+			.help = "Makes a virtio-blk controller and its socket. Several may have "
+				"one "
+				"block device, but none that writes one that is a SCSI disk. "
+				"Answers true.\n"
 				"Errors: -17 (File exists: the name is taken), -19 (No such "
-				"device: no such block device), "
+				"device: no such block device), -16 (a SCSI disk writes it, also "
+				"through block devices on top; or it is being deleted), "
 				"-22 (a bad name or CPU mask), -30 (the block device is "
 				"read-only), -36 (the socket's path is too "
 				"long), -98 (somebody listens on the socket).",

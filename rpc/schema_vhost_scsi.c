@@ -112,8 +112,10 @@ const struct rpc_schema rpc_vhost_scsi_schemas[RPC_VHOST_SCSI_METHODS + 1] = {
 				"target's number.\n"
 				"Errors: -17 (File exists: the number is taken), -28 (no number is "
 				"free), -19 (No such device: no such controller or block device), "
-				"-16 (one of them is being deleted), -22 (not 1 to 64 block "
-				"devices; or no SCSI controller).",
+				"-16 (one of them is being deleted, or written by others that know "
+				"nothing of reservations: a virtio-blk controller or a block "
+				"device on top), -22 (not 1 to 64 block devices; or no SCSI "
+				"controller).",
 		},
 	[RPC_VHOST_SCSI_REMOVE_TARGET] =
 		{

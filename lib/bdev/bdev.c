@@ -125,6 +125,48 @@ bdev_config_json(void)
 
 /* ---- opening ---- */
 
+/* One that cannot write beside the user, or that the user cannot write beside; or NULL. */
+static const struct bdev_desc *
+find_rival(const struct bdev *bdev, const struct bdev_desc *except, enum bdev_use use,
+	   const char *user)
+{
+	const struct bdev_desc *desc;
+
+	TAILQ_FOREACH (desc, &bdev->descs, link) {
+		if (desc != except && desc->use != BDEV_READS &&
+		    (use == BDEV_WRITES_ALONE || desc->alone != 0) && strcmp(desc->user, user) != 0)
+			return desc;
+	}
+	return NULL;
+}
+
+/* Of the bdev, and of all that it is made of. */
+static int
+check_writers(const struct bdev *bdev, enum bdev_use use, const char *user, struct errmsg *err)
+{
+	const struct bdev_desc *via = NULL, *rival;
+
+	while (bdev != NULL && use != BDEV_READS) {
+		rival = find_rival(bdev, via, use, user);
+		if (rival != NULL)
+			return err_set(err, -EBUSY,
+				       "block device %s is in use by %s: it and %s cannot both "
+				       "write it",
+				       bdev->info.name, rival->user, user);
+		via = bdev->lower;
+		bdev = via != NULL ? via->bdev : NULL;
+	}
+	return 0;
+}
+
+/* Its users write alone, or don't any more, and so they do through all that it is made of. */
+static void
+count_alone(struct bdev_desc *desc, uint32_t by)
+{
+	for (; desc != NULL; desc = desc->bdev->lower)
+		desc->alone += by;
+}
+
 static int
 check_open(const struct bdev *bdev, const char *name, bool write, struct errmsg *err)
 {
@@ -138,14 +180,16 @@ check_open(const struct bdev *bdev, const char *name, bool write, struct errmsg 
 }
 
 int
-bdev_open(const char *name, bool write, const char *user, bdev_event_fn event, void *ctx,
+bdev_open(const char *name, enum bdev_use use, const char *user, bdev_event_fn event, void *ctx,
 	  struct bdev_desc **result, struct errmsg *err)
 {
 	struct bdev *bdev = find(name);
 	struct bdev_desc *desc;
 	int rc;
 
-	rc = check_open(bdev, name, write, err);
+	rc = check_open(bdev, name, use != BDEV_READS, err);
+	if (rc == 0)
+		rc = check_writers(bdev, use, user, err);
 	if (rc != 0)
 		return rc;
 	desc = calloc(1, sizeof(*desc));
@@ -154,12 +198,13 @@ bdev_open(const char *name, bool write, const char *user, bdev_event_fn event, v
 		return err_set(err, -ENOMEM, "block device %s: no memory to open it", name);
 	}
 	desc->bdev = bdev;
-	desc->write = write;
+	desc->use = use;
 	desc->event = event;
 	desc->event_ctx = ctx;
 	desc->last_event = bdev->events;
 	bdev_get(bdev);
 	TAILQ_INSERT_TAIL(&bdev->descs, desc, link);
+	count_alone(desc, use == BDEV_WRITES_ALONE);
 	*result = desc;
 	log_debug(bdev, "bdev %s: opened by %s", name, user);
 	return 0;
@@ -175,6 +220,7 @@ bdev_close(struct bdev_desc *desc)
 		abort();
 	}
 	TAILQ_REMOVE(&bdev->descs, desc, link);
+	count_alone(desc, -(uint32_t)(desc->use == BDEV_WRITES_ALONE));
 	log_debug(bdev, "bdev %s: closed by %s", bdev->info.name, desc->user);
 	free(desc->user);
 	free(desc);
@@ -271,7 +317,7 @@ bdev_rescan(const char *name, struct errmsg *err)
 	struct bdev *bdev;
 	int rc;
 
-	rc = bdev_open(name, false, "its rescan", NULL, NULL, &desc, err);
+	rc = bdev_open(name, BDEV_READS, "its rescan", NULL, NULL, &desc, err);
 	if (rc != 0)
 		return rc;
 	bdev = desc->bdev;

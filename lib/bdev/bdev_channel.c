@@ -75,8 +75,9 @@ channel_init(struct bdev_channel *channel, struct bdev_desc *desc, struct io_cha
 	channel->max_iovs = ops->max_iovs != 0 ? ops->max_iovs : UINT32_MAX;
 	channel->block_mask = info->block_size - 1;
 	channel->alignment_mask = ops->buffer_alignment - 1;
-	channel->read_only = info->read_only || !desc->write;
-	channel->io_types = desc->write ? info->io_types : info->io_types & ~BDEV_WRITE_TYPES;
+	channel->read_only = info->read_only || desc->use == BDEV_READS;
+	channel->io_types =
+		desc->use == BDEV_READS ? info->io_types & ~BDEV_WRITE_TYPES : info->io_types;
 	channel->core_fua = info->write_cache && !ops->fua;
 	channel->write_cache = info->write_cache;
 }

@@ -21,12 +21,14 @@ struct bdev_meter;
 struct bdev_desc {
 	/* Set once. */
 	struct bdev *bdev;
-	bool write;
+	enum bdev_use use;
 	char *user;
 	bdev_event_fn event;
 	void *event_ctx;
 	/* App thread only. */
 	uint64_t last_event; /* number of the event it was told last */
+	/* Who writes alone through it: itself, or users of the bdev on top whose desc it is. */
+	uint32_t alone;
 	TAILQ_ENTRY(bdev_desc) link;
 	/* Any thread. */
 	_Atomic uint32_t channels;
@@ -69,6 +71,7 @@ struct bdev {
 	struct completion *gone;  /* who waits for the end */
 	struct thread_msg quiet_msg;
 	TAILQ_HEAD(, bdev_desc) descs;
+	struct bdev_desc *lower; /* of the bdev that it is made of; or NULL */
 	TAILQ_ENTRY(bdev) link;
 	struct bdev_walk *walk, *last_walk; /* the first one is running */
 	uint64_t walks;                     /* number of the running one; from 1 */

@@ -164,11 +164,12 @@ static int
 open_lower(struct bdev_filter *filter, const struct bdev_filter_opts *opts, struct errmsg *err)
 {
 	struct bdev *lower = bdev_by_name(opts->base);
+	bool writes = lower != NULL && !bdev_get_info(lower)->read_only;
 	char user[BDEV_NAME_MAX + 32];
 
 	snprintf(user, sizeof(user), "block device %s", opts->name);
-	return bdev_open(opts->base, lower != NULL && !bdev_get_info(lower)->read_only, user,
-			 on_lower_event, filter, &filter->desc, err);
+	return bdev_open(opts->base, writes ? BDEV_WRITES : BDEV_READS, user, on_lower_event,
+			 filter, &filter->desc, err);
 }
 
 /* The lower one's core sees to limits, boundaries and alignment. */
@@ -211,6 +212,8 @@ bdev_filter_register(struct bdev_filter *filter, const struct bdev_filter_opts *
 	rc = bdev_register(&info, &filter->ops, filter, &filter->bdev, err);
 	if (rc != 0)
 		bdev_close(filter->desc);
+	else
+		filter->bdev->lower = filter->desc;
 	return rc;
 }
 

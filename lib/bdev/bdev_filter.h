@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * bdev_filter: what block devices on top of another one share. The lower one is opened like any
- * user does; the lower request lives in the upper one. When the lower one is removed, so is the
- * upper one; a new size passes through, and so do maps of memory. Private to lib/bdev.
+ * user does: others may write it, too, as long as nobody opens the upper one to write alone. The
+ * lower request lives in the upper one. When the lower one is removed, so is the upper one; a new
+ * size passes through, and so do maps of memory. Private to lib/bdev.
  */
 #ifndef VHOSTD_BDEV_FILTER_H
 #define VHOSTD_BDEV_FILTER_H

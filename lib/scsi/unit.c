@@ -313,10 +313,10 @@ open_bdev(struct scsi_unit *unit, struct errmsg *err)
 	int rc;
 
 	snprintf(user, sizeof(user), "SCSI disk %s", unit->name);
-	rc = bdev_open(unit->name, true, user, on_bdev_event, unit, &unit->desc, err);
+	rc = bdev_open(unit->name, BDEV_WRITES_ALONE, user, on_bdev_event, unit, &unit->desc, err);
 	unit->read_only = rc == -EROFS;
 	if (unit->read_only)
-		rc = bdev_open(unit->name, false, user, on_bdev_event, unit, &unit->desc, err);
+		rc = bdev_open(unit->name, BDEV_READS, user, on_bdev_event, unit, &unit->desc, err);
 	if (rc != 0)
 		return rc;
 	bdev = bdev_desc_bdev(unit->desc);

@@ -734,7 +734,8 @@ vhost_blk_create(const struct vhost_blk_opts *opts, struct errmsg *err)
 	atomic_init(&blk->writeback, !opts->write_through);
 	blk->refs = 1;
 	snprintf(user, sizeof(user), "vhost controller %s", opts->name);
-	rc = bdev_open(opts->bdev, !opts->read_only, user, on_bdev_event, blk, &blk->desc, err);
+	rc = bdev_open(opts->bdev, opts->read_only ? BDEV_READS : BDEV_WRITES, user, on_bdev_event,
+		       blk, &blk->desc, err);
 	if (rc != 0) {
 		free(blk);
 		return rc;

@@ -591,8 +591,8 @@ create_disks(void *arg)
 
 		require(create_bdev(&disks[i], &err) == 0);
 		require(vhost_blk_create(&opts, &err) == 0);
-		require(bdev_open(disks[i].bdev, true, "fuzz", NULL, NULL, &world.descs[i], &err) ==
-			0);
+		require(bdev_open(disks[i].bdev, BDEV_WRITES, "fuzz", NULL, NULL, &world.descs[i],
+				  &err) == 0);
 		world.channels[i] = bdev_channel_get(world.descs[i]);
 		require(world.channels[i] != NULL);
 	}

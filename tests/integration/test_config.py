@@ -213,6 +213,40 @@ def test_what_cannot_be_made_is_kept_until_it_is_deleted(vhostd):
     assert "could not be replayed" not in vhostd.log_text().rsplit("given up", 1)[1]
 
 
+@pytest.mark.parametrize("first", ["blk", "scsi"])
+def test_disk_of_both_kinds_of_controllers_in_an_old_state(vhostd, first):
+    """The later one is kept, as what else cannot be made, and the rest starts."""
+    for name in "mno":
+        vhostd.rpc("bdev_null_create", name=name, num_blocks=2048, block_size=512)
+    for kind in (("blk", "scsi") if first == "blk" else ("scsi", "blk")):
+        if kind == "blk":
+            vhostd.rpc("vhost_create_blk_controller", ctrlr="blk", dev_name="m")
+        else:
+            vhostd.rpc("vhost_create_scsi_controller", ctrlr="scsi")
+            vhostd.rpc("vhost_scsi_controller_add_target", ctrlr="scsi", scsi_target_num=0, bdev_name="n")
+    vhostd.rpc("vhost_create_blk_controller", ctrlr="last", dev_name="o")
+    vhostd.stop()
+    document = json.loads(vhostd.state.read_text())
+    add, = (entry for subsystem in document["subsystems"] for entry in subsystem["config"] or []
+            if entry["method"] == "vhost_scsi_controller_add_target")
+    add["params"]["bdev_name"] = "m"
+    vhostd.state.write_text(json.dumps(document))
+    vhostd.start()
+    failed = vhostd.rpc("framework_get_state")["failed"]
+    later = {"blk": ["vhost_scsi_controller_add_target", "vhost_start_scsi_controller"],
+             "scsi": ["vhost_create_blk_controller"]}[first]
+    assert [entry["method"] for entry in failed] == later
+    assert "block device m is in use by" in vhostd.log_text()
+    assert (vhostd.folder / first).is_socket() and (vhostd.folder / "last").is_socket()
+    assert json.loads(vhostd.state.read_text()) == document
+    # The one that is there goes, and the next start makes the other one.
+    vhostd.rpc("vhost_delete_controller", ctrlr=first)
+    vhostd.stop()
+    vhostd.start()
+    assert vhostd.rpc("framework_get_state")["failed"] == []
+    assert {entry["ctrlr"] for entry in vhostd.rpc("vhost_get_controllers")} == {"blk", "scsi", "last"} - {first}
+
+
 def test_coalescing_of_a_controller_that_was_missing(vhostd):
     """What was set on a controller is kept as long as the controller, and given up with it."""
     image = vhostd.image("a.img")

@@ -723,6 +723,40 @@ def test_controller(shared):
     shared.rpc("bdev_malloc_delete", name="m")
 
 
+def test_scsi_disks_have_no_other_writers(shared):
+    """Reservations would mean nothing to them. Two virtio-blk controllers share a disk as always."""
+    blk, scsi, add = "vhost_create_blk_controller", "vhost_create_scsi_controller", "vhost_scsi_controller_add_target"
+    shared.rpc("bdev_malloc_create", name="m", num_blocks=2048, block_size=512)
+    shared.rpc(scsi, ctrlr="s")
+    shared.rpc(blk, ctrlr="b", dev_name="m")
+    shared.rpc(blk, ctrlr="b2", dev_name="m")
+    error = shared.error(add, ctrlr="s", scsi_target_num=0, bdev_name="m")
+    assert error.code == EBUSY and "block device m is in use by vhost controller b:" in error.message
+    shared.rpc("vhost_delete_controller", ctrlr="b")
+    shared.rpc("vhost_delete_controller", ctrlr="b2")
+    shared.rpc(blk, ctrlr="r", dev_name="m", readonly=True)
+    assert shared.rpc(add, ctrlr="s", scsi_target_num=0, bdev_name="m") == 0
+    shared.rpc(scsi, ctrlr="s2")
+    assert shared.rpc(add, ctrlr="s2", scsi_target_num=0, bdev_name="m") == 0
+    for method, params in ((blk, {"ctrlr": "b", "dev_name": "m"}), ("bdev_error_create", {"base_name": "m"}),
+                           ("bdev_delay_create", {"name": "d", "base_bdev_name": "m"} | LATENCIES)):
+        error = shared.error(method, **params)
+        assert error.code == EBUSY and "block device m is in use by SCSI disk m:" in error.message
+    shared.rpc(blk, ctrlr="r2", dev_name="m", readonly=True)
+    for controller in "s", "s2":
+        assert shared.rpc("bdev_get_bdevs", name="m")[0]["claimed"] is True
+        assert shared.rpc("vhost_scsi_controller_remove_target", ctrlr=controller, scsi_target_num=0) is True
+    # Below a SCSI disk nobody writes, either.
+    assert shared.rpc("bdev_error_create", base_name="m") == "EE_m"
+    assert shared.rpc(add, ctrlr="s", scsi_target_num=0, bdev_name="EE_m") == 0
+    error = shared.error(blk, ctrlr="b", dev_name="m")
+    assert error.code == EBUSY and "block device m is in use by block device EE_m:" in error.message
+    assert shared.rpc("vhost_scsi_controller_remove_target", ctrlr="s", scsi_target_num=0) is True
+    shared.rpc(blk, ctrlr="b", dev_name="m")
+    error = shared.error(add, ctrlr="s", scsi_target_num=0, bdev_name="EE_m")
+    assert error.code == EBUSY and "block device m is in use by vhost controller b:" in error.message
+
+
 def test_controller_errors(shared):
     shared.rpc("bdev_null_create", name="n", num_blocks=8, block_size=512)
     create = "vhost_create_blk_controller"

@@ -185,7 +185,9 @@ rig_open(const char *name, bool write)
 	struct bdev_desc *desc = NULL;
 
 	thread_set_current(rig_app);
-	assert_int_equal(bdev_open(name, write, "the test", NULL, NULL, &desc, &rig_err), 0);
+	assert_int_equal(bdev_open(name, write ? BDEV_WRITES : BDEV_READS, "the test", NULL, NULL,
+				   &desc, &rig_err),
+			 0);
 	thread_set_current(NULL);
 	return desc;
 }

@@ -248,7 +248,7 @@ test_open(void **state)
 	struct bdev_desc *first, *second, *none;
 
 	(void)state;
-	assert_int_equal(bdev_open("a", true, "me", NULL, NULL, &none, &rig_err), -ENODEV);
+	assert_int_equal(bdev_open("a", BDEV_WRITES, "me", NULL, NULL, &none, &rig_err), -ENODEV);
 	assert_non_null(strstr(rig_err.text, "a"));
 	assert_int_equal(fake_register(&info), 0);
 	assert_false(bdev_is_open(fake.bdev));
@@ -271,11 +271,68 @@ test_open_read_only(void **state)
 	(void)state;
 	info.read_only = true;
 	assert_int_equal(fake_register(&info), 0);
-	assert_int_equal(bdev_open("a", true, "me", NULL, NULL, &desc, &rig_err), -EROFS);
+	assert_int_equal(bdev_open("a", BDEV_WRITES, "me", NULL, NULL, &desc, &rig_err), -EROFS);
 	assert_int_equal(bdev_get_info(fake.bdev)->io_types,
 			 1u << BDEV_READ | 1u << BDEV_FLUSH | 1u << BDEV_RESET);
 	desc = rig_open("a", false);
 	rig_close(desc);
+}
+
+static struct bdev_desc *
+open_as(const char *user, enum bdev_use use, int expected)
+{
+	struct bdev_desc *desc = NULL;
+
+	thread_set_current(rig_app);
+	assert_int_equal(bdev_open("a", use, user, NULL, NULL, &desc, &rig_err), expected);
+	thread_set_current(NULL);
+	if (expected == -EBUSY)
+		assert_non_null(strstr(rig_err.text, user));
+	return desc;
+}
+
+/* Who writes alone shares with readers only, whoever comes first; the error names bdev and holder. */
+static void
+test_open_alone(void **state)
+{
+	struct bdev_info info = fake_info("a");
+	struct bdev_desc *reader, *alone, *writers[2];
+
+	(void)state;
+	assert_int_equal(fake_register(&info), 0);
+	reader = open_as("a reader", BDEV_READS, 0);
+	alone = open_as("scsi", BDEV_WRITES_ALONE, 0);
+	open_as("blk", BDEV_WRITES, -EBUSY);
+	assert_non_null(strstr(rig_err.text, "block device a is in use by scsi"));
+	open_as("other", BDEV_WRITES_ALONE, -EBUSY);
+	rig_close(open_as("another reader", BDEV_READS, 0));
+	rig_close(alone);
+	rig_close(reader);
+	writers[0] = open_as("blk", BDEV_WRITES, 0);
+	writers[1] = open_as("more blk", BDEV_WRITES, 0);
+	open_as("scsi", BDEV_WRITES_ALONE, -EBUSY);
+	assert_non_null(strstr(rig_err.text, "blk"));
+	rig_close(writers[0]);
+	open_as("scsi", BDEV_WRITES_ALONE, -EBUSY);
+	rig_close(writers[1]);
+	rig_close(open_as("scsi", BDEV_WRITES_ALONE, 0));
+}
+
+/* One of the same name, which is about to come or to go, is no other. */
+static void
+test_open_alone_again(void **state)
+{
+	struct bdev_info info = fake_info("a");
+	struct bdev_desc *old, *new;
+
+	(void)state;
+	assert_int_equal(fake_register(&info), 0);
+	old = open_as("scsi", BDEV_WRITES_ALONE, 0);
+	new = open_as("scsi", BDEV_WRITES_ALONE, 0);
+	rig_close(old);
+	open_as("blk", BDEV_WRITES, -EBUSY);
+	rig_close(new);
+	rig_close(open_as("blk", BDEV_WRITES, 0));
 }
 
 /* ---- the end ---- */
@@ -317,7 +374,7 @@ test_delete_waits_for_channels(void **state)
 	assert_false(delete.finished);
 	assert_null(bdev_by_name("a"));
 	assert_null(bdev_next(NULL));
-	assert_int_equal(bdev_open("a", false, "me", NULL, NULL, &desc, NULL), -EBUSY);
+	assert_int_equal(bdev_open("a", BDEV_READS, "me", NULL, NULL, &desc, NULL), -EBUSY);
 	assert_int_equal(fake_register(&info), -EEXIST);
 	assert_int_equal(rig_delete("a", "fake"), -EBUSY);
 	rig_wait(&delete.finished);
@@ -351,8 +408,8 @@ static void
 listen_to(struct listener *listener, const char *name)
 {
 	thread_set_current(rig_app);
-	assert_int_equal(bdev_open(name, false, "listener", heard, listener, &listener->desc, NULL),
-			 0);
+	assert_int_equal(
+		bdev_open(name, BDEV_READS, "listener", heard, listener, &listener->desc, NULL), 0);
 	thread_set_current(NULL);
 }
 
@@ -464,6 +521,8 @@ main(void)
 		test(test_order_of_settings),
 		test(test_open),
 		test(test_open_read_only),
+		test(test_open_alone),
+		test(test_open_alone_again),
 		test(test_delete),
 		test(test_delete_waits_for_channels),
 		test(test_resize),

@@ -210,10 +210,65 @@ test_read_only(void **state)
 	upper = create_delay("d", "low", 0, 0);
 	assert_true(bdev_get_info(upper)->read_only);
 	thread_set_current(rig_app);
-	assert_int_equal(bdev_open("d", true, "t", NULL, NULL, &desc, &rig_err), -EROFS);
+	assert_int_equal(bdev_open("d", BDEV_WRITES, "t", NULL, NULL, &desc, &rig_err), -EROFS);
 	thread_set_current(NULL);
 	assert_int_equal(rig_delete("d", "error"), -ENODEV);
 	assert_int_equal(rig_delete("d", "delay"), 0);
+	assert_int_equal(rig_delete("low", "fake"), 0);
+}
+
+static struct bdev_desc *
+open_as(const char *name, enum bdev_use how, int expected)
+{
+	struct bdev_desc *desc = NULL;
+
+	thread_set_current(rig_app);
+	assert_int_equal(bdev_open(name, how, how == BDEV_WRITES_ALONE ? "scsi" : "blk", NULL, NULL,
+				   &desc, &rig_err),
+			 expected);
+	thread_set_current(NULL);
+	return desc;
+}
+
+static void
+expect_create_error(const char *base, int rc)
+{
+	struct create_call call = {.error = {.name = "another", .base = base}};
+
+	rig_run(create_run, &call);
+	assert_int_equal(call.rc, rc);
+}
+
+/* Who writes the upper one alone is alone all the way down. */
+static void
+test_alone(void **state)
+{
+	struct bdev_desc *alone, *desc;
+
+	(void)state;
+	start_lower();
+	create_error("e", "low");
+	create_delay("d", "e", 0, 0);
+	alone = open_as("d", BDEV_WRITES_ALONE, 0);
+	open_as("low", BDEV_WRITES, -EBUSY);
+	assert_non_null(strstr(rig_err.text, "block device low is in use by block device e"));
+	open_as("e", BDEV_WRITES, -EBUSY);
+	open_as("low", BDEV_WRITES_ALONE, -EBUSY);
+	expect_create_error("low", -EBUSY);
+	expect_create_error("d", -EBUSY);
+	rig_close(open_as("low", BDEV_READS, 0));
+	rig_close(alone);
+	desc = open_as("low", BDEV_WRITES, 0);
+	open_as("d", BDEV_WRITES_ALONE, -EBUSY);
+	assert_non_null(strstr(rig_err.text, "block device low is in use by blk"));
+	rig_close(open_as("d", BDEV_WRITES, 0));
+	rig_close(desc);
+	/* The one on top may write it. */
+	open_as("e", BDEV_WRITES_ALONE, -EBUSY);
+	assert_int_equal(rig_delete("d", "delay"), 0);
+	rig_close(open_as("e", BDEV_WRITES_ALONE, 0));
+	assert_int_equal(rig_delete("e", "error"), 0);
+	rig_close(open_as("low", BDEV_WRITES_ALONE, 0));
 	assert_int_equal(rig_delete("low", "fake"), 0);
 }
 
@@ -239,7 +294,7 @@ test_resize(void **state)
 	use(create_delay("d", "e", 0, 0));
 	resizes = 0;
 	thread_set_current(rig_app);
-	assert_int_equal(bdev_open("d", false, "t", on_event, NULL, &desc, &rig_err), 0);
+	assert_int_equal(bdev_open("d", BDEV_READS, "t", on_event, NULL, &desc, &rig_err), 0);
 	assert_int_equal(bdev_resize(fake.bdev, FAKE_BLOCKS / 2), 0);
 	thread_set_current(NULL);
 	assert_int_equal(resizes, 1);
@@ -480,7 +535,7 @@ test_removal(void **state)
 	use(create_delay("d", "e", 1000000, 1000000));
 	thread_set_current(rig_app);
 	assert_int_equal(bdev_error_inject("e", &pending, &rig_err), 0);
-	assert_int_equal(bdev_open("d", true, "t", on_event, NULL, &desc, &rig_err), 0);
+	assert_int_equal(bdev_open("d", BDEV_WRITES, "t", on_event, NULL, &desc, &rig_err), 0);
 	thread_set_current(NULL);
 	submit(0, BDEV_READ); /* delayed */
 	submit(1, BDEV_READ);
@@ -887,17 +942,17 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		filter_test(test_same_device),    filter_test(test_fua),
-		filter_test(test_read_only),      filter_test(test_resize),
-		filter_test(test_rescan),         filter_test(test_memory),
-		filter_test(test_no_memory_map),  filter_test(test_create_errors),
-		filter_test(test_channel_errors), filter_test(test_config),
-		filter_test(test_removal),        filter_test(test_removal_races),
-		filter_test(test_failures),       filter_test(test_pending),
-		filter_test(test_queue_depth),    filter_test(test_corrupt),
-		filter_test(test_bad_injections), filter_test(test_latencies),
-		filter_test(test_update),         filter_test(test_delay_reset),
-		filter_test(test_rates_on_both),
+		filter_test(test_same_device),   filter_test(test_fua),
+		filter_test(test_read_only),     filter_test(test_alone),
+		filter_test(test_resize),        filter_test(test_rescan),
+		filter_test(test_memory),        filter_test(test_no_memory_map),
+		filter_test(test_create_errors), filter_test(test_channel_errors),
+		filter_test(test_config),        filter_test(test_removal),
+		filter_test(test_removal_races), filter_test(test_failures),
+		filter_test(test_pending),       filter_test(test_queue_depth),
+		filter_test(test_corrupt),       filter_test(test_bad_injections),
+		filter_test(test_latencies),     filter_test(test_update),
+		filter_test(test_delay_reset),   filter_test(test_rates_on_both),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -499,7 +499,8 @@ test_null_resize(void **state)
 	assert_int_equal(try_create("null", "disk", UUID, BLOCKS, BLOCK), 0);
 	assert_int_equal(try_create("malloc", "other", NULL, BLOCKS, BLOCK), 0);
 	thread_set_current(rig_app);
-	assert_int_equal(bdev_open("disk", true, "the test", on_event, NULL, &desc, &rig_err), 0);
+	assert_int_equal(
+		bdev_open("disk", BDEV_WRITES, "the test", on_event, NULL, &desc, &rig_err), 0);
 	info = bdev_get_info(bdev_desc_bdev(desc));
 	assert_int_equal(bdev_null_resize("disk", 3, &rig_err), 0);
 	assert_int_equal(info->size, 3u << 20);

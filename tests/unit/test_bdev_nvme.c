@@ -196,7 +196,8 @@ open_listening(const char *name)
 
 	memset(&told, 0, sizeof(told));
 	thread_set_current(rig_app);
-	assert_int_equal(bdev_open(name, true, "test", on_event, NULL, &opened, &rig_err), 0);
+	assert_int_equal(bdev_open(name, BDEV_WRITES, "test", on_event, NULL, &opened, &rig_err),
+			 0);
 	thread_set_current(NULL);
 	return opened;
 }

@@ -583,7 +583,7 @@ test_removal(void **state)
 	rig_channel_put(fake_channel, rig_io[0]);
 	rig_close(fake_desc);
 	thread_set_current(rig_app);
-	assert_int_equal(bdev_open("a", true, "t", on_event, NULL, &fake_desc, &rig_err), 0);
+	assert_int_equal(bdev_open("a", BDEV_WRITES, "t", on_event, NULL, &fake_desc, &rig_err), 0);
 	thread_set_current(NULL);
 	load_start(&loads[0], rig_io[0], BDEV_READ, 4096, 8);
 	load_start(&loads[1], rig_io[1], BDEV_READ, 4096, 8);
