@@ -206,6 +206,28 @@ void bdev_submit(struct bdev_channel *channel, struct bdev_request *rq);
  */
 void bdev_flush_submissions(struct bdev_channel *channel);
 
+/* ---- what is held back ---- */
+
+/*
+ * Requests that are not with the device, but wait here: for a rate limit, for a RESET that drains,
+ * for their turn to be split; or that have been there, and are late on purpose (the module delay).
+ * The same below a block device that is on top of another one. The channel must stay meanwhile.
+ */
+/*
+ * On the channel's thread. Those of the channel's requests that wants(rq, ctx) end now, with
+ * -ECANCELED, and never reach the device; late ones with the status that they have already. What the
+ * device has is not touched.
+ */
+void bdev_abort_held(struct bdev_channel *channel,
+		     bool (*wants)(struct bdev_request *rq, void *ctx), void *ctx);
+/*
+ * On the channel's thread. All of the channel's requests that a rate limit holds back go to the
+ * device now, and late ones end; for who stops, and must not wait for as long as the limit says.
+ * Nothing is lost or done twice by that. They count for the limit all the same: what comes later
+ * waits for longer. Returns whether there was any: the module may yet submit more.
+ */
+bool bdev_release_held(struct bdev_channel *channel);
+
 /* ---- memory for requests ---- */
 
 /*
@@ -338,8 +360,8 @@ enum bdev_rate {
  * App thread, in a coroutine [waits]: from now on, also for what waits already; 0: no limit. Costs
  * nothing while there is none. Requests over a limit wait in their channel, in order; channels that
  * wait get the same share. A device that was not used to its limits may do up to BDEV_RATE_BURST_US
- * of them at once. RESET aborts what waits (-ECANCELED). 0, -ENODEV or -ENOMEM (and all is as it
- * was).
+ * of them at once. RESET aborts what waits (-ECANCELED), bdev_release_held() lets it go. 0, -ENODEV
+ * or -ENOMEM (and all is as it was).
  */
 #define BDEV_RATE_BURST_US 20000u
 int bdev_set_rates(struct bdev *bdev, const uint64_t rates[BDEV_RATES]);
@@ -360,6 +382,16 @@ void bdev_lib_fini(void);
 
 /* ---- for modules ---- */
 
+/* What bdev_abort_held() or bdev_release_held() is to do. */
+struct bdev_release {
+	const struct bdev_channel *channel;
+	bool (*wants)(struct bdev_request *rq, void *ctx); /* NULL: all of the channel's */
+	void *ctx;
+	bool aborts;
+};
+/* On the channel's thread. Whether that is meant for rq, which the module has. */
+bool bdev_release_wants(const struct bdev_release *release, struct bdev_request *rq);
+
 struct bdev_ops {
 	const char *module; /* "malloc" */
 	/* On any thread: this thread's state, ctx zeroed. 0 or a negative errno. */
@@ -377,6 +409,11 @@ struct bdev_ops {
 	 * channel's requests: those that the module holds back by itself end now.
 	 */
 	void (*end_held)(void *channel_ctx);
+	/*
+	 * On the channel's thread; may be NULL. Those of them that are wanted end now, or go on to
+	 * what is below. Returns whether there was any.
+	 */
+	bool (*release_held)(void *channel_ctx, const struct bdev_release *release);
 	/* App thread, in a coroutine: the last user is gone; frees ctx. */
 	void (*destroy)(void *bdev_ctx);
 	/*

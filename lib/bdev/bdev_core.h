@@ -176,6 +176,11 @@ void bdev_thread_channel_gate(struct bdev_thread_channel *thread_channel);
 void bdev_io_resume(struct bdev_request *rq);
 void bdev_io_abort(struct bdev_request *rq);
 
+/* ---- bdev_held.c ---- */
+
+/* On the channel's thread: what bdev_abort_held() and bdev_release_held() do. */
+bool bdev_release(struct bdev_channel *channel, const struct bdev_release *release);
+
 /* ---- bdev_pieces.c ---- */
 
 /* Bytes from offset to the next boundary. */
@@ -194,6 +199,8 @@ bdev_boundary_room(const struct bdev_channel *channel, uint64_t offset)
  * a boundary), or a WRITE_ZEROES or DISCARD that is too long for it.
  */
 void bdev_pieces_submit(struct bdev_request *rq);
+/* What a user submitted, of which the module may have a piece. */
+struct bdev_request *bdev_pieces_parent(struct bdev_request *rq);
 
 /* ---- bdev.c: app thread ---- */
 
@@ -283,6 +290,8 @@ void bdev_meter_end(struct bdev_channel *channel);
 bool bdev_meter_pass(struct bdev_meter *meter, struct bdev_request *rq);
 /* On the channel's thread: aborts what waits. */
 void bdev_meters_abort(struct bdev_thread_channel *thread_channel);
+/* On the channel's thread: aborts what is wanted of what waits, or lets it go. Whether there was any. */
+bool bdev_meter_release(struct bdev_meter *meter, const struct bdev_release *release);
 /* App thread: lets go what waits, and what the module holds back. For a bdev that goes away. */
 void bdev_rates_end(struct bdev *bdev);
 

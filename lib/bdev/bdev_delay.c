@@ -30,12 +30,15 @@ struct delay_channel {
 	struct bdev_filter_channel filter;
 	const struct thread *thread;
 	struct poller *poller;
+	LIST_HEAD(, delay_request) below;
 	struct request_fifo waiting[BDEV_DELAYS];
 	uint32_t count[BDEV_IO_TYPES];
 };
 
 struct delay_request {
 	struct delay_channel *channel;
+	LIST_ENTRY(delay_request) link; /* while it is below */
+	bool at_once;                   /* it is not to be late any more */
 	uint64_t done_ticks;
 	int status;
 	_Alignas(16) struct bdev_request lower;
@@ -47,6 +50,12 @@ static struct delay_request *
 request_of(struct bdev_request *upper)
 {
 	return (struct delay_request *)upper->ctx;
+}
+
+static struct bdev_request *
+upper_of(struct delay_request *request)
+{
+	return (struct bdev_request *)((uint8_t *)request - offsetof(struct bdev_request, ctx));
 }
 
 static uint64_t
@@ -122,6 +131,29 @@ delay_end_held(void *channel_ctx)
 	set_due(channel);
 }
 
+/* Also those that are below still are not to be late then. */
+static bool
+delay_release_held(void *channel_ctx, const struct bdev_release *release)
+{
+	struct delay_channel *channel = channel_ctx;
+	struct request_fifo picked;
+	struct delay_request *request;
+	struct bdev_request *rq;
+	bool found;
+
+	LIST_FOREACH (request, &channel->below, link)
+		request->at_once |= bdev_release_wants(release, upper_of(request));
+	found = bdev_filter_release_held(channel, release);
+	for (int kind = 0; kind < BDEV_DELAYS; kind++) {
+		picked = request_fifo_pick(&channel->waiting[kind], release);
+		found |= picked.first != NULL;
+		while ((rq = request_fifo_pop(&picked)) != NULL)
+			bdev_complete(rq, request_of(rq)->status);
+	}
+	set_due(channel);
+	return found;
+}
+
 /* -1: it is not delayed. */
 static int
 kind_of(struct delay_channel *channel, uint8_t type)
@@ -144,7 +176,8 @@ on_lower_done(struct bdev_request *lower, int status)
 	struct delay_channel *channel = request->channel;
 	int kind = kind_of(channel, rq->type);
 
-	if (kind < 0 || delay_of(channel, kind) == 0) {
+	LIST_REMOVE(request, link);
+	if (kind < 0 || request->at_once || delay_of(channel, kind) == 0) {
 		bdev_complete(rq, status);
 		return;
 	}
@@ -166,6 +199,8 @@ delay_submit(void *channel_ctx, struct bdev_request *rq)
 		return;
 	}
 	request->channel = channel;
+	request->at_once = false;
+	LIST_INSERT_HEAD(&channel->below, request, link);
 	bdev_filter_submit(&channel->filter, rq, &request->lower, on_lower_done);
 }
 
@@ -177,6 +212,7 @@ delay_channel_create(void *bdev_ctx, void *channel_ctx)
 
 	if (rc != 0)
 		return rc;
+	LIST_INIT(&channel->below);
 	channel->thread = thread_current();
 	channel->poller = poller_register(delay_poll, channel, NOMINAL, "bdev_delay");
 	if (channel->poller == NULL) {
@@ -262,6 +298,7 @@ static const struct bdev_ops delay_ops = {
 	.channel_destroy = delay_channel_destroy,
 	.submit = delay_submit,
 	.end_held = delay_end_held,
+	.release_held = delay_release_held,
 	.destroy = delay_destroy,
 	.describe = delay_describe,
 	.config = delay_config,

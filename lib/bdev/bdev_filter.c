@@ -55,6 +55,41 @@ bdev_filter_submit(struct bdev_filter_channel *channel, const struct bdev_reques
 	bdev_submit(channel->lower, lower);
 }
 
+/* In the words of the lower one's users. */
+struct lower_release {
+	const struct bdev_release *upper;
+	size_t offset; /* of lower requests in upper ones */
+};
+
+static bool
+wants_upper(struct bdev_request *lower, void *ctx)
+{
+	const struct lower_release *release = ctx;
+
+	return bdev_release_wants(release->upper,
+				  (struct bdev_request *)((uint8_t *)lower - release->offset));
+}
+
+bool
+bdev_filter_release_held(void *channel_ctx, const struct bdev_release *upper)
+{
+	struct bdev_filter_channel *channel = channel_ctx;
+	const struct bdev_filter *filter = channel->filter;
+	struct lower_release ctx = {
+		.upper = upper,
+		.offset = offsetof(struct bdev_request, ctx) + filter->ops.request_ctx_size -
+			  bdev_request_size(bdev_desc_bdev(filter->desc)),
+	};
+	struct bdev_release lower = {
+		.channel = channel->lower,
+		.wants = wants_upper,
+		.ctx = &ctx,
+		.aborts = upper->aborts,
+	};
+
+	return bdev_release(channel->lower, &lower);
+}
+
 /* ---- memory ---- */
 
 static int
@@ -180,6 +215,8 @@ set_ops(struct bdev_filter *filter, const struct bdev_ops *ops)
 
 	filter->ops = *ops;
 	filter->ops.flush_submissions = bdev_filter_flush;
+	if (filter->ops.release_held == NULL)
+		filter->ops.release_held = bdev_filter_release_held;
 	filter->ops.rescan = filter_rescan;
 	filter->ops.request_ctx_size += (uint32_t)bdev_request_size(lower);
 	filter->ops.buffer_alignment = 1;

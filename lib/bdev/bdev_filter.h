@@ -65,6 +65,11 @@ void bdev_filter_flush(void *channel_ctx);
 /* On the channel's thread. Sends the upper request on as the lower one in its ctx. */
 void bdev_filter_submit(struct bdev_filter_channel *channel, const struct bdev_request *upper,
 			struct bdev_request *lower, bdev_done_fn done);
+/*
+ * bdev_ops.release_held, which the filter sets unless the module has its own, which calls this: what
+ * the lower one holds back.
+ */
+bool bdev_filter_release_held(void *channel_ctx, const struct bdev_release *release);
 /* The upper one of a request that is the member `lower` of `type` in its ctx. */
 #define bdev_filter_upper(rq, type)                                                                \
 	((struct bdev_request *)((uint8_t *)(rq)-offsetof(type, lower) -                           \

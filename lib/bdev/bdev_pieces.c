@@ -254,6 +254,12 @@ piece_done(struct bdev_request *piece, int status)
 	bdev_thread_channel_flush(thread_channel);
 }
 
+struct bdev_request *
+bdev_pieces_parent(struct bdev_request *rq)
+{
+	return rq->core_next == piece_done ? ((struct pieces *)rq->core_ctx)->parent : rq;
+}
+
 static struct pieces *
 pieces_new(struct bdev_request *parent)
 {

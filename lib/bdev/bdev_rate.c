@@ -193,6 +193,33 @@ meter_poll(void *arg)
 	return busy ? POLLER_BUSY : POLLER_IDLE;
 }
 
+/* With the last one's end the channel may go, and the meter with it. */
+bool
+bdev_meter_release(struct bdev_meter *meter, const struct bdev_release *release)
+{
+	struct bdev_thread_channel *thread_channel = meter->channel->thread_channel;
+	struct request_fifo picked = request_fifo_pick(&meter->waiting, release);
+	uint64_t now = now_of(meter);
+	struct bdev_request *rq;
+
+	if (picked.first == NULL)
+		return false;
+	for (rq = picked.first; rq != NULL && !release->aborts; rq = rq->link)
+		charge(meter, rq, now, true);
+	if (meter->waiting.first == NULL)
+		stop_waiting(meter);
+	else
+		sleep_on(meter);
+	while ((rq = request_fifo_pop(&picked)) != NULL) {
+		if (release->aborts)
+			bdev_io_abort(rq);
+		else
+			bdev_io_resume(rq);
+	}
+	bdev_thread_channel_flush(thread_channel);
+	return true;
+}
+
 /* Adds what waits to `all`. */
 static void
 take_waiting(struct bdev_meter *meter, struct request_fifo *all)

@@ -34,4 +34,17 @@ request_fifo_pop(struct request_fifo *fifo)
 	return rq;
 }
 
+/* Takes those that are wanted out of it, in their order. */
+static inline struct request_fifo
+request_fifo_pick(struct request_fifo *fifo, const struct bdev_release *release)
+{
+	struct request_fifo all = *fifo, picked = {0};
+	struct bdev_request *rq;
+
+	fifo->first = NULL;
+	while ((rq = request_fifo_pop(&all)) != NULL)
+		request_fifo_push(bdev_release_wants(release, rq) ? &picked : fifo, rq);
+	return picked;
+}
+
 #endif
