@@ -182,6 +182,8 @@ void virtq_disable_kicks(struct virtq *vq);
  */
 bool virtq_enable_kicks(struct virtq *vq);
 
+/* Entries: no more chains than that are there at a time. */
+uint32_t virtq_size(const struct virtq *vq);
 /* Chains popped and not pushed. */
 uint32_t virtq_in_flight(const struct virtq *vq);
 /* Chains that the in-flight region had and that are yet to be popped again. */

@@ -355,6 +355,16 @@ vhost_queue_set_fds(struct vhost_queue *queue, int call_fd, int err_fd)
 }
 
 void
+vhost_queue_take(struct vhost_queue *queue)
+{
+	uint32_t rounds = virtq_size(queue->setup.vq) / VHOST_QUEUE_BATCH + 1;
+
+	while (rounds-- > 0 && queue->state == VHOST_QUEUE_RUNNING &&
+	       queue_poll(queue) == POLLER_BUSY)
+		;
+}
+
+void
 vhost_queue_publish(struct vhost_queue *queue)
 {
 	publish(queue);

@@ -116,6 +116,12 @@ void vhost_queue_abandon(void *arg);
 /* Swaps the eventfds and tells the driver once, since a completion may have gone to the old one. */
 void vhost_queue_set_fds(struct vhost_queue *queue, int call_fd, int err_fd);
 
+/*
+ * Takes what the driver has put into the ring by now, at once: at most as many chains as it has
+ * room for, however fast the driver is. Of a queue that stops, or is broken, nothing.
+ */
+void vhost_queue_take(struct vhost_queue *queue);
+
 /* Shows the driver what was given back so far, and calls it as always. */
 void vhost_queue_publish(struct vhost_queue *queue);
 

@@ -76,6 +76,30 @@ on_tmf_done(struct scsi_tmf *tmf)
 			    publish_queues, finish_tmf, request);
 }
 
+/*
+ * Requests that the driver put into a ring before this function are received before it, also where
+ * no thread has looked there yet (SAM-5 §7: what it manages is what was received by then). So each
+ * thread takes what is there now.
+ */
+static void
+take_requests(struct vhost_thread *thread)
+{
+	struct vhost_queue *queue;
+
+	LIST_FOREACH (queue, &thread->queues, link) {
+		if (queue->index >= VHOST_SCSI_REQUEST_QUEUES)
+			vhost_queue_take(queue);
+	}
+}
+
+static void
+submit_tmf(void *arg)
+{
+	struct control_request *request = arg;
+
+	scsi_tmf_submit(&request->tmf);
+}
+
 static void
 start_tmf(struct control_request *request, const void *bytes)
 {
@@ -96,7 +120,8 @@ start_tmf(struct control_request *request, const void *bytes)
 	tmf->target = path->target;
 	tmf->lun = path->lun;
 	tmf->tag = header.tag;
-	scsi_tmf_submit(tmf);
+	vhost_threads_visit(&request->queue->session->controller->threads, &request->sync,
+			    take_requests, submit_tmf, request);
 }
 
 /* ---- asynchronous notification: of nothing that SCSI has (virtio 1.2 §5.6.6.2) ---- */

@@ -420,6 +420,12 @@ virtq_enable_kicks(struct virtq *vq)
 }
 
 uint32_t
+virtq_size(const struct virtq *vq)
+{
+	return vq->size;
+}
+
+uint32_t
 virtq_in_flight(const struct virtq *vq)
 {
 	return vq->in_flight;

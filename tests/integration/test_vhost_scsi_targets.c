@@ -225,8 +225,9 @@ delete_slow(void)
 	delete_bdev("null", "n");
 }
 
+/* Nobody is told: the queue's thread may well be asleep. */
 static void
-submit_read(struct client_scsi *scsi, uint64_t tag)
+offer_read(struct client_scsi *scsi, uint64_t tag)
 {
 	const uint8_t read[10] = {0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0};
 	struct client_segment segment = {scsi->bounce_gpa, 512, true};
@@ -237,7 +238,15 @@ submit_read(struct client_scsi *scsi, uint64_t tag)
 					      .segment_count = 1,
 					      .tag = tag};
 
-	assert_int_equal(client_scsi_submit(scsi, &request), 0);
+	assert_int_equal(client_scsi_prepare(scsi, &request), 0);
+	client_ring_publish(scsi->ring);
+}
+
+static void
+submit_read(struct client_scsi *scsi, uint64_t tag)
+{
+	offer_read(scsi, tag);
+	assert_int_equal(client_ring_kick(scsi->ring), 0);
 }
 
 /* What a driver sees when the function is answered: the request has been, too. */
@@ -294,6 +303,35 @@ test_functions_with_effect(void **state)
 		assert_int_equal(
 			client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_QUERY_TASK_SET, slow_lun, 0),
 			VIRTIO_OK);
+		scsi_guest_make_ready(&rig_guest, 1, 0);
+	}
+	delete_slow();
+}
+
+/* What is in a ring before the function is, whoever has looked there by then, it finds. */
+static void
+test_functions_find_what_is_offered(void **state)
+{
+	struct client_scsi_control *control = &rig_guest.control;
+
+	(void)state;
+	create_slow(300000);
+	for (unsigned int i = 0; i < SCSI_RIG_QUEUES; i++) {
+		usleep(20000); /* it is asleep */
+		offer_read(&rig_guest.scsi[i], 5);
+		assert_int_equal(
+			client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_QUERY_TASK, slow_lun, 5),
+			VIRTIO_SCSI_S_FUNCTION_SUCCEEDED);
+		assert_int_equal(
+			client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_ABORT_TASK, slow_lun, 5),
+			VIRTIO_OK);
+		expect_over(&rig_guest.scsi[i], 5, VIRTIO_SCSI_S_ABORTED);
+		usleep(20000); /* it is asleep */
+		offer_read(&rig_guest.scsi[i], 6);
+		assert_int_equal(
+			client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_LOGICAL_UNIT_RESET, slow_lun, 0),
+			VIRTIO_OK);
+		expect_over(&rig_guest.scsi[i], 6, VIRTIO_SCSI_S_RESET);
 		scsi_guest_make_ready(&rig_guest, 1, 0);
 	}
 	delete_slow();
@@ -392,6 +430,7 @@ main(void)
 		SCSI_RIG_TEST(test_events_wait),
 		SCSI_RIG_TEST(test_no_hotplug),
 		SCSI_RIG_TEST(test_functions_with_effect),
+		SCSI_RIG_TEST(test_functions_find_what_is_offered),
 		SCSI_RIG_TEST(test_remove_waits),
 		SCSI_RIG_TEST(test_under_load),
 		cmocka_unit_test(scsi_rig_test_end),
