@@ -369,6 +369,12 @@ def test_disk_without_controller(vhostd, libvirtd, make_domain, ctl):
     vhostd.rpc("vhost_delete_controller", ctrlr=name)
     assert "no controller has the socket" in ctl("libvirt", "check", "vm1", status=FAILED)
     assert name not in ctl("libvirt", "list")
+    # provision takes back what it made, and nothing else.
+    before = left(vhostd)
+    vhostd.rpc("bdev_uring_delete", name="data1")
+    assert "has it already" in ctl(*provision(vhostd, name=name), status=FAILED)
+    assert left(vhostd) == ([], [], before[2])
+    assert name in libvirtd.virsh("dumpxml", "vm1")
 
 
 def test_path_that_libvirt_does_not_escape(vhostd, libvirtd, make_domain, ctl):

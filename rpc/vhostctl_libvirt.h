@@ -101,8 +101,8 @@ bool libvirt_forgets_reconnect(virConnectPtr connection);
 
 /*
  * Gives the domain a disk on that controller, now (where it runs), and for its next start
- * (persistent). Sets *target (to be freed). Nothing is changed on failure, unless libvirt itself
- * stops half-way.
+ * (persistent). Sets *target (to be freed; NULL: libvirt was not asked for anything). Nothing is
+ * changed on failure, unless libvirt itself stops half-way.
  */
 enum vhostctl_status libvirt_attach(const struct libvirt_args *args,
 				    const struct libvirt_domain *domain, json_t *ctrlr,

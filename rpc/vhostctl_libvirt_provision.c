@@ -250,7 +250,7 @@ attach(struct disk *disk, struct errmsg *err)
 			      &disk->target, err);
 }
 
-/* libvirt may have done a part of it. */
+/* libvirt may have done a part of it, if it came to that. */
 static enum vhostctl_status
 undo_attach(struct disk *disk, struct errmsg *err)
 {
@@ -258,6 +258,9 @@ undo_attach(struct disk *disk, struct errmsg *err)
 	enum vhostctl_status status;
 	json_t *live, *config;
 
+	/* What the domain has on that socket is not ours. */
+	if (disk->target == NULL)
+		return STATUS_OK;
 	libvirt_close(&disk->domain);
 	status = libvirt_open(disk->args, &disk->domain, err);
 	live = libvirt_disks(disk->domain.live);

@@ -272,6 +272,16 @@ def test_provision_takes_all_back(shared, libvirt, folder):
     assert (images / f"{name}.img").read_text() == "mine"
 
 
+def test_provision_leaves_what_the_domain_has(shared, libvirt, folder):
+    """A disk on a socket of that name, whose controller was away, is not provision's to take back."""
+    uri = libvirt(domain("one", disk(shared.folder / "data1")))
+    done = shared.ctl("provision", "--size", "1M", "--domain", "one", "--name", "data1", "--dir", str(folder),
+                      "--connect", uri, status=FAILED)
+    assert done.stderr == "vhostctl: vhost data1: domain one has it already, as vda\n"
+    assert shared.rpc("bdev_get_bdevs") == [] and shared.rpc("vhost_get_controllers") == []
+    assert not list(folder.glob("*.img"))
+
+
 def test_provision_says_what_is_left(fake, libvirt, folder):
     """A daemon that makes the block device and then answers no more."""
     daemon = fake(spdk_get_version={"version": "x"}, bdev_uring_create="data1")
