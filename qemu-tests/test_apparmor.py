@@ -88,10 +88,12 @@ def test_profile(guest):
     guest.run("vhostctl bdev_uring_create --name image --filename /srv/disk.img\n"
               "vhostctl bdev_uring_create --name tank --filename /tank/images/disk.img\n"
               "vhostctl bdev_uring_create --name device --filename /dev/vda\n"
-              "address=$(vhostctl nvme list | awk 'NR > 1 { print $1 }')\n"
-              "vhostctl nvme bind $address\n"
-              "vhostctl bdev_nvme_attach_controller --name nvme --trtype PCIe --traddr $address")
-    for bdev in ("image", "tank", "device", "nvmen1"):
+              "vhostctl bdev_nvme_set_hotplug --enable")
+    address = guest.run("vhostctl nvme list | awk 'NR > 1 { print $1 }'")
+    plugged = f"nvme-{address}n1"
+    guest.run(f"vhostctl nvme bind {address}\n"
+              f"until vhostctl bdev_get_bdevs --name {plugged} >/dev/null 2>&1; do sleep 0.1; done")
+    for bdev in ("image", "tank", "device", plugged):
         serve(guest, bdev)
     assert denied(guest) == []
 

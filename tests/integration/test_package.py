@@ -192,6 +192,9 @@ def check_privileges(machine):
     files = machine.run("stat", "-c", "%U:%G %a", "/run/vhostd", "/run/vhostd/rpc.sock", "/run/vhostd/vm1",
                         "/var/lib/vhostd", "/var/lib/vhostd/state.json").stdout.splitlines()
     assert files == ["vhostd:kvm 755", "vhostd:kvm 600", "vhostd:kvm 770", "vhostd:kvm 700", "vhostd:kvm 600"]
+    # Hearing of devices that come and go is not.
+    machine.run("vhostctl", "bdev_nvme_set_hotplug", "--enable")
+    machine.run("vhostctl", "bdev_nvme_set_hotplug", "--enable", "false")
     warnings = [line for line in machine.log().splitlines() if "ERROR" in line or "WARNING" in line]
     assert warnings == []
 
