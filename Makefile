@@ -221,6 +221,7 @@ install: programs
 	install -D -m 0644 -t '$(DESTDIR)$(PREFIX)/share/man/man8' docs/man/vhostd.8
 	install -D -m 0644 -t '$(DESTDIR)$(PREFIX)/share/man/man1' docs/man/vhostctl.1
 	install -D -m 0644 packaging/vhostctl.bash '$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vhostctl'
+	install -D -m 0644 packaging/vhostd.bash '$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vhostd'
 	install -D -m 0644 packaging/vhostd.sysusers '$(DESTDIR)$(PREFIX)/lib/sysusers.d/vhostd.conf'
 	install -D -m 0644 packaging/vhostd.tmpfiles '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/vhostd.conf'
 	install -D -m 0644 -t '$(DESTDIR)$(UNIT_DIR)' packaging/vhostd.service

@@ -1,27 +1,37 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Completion of vhostctl's command lines in bash."""
+"""Completion of the programs' command lines in bash."""
+import grp
+import pwd
+import re
 import subprocess
 
 import pytest
-from harness import DEADLINE, ROOT, VHOSTCTL
+from harness import DEADLINE, ROOT, VHOSTCTL, VHOSTD
 
 SCRIPT = f"""
-source {ROOT}/packaging/vhostctl.bash
+source {ROOT}/packaging/"${{1##*/}}".bash
 compopt() {{ echo compopt "$@" >&2; }}
 COMP_WORDS=("$@")
 COMP_CWORD=$(($# - 1))
-_vhostctl
+_"${{1##*/}}"
 ((${{#COMPREPLY[@]}} == 0)) || printf '%s\\n' "${{COMPREPLY[@]}}"
 """
+FILES = "compopt -o filenames\n"
+NO_SPACE = "compopt -o nospace\n"
+
+
+def ask(program, *words, cwd=ROOT):
+    """What is offered for the last word, and with which options of compopt."""
+    done = subprocess.run(["bash", "--norc", "-u", "-c", SCRIPT, "bash", str(program), *words], capture_output=True,
+                          text=True, check=True, timeout=DEADLINE, cwd=cwd, stdin=subprocess.DEVNULL)
+    assert done.stderr in ("", FILES, NO_SPACE), done.stderr
+    return set(done.stdout.splitlines()), done.stderr
 
 
 def complete(*words, cwd=ROOT):
-    """What is offered for the last word, and whether it is files."""
-    done = subprocess.run(["bash", "--norc", "-u", "-c", SCRIPT, "bash", str(VHOSTCTL), *words], capture_output=True,
-                          text=True, check=True, timeout=DEADLINE, cwd=cwd, stdin=subprocess.DEVNULL)
-    files = "compopt -o filenames\n"
-    assert done.stderr in ("", files), done.stderr
-    return set(done.stdout.splitlines()), done.stderr == files
+    """Of vhostctl: what is offered for the last word, and whether it is files."""
+    offered, options = ask(VHOSTCTL, *words, cwd=cwd)
+    return offered, options == FILES
 
 
 @pytest.mark.parametrize("words, offered", [
@@ -83,3 +93,40 @@ def test_names(shared, folder):
     assert subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, text=True).stdout == hostile
     assert not (folder / "touched").exists()
     assert complete("-s", str(folder / "none"), "bdev_null_delete", "--name", "") == (set(), False)
+
+
+def test_options_of_vhostd():
+    text = subprocess.run([VHOSTD, "--help"], capture_output=True, text=True, check=True, timeout=DEADLINE).stdout
+    options = set(re.findall(r"^  .*?(--[a-z-]+)", text, re.MULTILINE))
+    assert {"--cpus", "--state", "--no-state", "--version"} < options
+    for words in ([""], ["-"], ["--syslog", ""], ["-l", "0", "--no-state", "--"]):
+        assert ask(VHOSTD, *words) == (options, ""), words
+
+
+@pytest.mark.parametrize("words, offered, options", [
+    (["--mode", ""], {"adaptive", "interrupt", "poll"}, ""),
+    (["--mode", "=", "in"], {"interrupt"}, ""),
+    (["--log-level", "D"], {"DEBUG", "DISABLED"}, ""),
+    (["--log-level", ""], {"ERROR", "WARNING", "NOTICE", "INFO", "DEBUG", "DISABLED"}, ""),
+    (["--metrics", ""], {"unix:", "127.0.0.1:"}, NO_SPACE),
+    (["--cpus", ""], set(), ""),
+    (["-m", ""], set(), ""),
+    (["--user", "roo"], {name.pw_name for name in pwd.getpwall() if name.pw_name.startswith("roo")}, ""),
+    (["--group", "roo"], {name.gr_name for name in grp.getgrall() if name.gr_name.startswith("roo")}, ""),
+    (["--no-such"], set(), ""),
+    (["a/b.*[", "--no-st"], {"--no-state"}, ""),
+])
+def test_values_of_vhostd(words, offered, options):
+    assert ask(VHOSTD, *words) == (offered, options)
+
+
+@pytest.mark.parametrize("words, offered", [
+    (["--config", "di"], {"disks", "disk 0.json"}), (["-c", "=", "di"], {"disks", "disk 0.json"}),
+    (["--state", "di"], {"disks", "disk 0.json"}), (["-r", "di"], {"disks", "disk 0.json"}),
+    (["--socket-dir", "di"], {"disks"}), (["-S", "=", ""], {"disks"}),
+    (["--metrics", "unix", ":", "disks"], {"disks"}), (["--metrics", "unix", ":"], {"disks", "disk 0.json"}),
+])
+def test_files_of_vhostd(words, offered, tmp_path):
+    (tmp_path / "disk 0.json").touch()
+    (tmp_path / "disks").mkdir()
+    assert ask(VHOSTD, *words, cwd=tmp_path) == (offered, FILES)
