@@ -158,13 +158,14 @@ report(void)
 		path_fail("there are allocations within requests", -EINVAL);
 }
 
-/* What is to be done: so many I/Os, or with a socket so long. */
+/* What is to be done: so many I/Os, or with a socket so long, and one at the least. */
 static bool
 has_lasted(uint64_t first_done, unsigned int ios, double seconds)
 {
 	if (options.socket == NULL)
 		return bench.done - first_done >= ios;
-	return (double)(env_ticks() - bench.begin) >= seconds * (double)env_ticks_hz();
+	return bench.done > first_done &&
+	       (double)(env_ticks() - bench.begin) >= seconds * (double)env_ticks_hz();
 }
 
 static void
