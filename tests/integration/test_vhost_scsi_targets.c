@@ -72,7 +72,7 @@ static void
 test_wrong_kind(void **state)
 {
 	(void)state;
-	assert_int_equal(daemon_create_blk(&rig_daemon, "blk", "disk", false), 0);
+	assert_int_equal(daemon_create_blk(&rig_daemon, "blk", "disk", true), 0);
 	assert_int_equal(scsi_rig_add_target("blk", 0, json_string("disk")), -EINVAL);
 	assert_int_equal(scsi_rig_remove_target("blk", 0), -EINVAL);
 	assert_int_equal(daemon_call(&rig_daemon, "vhost_start_scsi_controller",
