@@ -37,8 +37,9 @@ def name_of(workload):
 
 
 def load_sample(bench, server, case, workload, seconds, ramp):
-    """One workload on the controller `bench`, and what the server spent on it."""
-    options = ['--socket', server.socket(), '--rw', workload.rw, '--bs', BLOCK, '--qd',
+    """One workload on the controller `bench`, or `scsi`, and what the server spent on it."""
+    controller = 'scsi' if '--scsi' in workload.options else 'bench'
+    options = ['--socket', server.socket(controller), '--rw', workload.rw, '--bs', BLOCK, '--qd',
                workload.depth, '--seconds', seconds, '--ramp', ramp, '--poll', *workload.options]
     if workload.ring == 'packed':
         options.append('--packed')
@@ -129,6 +130,17 @@ def features(bench):
             in_turns(bench, [turn_of(bench, server, 'features',
                                      Workload(ring, 'randread', depth, options))
                              for options in option_sets])
+
+
+def scsi(bench):
+    """A SCSI controller next to a block one, on the same disk."""
+    loads = (('randread', 1), ('randread', 32), ('randread', 128), ('randwrite', 32))
+    with serve(bench, 'null') as server:
+        server.create_scsi_controller('null')
+        for rw, depth in loads[1::2] if bench.quick else loads:
+            in_turns(bench, [turn_of(bench, server, 'controllers',
+                                     Workload('split', rw, depth, options))
+                             for options in ((), ('--scsi',))])
 
 
 def depths(bench):
@@ -445,7 +457,8 @@ def events(bench):
 
 def instructions(bench):
     runs = [[], ['--idle', str(NEIGHBOURS), '--rw', 'read', '--event-idx', 'off'],
-            ['--direct', '--rw', 'read', '--event-idx', 'off']]
+            ['--direct', '--rw', 'read', '--event-idx', 'off'],
+            ['--scsi', '--event-idx', 'off', '--inflight', 'off']]
     if bench.quick:
         runs = [['--rw', 'read', '--qd', '32'], ['--rw', 'read', '--qd', '1']]
     for options in runs:
@@ -473,6 +486,7 @@ CASES = (
     Case('kill', kill, 1),
     Case('null', null, 3),
     Case('features', features, 1),
+    Case('scsi', scsi, 1),
     Case('memory', memory, 1),
     Case('tmpfs', file_on_tmpfs, 3),
     Case('neighbours', neighbours, 1),

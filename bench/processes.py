@@ -183,6 +183,11 @@ class Vhostd(Server):
     def create_controller(self, kind, name='bench'):
         self.rpc.call('vhost_create_blk_controller', ctrlr=name, dev_name=kind, packed_ring=True)
 
+    def create_scsi_controller(self, kind, name='scsi'):
+        self.rpc.call('vhost_create_scsi_controller', ctrlr=name)
+        self.rpc.call('vhost_scsi_controller_add_target', ctrlr=name, scsi_target_num=0,
+                      bdev_name=kind)
+
     def set_mode(self, mode):
         self.rpc.call('framework_set_mode', mode=mode)
 

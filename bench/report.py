@@ -156,6 +156,7 @@ def write_json(bench, summary, command, file_path):
 
 STAGES_SHOWN = (*(f'null-{ring}-qd{depth}-read{more}' for ring in ('split', 'packed')
                   for depth, more in ((1, ''), (32, ''), (32, '-event_idx'), (32, '-inflight'))),
+                *(f'scsi-null-split-qd{depth}-read' for depth in (1, 32)),
                 *(f'nvme-{path}-qd{depth}-read' for path in ('split', 'alone') for depth in (1, 32)))
 FUNCTIONS_SHOWN = 'path null-split-qd32-read'
 

@@ -93,6 +93,24 @@ def nvme_interrupts(depth):
                          f'nvme interrupts qd{depth}', f'nvme polled qd{depth}')
 
 
+def scsi_instructions(depth, rw, **wanted):
+    case = f'path {{}}null-split-qd{depth}-{rw}'
+    return (of(f'QD {depth}, {rw}', 'instructions', case.format('scsi-')),
+            compare(f'QD {depth}, {rw}: instructions to those of virtio-blk', case.format('scsi-'),
+                    case.format(''), 'value', **wanted))
+
+
+def scsi_cycles(depth, rw, peer):
+    """Wanted: four fifths of what the peer needs."""
+    case, other = (f'controllers split rand{rw} qd{depth}{more}' for more in (' scsi', ''))
+    return (of(f'QD {depth}, {rw}: busy cycles per I/O', 'cycles', case, 'cycles_per_io',
+               at_most=round(0.8 * peer), peer=peer),
+            compare_turns(f'QD {depth}, {rw}: busy cycles to those of virtio-blk', case, other,
+                          'cycles_per_io'),
+            of(f'QD {depth}, {rw}', 'M IOPS', case, 'iops', 1e-6),
+            of(f'QD {depth}, {rw}: average latency', 'µs', case, 'avg_us'))
+
+
 FEATURES = (('event-idx',), ('inflight',), ('event-idx', 'inflight'))
 SECTIONS = (
     ('Instructions per I/O (null disk, exact)', (
@@ -133,6 +151,14 @@ SECTIONS = (
         *(compare(f'split QD {depth} read: IOPS to those of qemu-storage-daemon',
                   f'null split randread qd{depth}', f'null split randread qd{depth}',
                   servers=('vhostd', 'qsd')) for depth in (1, 32, 128)),
+    )),
+    ('virtio-scsi: READ(10) and WRITE(10) (null disk, split ring, poll mode)', (
+        *(target for depth, rw, wanted in ((1, 'read', {}), (32, 'read', {'at_most': 1.25}),
+                                           (32, 'write', {'at_most': 1.25}), (128, 'read', {}))
+          for target in scsi_instructions(depth, rw, **wanted)),
+        *(target for depth, rw, peer in ((1, 'read', 484), (32, 'read', 334), (128, 'read', 248),
+                                         (32, 'write', 245))
+          for target in scsi_cycles(depth, rw, peer)),
     )),
     ('Memory disk and file', (
         to_the_copy('read'),

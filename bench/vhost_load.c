@@ -89,6 +89,7 @@ static const struct parameter {
 	{"packed", FLAG, FIELD(load.packed), " packed rings"},
 	{"event-idx", FLAG, FIELD(load.event_idx), " EVENT_IDX: kicks and calls by index"},
 	{"inflight", FLAG, FIELD(load.inflight), " in-flight tracking"},
+	{"scsi", FLAG, FIELD(load.scsi), " PATH is a vhost-user-scsi socket: LUN 0 of target 0"},
 	{"indirect", TEXT, FIELD(load.indirect_mode),
 	 "MODE  on, off, or auto: where it is offered"},
 	{"recover", FLAG, FIELD(recover), " say when I/O goes on after the back-end was killed"},
@@ -140,6 +141,8 @@ options_valid(const struct options *options)
 {
 	if (options->pingpong || options->wake || options->copy || options->help)
 		return true;
+	if (options->load.scsi && (options->verify || options->recover))
+		return false;
 	return options->count <= MAX_IDLE && load_options_valid(&options->load);
 }
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * load: drives a vhost-user-blk back-end as a guest would, as fast as its cores can. vhost_load and
- * `vhostctl bench` are made of it.
+ * load: drives a vhost-user-blk back-end as a guest would, as fast as its cores can, or a
+ * vhost-user-scsi one, with READ(10) and WRITE(10) to LUN 0 of target 0. vhost_load and `vhostctl
+ * bench` are made of it.
  *
  * The library lib/client sets the device up; the loop (loop.c) is its own and does only what a
  * measurement needs. Each queue has qd request slots whose descriptor chains are built once: one
  * indirect table each (as Linux sends them where INDIRECT_DESC is negotiated), or three
- * descriptors. A pass over a queue takes all used entries, writes a new sector into each header,
+ * descriptors. A pass over a queue takes all used entries, writes a new sector into each request,
  * and publishes the slots again with one store, of the avail index or, in a packed ring, of the
  * first descriptor's flags; it kicks only if the device asks for it. Time is read once a pass, so
  * a latency runs from the pass that sent the request to the pass that found it done: average
@@ -53,6 +54,7 @@ struct load_options {
 	bool event_idx;
 	bool inflight;
 	bool poll; /* never wait for a call */
+	bool scsi; /* not with both reads and writes */
 
 	/* of rw */
 	bool reads;
@@ -76,11 +78,23 @@ struct packed_words {
 #define PACKED_USED        (1ULL << (PACKED_FLAGS_SHIFT + VRING_PACKED_DESC_F_USED))
 #define PACKED_WRAP        (1u << VRING_PACKED_EVENT_F_WRAP_CTR)
 
+/* A block request and its status, in one cache line as in Linux. */
+struct blk_request {
+	struct virtio_blk_outhdr header;
+	uint8_t status;
+};
+
+/* A SCSI request and its response. */
+struct scsi_request {
+	struct virtio_scsi_cmd_req command;
+	_Alignas(64) struct virtio_scsi_cmd_resp response;
+};
+
 struct slot {
-	struct virtio_blk_outhdr *header; /* the status byte follows; NULL: no chain starts here */
-	uint16_t *data_flags;             /* of the descriptor of the data */
-	struct packed_words *chain;       /* packed: what is copied to the ring, without wrap */
-	uint64_t started;                 /* TSC */
+	void *request;              /* of either kind; NULL: no chain starts here */
+	uint16_t *data_flags;       /* of the descriptor of the data */
+	struct packed_words *chain; /* packed: what is copied to the ring, without wrap */
+	uint64_t started;           /* TSC */
 };
 
 struct queue {
@@ -97,6 +111,7 @@ struct queue {
 	uint16_t size;          /* a power of two */
 	uint16_t descriptors;   /* of the ring, per request */
 	uint16_t data_flags[2]; /* of a read, of a write */
+	bool scsi;
 	bool random;
 	bool mixed;
 	bool event_idx;
@@ -156,6 +171,7 @@ struct load {
 
 	/* set by load_measure() */
 	double tsc_hz;
+	uint64_t sectors; /* of the disk */
 };
 
 /* All threads together. */
@@ -182,7 +198,7 @@ now_ns(void)
 /* What vhost_load does when nothing is said; no socket. */
 extern const struct load_options load_default_options;
 
-/* Fills what follows from rw: -EINVAL if there is no such workload. */
+/* Fills what follows from rw: -EINVAL if there is no such workload, or not with scsi. */
 int load_set_workload(struct load_options *options);
 
 /* Fills what follows from cpu_list: -EINVAL if it is no list of CPUs. */
@@ -224,6 +240,15 @@ int load_connect(struct load *load);
 
 /* Builds the requests of one queue of the started device. */
 int load_prepare_queue(struct load *load, unsigned int index);
+
+/*
+ * Of the started device: finds out how big the LUN is, when it has reported its unit attentions.
+ * -EIO: a command fails; -ENOTSUP: its blocks are not those of the options.
+ */
+int load_scsi_begin(struct load *load);
+
+/* The queue's request that reads or writes count blocks; its place comes later. */
+void load_scsi_fill(struct scsi_request *request, bool writes, uint16_t count);
 
 /* Submits, runs for the ramp and the measured time, and drains. The worker's own thread. */
 void load_run_worker(struct worker *worker);

@@ -2,6 +2,7 @@
 /* The loop that is measured, for split and packed rings; everything else is set up before. */
 #include "load.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -41,8 +42,33 @@ next_random(uint64_t *state)
 }
 
 INLINE void
+set_sector(const struct queue *q, struct slot *slot, uint64_t sector)
+{
+	struct scsi_request *scsi = slot->request;
+	struct blk_request *blk = slot->request;
+	uint32_t lba = htobe32((uint32_t)sector);
+
+	if (q->scsi)
+		memcpy(scsi->command.cdb + 2, &lba, sizeof(lba));
+	else
+		blk->header.sector = sector;
+}
+
+INLINE bool
+has_failed(const struct queue *q, const struct slot *slot)
+{
+	const struct scsi_request *scsi = slot->request;
+	const struct blk_request *blk = slot->request;
+
+	if (q->scsi)
+		return scsi->response.response != VIRTIO_SCSI_S_OK || scsi->response.status != 0;
+	return blk->status != VIRTIO_BLK_S_OK;
+}
+
+INLINE void
 next_request(struct queue *q, struct slot *slot)
 {
+	struct blk_request *blk = slot->request;
 	uint64_t random, block;
 
 	if (q->random) {
@@ -50,14 +76,14 @@ next_request(struct queue *q, struct slot *slot)
 		/* A multiplication maps 32 random bits to [0, blocks) without a division. */
 		block = (random >> 32) * q->blocks >> 32;
 		if (q->mixed) {
-			slot->header->type = random & 1 ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN;
+			blk->header.type = random & 1 ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN;
 			*slot->data_flags = q->data_flags[random & 1];
 		}
 	} else {
 		block = q->next_block;
 		q->next_block = block == q->last_block ? q->first_block : block + 1;
 	}
-	slot->header->sector = block * q->sectors_per_block;
+	set_sector(q, slot, block * q->sectors_per_block);
 }
 
 /* ---- adding and publishing ---- */
@@ -138,13 +164,14 @@ publish(struct queue *q, const struct batch *batch, struct load_stats *stats, bo
 /* ---- reaping ---- */
 
 INLINE void
-count_request(struct load_stats *stats, const struct slot *slot, uint64_t now)
+count_request(struct load_stats *stats, const struct queue *q, const struct slot *slot,
+	      uint64_t now)
 {
 	uint64_t ticks = now - slot->started;
 
 	stats->ticks += ticks;
 	stats->buckets[bucket_of(ticks)]++;
-	stats->errors += *(uint8_t *)(slot->header + 1) != VIRTIO_BLK_S_OK;
+	stats->errors += has_failed(q, slot);
 }
 
 INLINE int
@@ -165,10 +192,10 @@ service_split(struct queue *q, struct worker *worker, bool resubmit)
 	worker->last_completion = now;
 	while (q->used_index != published) {
 		id = q->used->ring[q->used_index++ & (q->size - 1)].id;
-		if (id >= q->size || !q->slots[id].header)
+		if (id >= q->size || !q->slots[id].request)
 			return -EPROTO;
 		slot = &q->slots[id];
-		count_request(&worker->stats, slot, now);
+		count_request(&worker->stats, q, slot, now);
 		if (!resubmit)
 			continue;
 		slot->started = now;
@@ -209,11 +236,11 @@ service_packed(struct queue *q, struct worker *worker, bool resubmit)
 	worker->last_completion = now;
 	do {
 		id = rest >> PACKED_ID_SHIFT;
-		if (id >= q->size || !q->slots[id].header || count == q->outstanding)
+		if (id >= q->size || !q->slots[id].request || count == q->outstanding)
 			return -EPROTO;
 		slot = &q->slots[id];
 		count++;
-		count_request(&worker->stats, slot, now);
+		count_request(&worker->stats, q, slot, now);
 		q->used_index += q->descriptors;
 		if (q->used_index >= q->size) {
 			q->used_index -= q->size;

@@ -34,7 +34,7 @@ load_set_workload(struct load_options *options)
 	const struct workload *w;
 
 	for (w = workloads; w < workloads + sizeof(workloads) / sizeof(workloads[0]); w++) {
-		if (strcmp(options->rw, w->name))
+		if (strcmp(options->rw, w->name) || (options->scsi && w->reads && w->writes))
 			continue;
 		options->reads = w->reads;
 		options->writes = w->writes;

@@ -132,8 +132,12 @@ load_measure(struct load *load, struct load_result *result)
 	int rc = 0;
 
 	memset(result, 0, sizeof(*result));
-	if (load->options.writes && (load->device.features & 1ULL << VIRTIO_BLK_F_RO))
-		return -EROFS;
+	if (load->options.scsi)
+		rc = load_scsi_begin(load);
+	else if (load->options.writes && (load->device.features & 1ULL << VIRTIO_BLK_F_RO))
+		rc = -EROFS;
+	else
+		load->sectors = load->device.config.capacity;
 	load->tsc_hz = measure_tsc_hz();
 	for (i = 0; i < load->options.queues && rc == 0; i++)
 		rc = load_prepare_queue(load, i);

@@ -7,8 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HEADER_SIZE      ((uint32_t)sizeof(struct virtio_blk_outhdr))
-#define SLOT_SIZE        64 /* header and status in one cache line, as in Linux */
+#define ALIGNMENT        64 /* of requests and tables: a cache line */
 #define CHAIN_LENGTH     3  /* header, data, status */
 #define TABLE_SIZE       (CHAIN_LENGTH * 16u)
 #define MEMORY_GPA       0x100000000ULL
@@ -27,22 +26,31 @@ ring_size(const struct load *load)
 	return size;
 }
 
+static uint32_t
+request_size(const struct load *load)
+{
+	return load->options.scsi ? sizeof(struct scsi_request) : ALIGNMENT;
+}
+
 int
 load_connect(struct load *load)
 {
 	const struct load_options *options = &load->options;
-	uint64_t slot = SLOT_SIZE * 2 + ((options->block_size + 4095ULL) & ~4095ULL) + 4096;
-	uint64_t ring = 64ULL * ring_size(load) + 65536;
+	uint64_t slot = request_size(load) + ALIGNMENT + 4096 +
+			((options->block_size + 4095ULL) & ~4095ULL);
+	/* lib/client has room for a request of its own for each entry, too. */
+	uint64_t ring = (options->scsi ? 1088ULL : 64ULL) * ring_size(load) + 65536;
+	unsigned int queues = options->queues + (options->scsi ? CLIENT_SCSI_REQUESTS : 0);
 	struct client_region_layout layout = {
 		.gpa = MEMORY_GPA,
 		.user_addr = MEMORY_USER_ADDR,
-		.size = (options->queues * (slot * options->depth + ring) + 4095) & ~4095ULL,
+		.size = (queues * (slot * options->depth + ring) + 4095) & ~4095ULL,
 	};
 	uint64_t wanted = (options->packed ? FEATURE(VIRTIO_F_RING_PACKED) : 0) |
 			  (options->event_idx ? FEATURE(VIRTIO_RING_F_EVENT_IDX) : 0);
 	uint64_t inflight = FEATURE(CLIENT_PROTOCOL_F_INFLIGHT_SHMFD);
 	struct client_options client_options = {
-		.queues = options->queues,
+		.queues = queues,
 		.queue_size = ring_size(load),
 		.indirect_max = 1, /* the tables are ours */
 		.features = CLIENT_DEFAULT_FEATURES | wanted,
@@ -67,92 +75,116 @@ load_connect(struct load *load)
 	return -ENOTSUP;
 }
 
-struct buffers {
-	uint64_t header, data, table;
-};
-
 static int
-alloc_buffers(struct load *load, struct buffers *buffers)
+alloc_data(struct load *load, uint64_t *data)
 {
 	struct client_memory *memory = &load->device.memory;
-	int rc;
+	int rc = client_memory_alloc(memory, load->options.block_size, 4096, data);
 
-	rc = client_memory_alloc(memory, SLOT_SIZE, SLOT_SIZE, &buffers->header);
 	if (rc == 0)
-		rc = client_memory_alloc(memory, load->options.block_size, 4096, &buffers->data);
-	if (rc == 0 && load->indirect)
-		rc = client_memory_alloc(memory, TABLE_SIZE, SLOT_SIZE, &buffers->table);
-	if (rc == 0)
-		memset(client_memory_ptr(memory, buffers->data, load->options.block_size), 0x5a,
+		memset(client_memory_ptr(memory, *data, load->options.block_size), 0x5a,
 		       load->options.block_size);
 	return rc;
 }
 
 /* NEXT as a chain needs it; in a packed ring's table it has no meaning and must be 0. */
 static uint16_t
-data_flags(const struct load *load, bool is_write)
+flags_of(const struct load *load, bool device_writes, bool is_last)
 {
-	bool next = !load->options.packed || !load->indirect;
+	bool next = !is_last && (!load->options.packed || !load->indirect);
 
-	return (next ? VRING_DESC_F_NEXT : 0) | (is_write ? 0 : VRING_DESC_F_WRITE);
+	return (next ? VRING_DESC_F_NEXT : 0) | (device_writes ? VRING_DESC_F_WRITE : 0);
 }
 
 static void
-build_split(struct load *load, struct client_ring *ring, struct slot *slot, uint16_t head,
-	    const struct buffers *buffers)
+build_blk(const struct load *load, struct blk_request *request, uint64_t gpa, uint64_t data,
+	  struct client_segment chain[CHAIN_LENGTH])
+{
+	request->header.type = load->options.reads ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_OUT;
+	chain[0] = (struct client_segment){gpa, sizeof(request->header), false};
+	chain[1] = (struct client_segment){data, load->options.block_size, load->options.reads};
+	chain[2] = (struct client_segment){gpa + offsetof(struct blk_request, status), 1, true};
+}
+
+/* virtio 1.2 §5.6.6.1: the response is before what is read, and behind what is written. */
+static void
+build_scsi(const struct load *load, struct scsi_request *request, uint64_t gpa, uint64_t data,
+	   struct client_segment chain[CHAIN_LENGTH])
+{
+	const struct load_options *options = &load->options;
+	unsigned int response = options->reads ? 1 : 2;
+
+	load_scsi_fill(request, options->writes, options->block_size / CLIENT_SECTOR);
+	chain[0] = (struct client_segment){gpa, sizeof(request->command), false};
+	chain[response] = (struct client_segment){gpa + offsetof(struct scsi_request, response),
+						  sizeof(request->response), true};
+	chain[3 - response] = (struct client_segment){data, options->block_size, options->reads};
+}
+
+static void
+put_split(struct load *load, struct client_ring *ring, struct slot *slot, uint16_t head,
+	  const struct client_segment *chain, uint64_t table)
 {
 	struct vring_desc *desc = &ring->desc[head];
 	uint16_t first = head;
 
 	if (load->indirect) {
-		*desc = (struct vring_desc){buffers->table, TABLE_SIZE, VRING_DESC_F_INDIRECT, 0};
-		desc = client_memory_ptr(&load->device.memory, buffers->table, TABLE_SIZE);
+		*desc = (struct vring_desc){table, TABLE_SIZE, VRING_DESC_F_INDIRECT, 0};
+		desc = client_memory_ptr(&load->device.memory, table, TABLE_SIZE);
 		first = 0;
 	}
-	desc[0] = (struct vring_desc){buffers->header, HEADER_SIZE, VRING_DESC_F_NEXT, first + 1};
-	desc[1] = (struct vring_desc){buffers->data, load->options.block_size,
-				      data_flags(load, !load->options.reads), first + 2};
-	desc[2] = (struct vring_desc){buffers->header + HEADER_SIZE, 1, VRING_DESC_F_WRITE, 0};
+	for (uint16_t i = 0; i < CHAIN_LENGTH; i++)
+		desc[i] = (struct vring_desc){
+			chain[i].gpa, chain[i].len,
+			flags_of(load, chain[i].device_writes, i == CHAIN_LENGTH - 1),
+			i < CHAIN_LENGTH - 1 ? first + i + 1 : 0};
 	slot->data_flags = &desc[1].flags;
 }
 
 static void
-build_packed(struct load *load, struct slot *slot, uint16_t id, const struct buffers *buffers)
+put_packed(struct load *load, struct slot *slot, uint16_t id, const struct client_segment *chain,
+	   uint64_t table)
 {
 	struct vring_packed_desc *desc = (struct vring_packed_desc *)slot->chain;
-	uint16_t next = data_flags(load, true);
 
 	if (load->indirect) {
-		*desc = (struct vring_packed_desc){buffers->table, TABLE_SIZE, id,
-						   VRING_DESC_F_INDIRECT};
-		desc = client_memory_ptr(&load->device.memory, buffers->table, TABLE_SIZE);
+		*desc = (struct vring_packed_desc){table, TABLE_SIZE, id, VRING_DESC_F_INDIRECT};
+		desc = client_memory_ptr(&load->device.memory, table, TABLE_SIZE);
 	}
-	desc[0] = (struct vring_packed_desc){buffers->header, HEADER_SIZE, id, next};
-	desc[1] = (struct vring_packed_desc){buffers->data, load->options.block_size, id,
-					     data_flags(load, !load->options.reads)};
-	desc[2] = (struct vring_packed_desc){buffers->header + HEADER_SIZE, 1, id,
-					     VRING_DESC_F_WRITE};
+	for (unsigned int i = 0; i < CHAIN_LENGTH; i++)
+		desc[i] = (struct vring_packed_desc){
+			chain[i].gpa, chain[i].len, id,
+			flags_of(load, chain[i].device_writes, i == CHAIN_LENGTH - 1)};
 	slot->data_flags = &desc[1].flags;
 }
 
 static int
 prepare_slot(struct load *load, struct client_ring *ring, struct queue *q, unsigned int index)
 {
+	struct client_memory *memory = &load->device.memory;
 	uint16_t id = load->options.packed ? index : index * q->descriptors;
+	struct client_segment chain[CHAIN_LENGTH];
 	struct slot *slot = &q->slots[id];
-	struct buffers buffers = {0};
+	uint64_t request, data, table = 0;
 	int rc;
 
-	rc = alloc_buffers(load, &buffers);
+	rc = client_memory_alloc(memory, request_size(load), ALIGNMENT, &request);
+	if (rc == 0)
+		rc = alloc_data(load, &data);
+	if (rc == 0 && load->indirect)
+		rc = client_memory_alloc(memory, TABLE_SIZE, ALIGNMENT, &table);
 	if (rc < 0)
 		return rc;
+	slot->request = client_memory_ptr(memory, request, request_size(load));
+	if (q->scsi)
+		build_scsi(load, slot->request, request, data, chain);
+	else
+		build_blk(load, slot->request, request, data, chain);
 	slot->chain = &q->chains[index * q->descriptors];
 	if (load->options.packed)
-		build_packed(load, slot, id, &buffers);
+		put_packed(load, slot, id, chain, table);
 	else
-		build_split(load, ring, slot, id, &buffers);
-	slot->header = client_memory_ptr(&load->device.memory, buffers.header, SLOT_SIZE);
-	slot->header->type = load->options.reads ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_OUT;
+		put_split(load, ring, slot, id, chain, table);
 	return 0;
 }
 
@@ -170,6 +202,9 @@ take_ring(struct queue *q, const struct client_ring *ring)
 	q->call_fd = ring->call_fd;
 	q->avail_bits = PACKED_AVAIL;
 	q->used_bits = PACKED_AVAIL | PACKED_USED;
+	/* After the commands of the beginning, which do not reach a ring's end. */
+	q->avail_index = ring->avail_index;
+	q->used_index = ring->used_index;
 }
 
 static int
@@ -177,10 +212,11 @@ set_range(struct queue *q, const struct load *load, unsigned int index)
 {
 	const struct load_options *options = &load->options;
 
+	q->scsi = options->scsi;
 	q->random = options->random;
 	q->mixed = options->reads && options->writes;
 	q->sectors_per_block = options->block_size / CLIENT_SECTOR;
-	q->blocks = load->device.config.capacity / q->sectors_per_block;
+	q->blocks = load->sectors / q->sectors_per_block;
 	if (q->blocks > UINT32_MAX)
 		q->blocks = UINT32_MAX;
 	if (q->blocks < options->queues)
@@ -195,8 +231,9 @@ set_range(struct queue *q, const struct load *load, unsigned int index)
 int
 load_prepare_queue(struct load *load, unsigned int index)
 {
-	struct client_ring *ring = &load->device.rings[index];
 	const struct load_options *options = &load->options;
+	unsigned int first = options->scsi ? CLIENT_SCSI_REQUESTS : 0;
+	struct client_ring *ring = &load->device.rings[first + index];
 	struct queue *q = &load->queues[index];
 	unsigned int i;
 	int rc;
@@ -206,8 +243,8 @@ load_prepare_queue(struct load *load, unsigned int index)
 	if (rc < 0)
 		return rc;
 	q->descriptors = load->indirect ? 1 : CHAIN_LENGTH;
-	q->data_flags[0] = data_flags(load, false);
-	q->data_flags[1] = data_flags(load, true);
+	q->data_flags[0] = flags_of(load, true, false);
+	q->data_flags[1] = flags_of(load, false, false);
 	q->slots = calloc(ring->size, sizeof(*q->slots));
 	q->chains = calloc(options->depth * q->descriptors, sizeof(*q->chains));
 	if (!q->slots || !q->chains)

@@ -98,6 +98,45 @@ def test_nvme_perf_says_what_is_wrong(folder):
     assert "there is no such socket" in result.stderr
 
 
+@pytest.fixture
+def scsi_disk(vhostd):
+    """A SCSI controller, its LUN 0 of target 0 on 1 MiB of memory."""
+    vhostd.rpc("bdev_malloc_create", name="m", num_blocks=2048, block_size=512)
+    vhostd.rpc("vhost_create_scsi_controller", ctrlr="scsi")
+    vhostd.rpc("vhost_scsi_controller_add_target", ctrlr="scsi", scsi_target_num=0, bdev_name="m")
+    return vhostd
+
+
+def load_scsi(daemon, *options, status=0):
+    socket = daemon.rpc("vhost_get_controllers")[0]["socket"]
+    result = subprocess.run([os.path.join(BIN, "vhost_load"), "--json", "--socket", socket,
+                             "--scsi", "--seconds", "0.2", "--ramp", "0.05", *options],
+                            capture_output=True, text=True, timeout=60)
+    assert result.returncode == status, result.stderr
+    return json.loads(result.stdout) if status == 0 else result.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--packed"], ["--event-idx", "--queues", "2"],
+                                     ["--indirect", "off", "--poll"]])
+@pytest.mark.parametrize("rw", ["randread", "write"])
+def test_load_of_a_scsi_disk_is_what_the_disk_does(scsi_disk, rw, options):
+    report = load_scsi(scsi_disk, "--rw", rw, "--qd", "4", "--bs", "8192", *options)
+    assert report["errors"] == 0 and report["ios"] > 0
+    stats = scsi_disk.rpc("bdev_get_iostat", name="m")["bdevs"][0]
+    kind, other = ("read", "write") if rw == "randread" else ("write", "read")
+    moved = stats["bytes_read" if rw == "randread" else "bytes_written"]
+    assert stats[f"num_{kind}_ops"] == report["ios_total"]
+    assert moved == 8192 * report["ios_total"]
+    assert stats[f"num_{other}_ops"] == 0
+
+
+def test_load_of_a_scsi_disk_says_what_is_wrong(scsi_disk):
+    assert "usage" in load_scsi(scsi_disk, "--rw", "randrw", status=2)
+    assert "usage" in load_scsi(scsi_disk, "--verify", status=2)
+    scsi_disk.rpc("vhost_scsi_controller_remove_target", ctrlr="scsi", scsi_target_num=0)
+    assert "Input/output error" in load_scsi(scsi_disk, status=1)
+
+
 def test_run_fails_without_programs(folder):
     result = subprocess.run([sys.executable, "-B", BENCH / "run.py", "--bin", folder],
                             capture_output=True, text=True, timeout=60)
