@@ -204,9 +204,14 @@ struct scsi_task {
 	uint8_t sense_length;
 
 	/* ---- the library's ---- */
-	_Atomic bool aborted;
-	bool reset;      /* by a reset */
-	bool exclusive;  /* is the one that excludes others */
+	union {
+		struct {
+			_Atomic bool aborted;
+			bool reset;     /* by a reset */
+			bool exclusive; /* is the one that excludes others */
+		};
+		uint32_t marks; /* not 0: any of them */
+	};
 	uint8_t *buffer; /* malloc()ed, of commands that need one */
 	uint64_t lba;    /* first block that it reads or writes … */
 	uint64_t blocks; /* … and how many */

@@ -27,13 +27,8 @@ flush(struct scsi_task *task, bdev_done_fn done)
 static inline bool
 submit_read(struct scsi_task *task, uint8_t shift)
 {
-	uint64_t length = task->transferred_in;
-	uint32_t count = task->in_count;
-
-	if (unlikely(length < task->in_bytes))
-		count = iovecs_cut(task->in, length);
-	scsi_submit_io(task, BDEV_READ, task->lba << shift, length, 0, task->in, count,
-		       scsi_io_done);
+	scsi_submit_io(task, BDEV_READ, task->lba << shift, task->transferred_in, 0, task->in,
+		       task->in_count, scsi_io_done);
 	return false;
 }
 
@@ -58,8 +53,11 @@ scsi_run_read(struct scsi_task *task)
 	uint8_t shift = unit->block_shift;
 	uint64_t length = task->blocks << shift;
 
-	if (unlikely(length > task->in_bytes))
-		return scsi_overrun(task);
+	if (unlikely(length != task->in_bytes)) {
+		if (length > task->in_bytes)
+			return scsi_overrun(task);
+		task->in_count = iovecs_cut(task->in, length);
+	}
 	task->transferred_in = length;
 	if (unlikely(task->cdb[1] & FUA) && unit->info.write_cache && task->command->length != 6)
 		return flush(task, flushed_before_read);
@@ -71,15 +69,15 @@ scsi_run_write(struct scsi_task *task)
 {
 	uint8_t shift = task->channel->unit->block_shift;
 	uint64_t length = task->blocks << shift;
-	uint32_t count = task->out_count;
 
-	if (unlikely(length > task->out_bytes))
-		return scsi_overrun(task);
-	if (unlikely(length < task->out_bytes))
-		count = iovecs_cut(task->out, length);
+	if (unlikely(length != task->out_bytes)) {
+		if (length > task->out_bytes)
+			return scsi_overrun(task);
+		task->out_count = iovecs_cut(task->out, length);
+	}
 	task->transferred_out = length;
 	scsi_submit_io(task, BDEV_WRITE, task->lba << shift, length, scsi_write_flags(task),
-		       task->out, count, scsi_io_done);
+		       task->out, task->out_count, scsi_io_done);
 	return false;
 }
 
