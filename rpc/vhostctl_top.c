@@ -84,7 +84,11 @@ set_view(struct top_view *view, const char *sort, const char *filter, struct err
 enum vhostctl_status
 ctl_top(const struct vhostctl_opts *opts, char **args, struct errmsg *err)
 {
-	struct top_view view = {.width = TOP_LINE_MAX, .rows = UINT_MAX};
+	struct top_view view = {
+		.width = TOP_LINE_MAX,
+		.rows = UINT_MAX,
+		.reactor_rows = UINT_MAX,
+	};
 	struct top_source source = {.opts = opts};
 	const char *sort = "iops", *filter = "";
 	bool once = false, reversed = false;

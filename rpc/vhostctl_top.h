@@ -64,6 +64,7 @@ struct top_view {
 	unsigned int width;          /* columns of the terminal */
 	unsigned int first;          /* controller to begin with */
 	unsigned int rows;           /* of controllers, at most */
+	unsigned int reactor_rows;   /* at most; others are summed up in the last one */
 };
 
 typedef void (*top_emit_fn)(void *ctx, enum top_style style, const char *line);

@@ -108,6 +108,8 @@ draw(struct screen *screen)
 	/* In the last column the cursor would go on to the next row. */
 	screen->view->width = (unsigned int)COLS - 1;
 	screen->view->rows = (unsigned int)LINES;
+	/* However many cores there are, most of the screen is for controllers. */
+	screen->view->reactor_rows = (unsigned int)LINES / 4;
 	if (screen->sample != NULL)
 		top_print(screen->view, screen->sample, draw_line, screen);
 	else

@@ -73,7 +73,7 @@ add_field(struct line *line, const char *text, size_t width, bool to_the_right)
 			break;
 		chars += begins;
 	}
-	if (line->len + bytes + width + 1 > sizeof(line->text))
+	if (line->len + bytes + (width - chars) + 1 > sizeof(line->text))
 		return;
 	for (size_t i = chars; i < width && to_the_right; i++)
 		line->text[line->len++] = ' ';
@@ -230,27 +230,60 @@ print_title(const struct top_view *view, json_t *sample, json_t **controllers, s
 		view->reversed ? ", reversed" : "");
 }
 
+static void
+format_reactor(json_t *reactor, char *text, size_t size)
+{
+	json_t *busy = json_object_get(reactor, "busy");
+	char percent[32] = "    -";
+
+	if (json_is_number(busy))
+		snprintf(percent, sizeof(percent), "%5.1f", 100 * json_number_value(busy));
+	snprintf(text, size,
+		 "core %-3" JSON_INTEGER_FORMAT " %-9.9s %s %% busy %3" JSON_INTEGER_FORMAT
+		 " threads",
+		 json_integer_value(json_object_get(reactor, "core")), text_of(reactor, "mode"),
+		 percent, json_integer_value(json_object_get(reactor, "threads")));
+}
+
+/* Of those that there is no room for: how many, and how busy one of them is. */
+static void
+format_other_reactors(json_t *reactors, size_t first, char *text, size_t size)
+{
+	size_t count = json_array_size(reactors);
+	double most = -1;
+
+	for (size_t i = first; i < count; i++) {
+		json_t *busy = json_object_get(json_array_get(reactors, i), "busy");
+
+		if (json_is_number(busy) && json_number_value(busy) > most)
+			most = json_number_value(busy);
+	}
+	if (most < 0)
+		snprintf(text, size, "%zu more cores", count - first);
+	else
+		snprintf(text, size, "%zu more cores, up to %.1f %% busy", count - first,
+			 100 * most);
+}
+
 /* As many beside one another as there is room for. */
 static void
 print_reactors(const struct top_view *view, json_t *sample, top_emit_fn emit, void *ctx)
 {
+	json_t *reactors = json_object_get(sample, "reactors");
+	unsigned int width = view->width < TOP_LINE_MAX ? view->width : TOP_LINE_MAX - 1;
+	size_t per_row = width > REACTOR_WIDTH ? width / REACTOR_WIDTH : 1;
+	size_t room = per_row * view->reactor_rows;
+	size_t count = json_array_size(reactors);
 	struct line line = {0};
-	json_t *reactor;
-	size_t i;
 
-	json_array_foreach (json_object_get(sample, "reactors"), i, reactor) {
-		json_t *busy = json_object_get(reactor, "busy");
-		char text[128], percent[32] = "    -";
+	for (size_t i = 0; i < count && i < room; i++) {
+		char text[128];
 
-		if (json_is_number(busy))
-			snprintf(percent, sizeof(percent), "%5.1f", 100 * json_number_value(busy));
-		snprintf(text, sizeof(text),
-			 "core %-3" JSON_INTEGER_FORMAT " %-9.9s %s %% busy %3" JSON_INTEGER_FORMAT
-			 " threads",
-			 json_integer_value(json_object_get(reactor, "core")),
-			 text_of(reactor, "mode"), percent,
-			 json_integer_value(json_object_get(reactor, "threads")));
-		if (line.width > 0 && line.width + REACTOR_WIDTH > view->width)
+		if (i + 1 == room && count > room)
+			format_other_reactors(reactors, i, text, sizeof(text));
+		else
+			format_reactor(json_array_get(reactors, i), text, sizeof(text));
+		if (i > 0 && i % per_row == 0)
 			emit_line(view, &line, TOP_PLAIN, emit, ctx);
 		add_field(&line, text, REACTOR_WIDTH, false);
 	}

@@ -4,6 +4,7 @@
 import base64
 import contextlib
 import json
+import re
 import signal
 import socket
 import struct
@@ -245,6 +246,19 @@ def test_names_that_move_the_cursor(fake):
     assert line.startswith("?[2J?" + " " * 16 + "grüßegrüßegrüßeg ")
 
 
+def many_reactors(count: int):
+    return lambda n, _: {"pid": 42, "reactors": [
+        {"lcore": i, "busy": i * n, "idle": (1000 - i) * n, "mode": "poll", "lw_threads": []} for i in range(count)]}
+
+
+@pytest.mark.parametrize("count", [1, 10, 11, 12, 22, 40])
+def test_every_reactor_is_in_the_table(fake, count):
+    fake.answers["framework_get_reactors"] = many_reactors(count)
+    text = vhostctl("-s", str(fake.path), "top", "--once", "--interval", "0.1").stdout
+    cores = [int(core) for core in re.findall(r"core (\d+) +poll", text)]
+    assert cores == list(range(count))
+
+
 # ---- a real daemon ----
 
 @contextlib.contextmanager
@@ -385,6 +399,16 @@ def test_many_controllers_on_few_rows(fake, top):
     screen.wait_for(lambda lines: names(lines) == [f"c{i:03}" for i in range(100, 107)], "later ones")
     screen.type("\x1bOB" * 150)
     screen.wait_for(lambda lines: names(lines) == ["c199"], "the last one")
+
+
+@pytest.mark.parametrize(("columns", "cores", "rest"), [(80, 5, "59 more cores, up to 6.3 % busy"),
+                                                       (100, 11, "53 more cores, up to 6.3 % busy"),
+                                                       (550, 64, "core 63  poll        6.3 % busy   0 threads")])
+def test_many_reactors_leave_room_for_controllers(fake, top, columns, cores, rest):
+    fake.answers["framework_get_reactors"] = many_reactors(64)
+    screen = top(fake.path, rows=24, columns=columns)
+    screen.wait_for(lambda lines: names(lines) == ["fast", "slow", "idle"] and lines[7].endswith(rest), "the controllers")
+    assert "\n".join(screen.lines()).count("core ") == cores
 
 
 def test_daemon_goes_and_comes(vhostd, top):
