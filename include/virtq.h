@@ -173,8 +173,11 @@ const char *virtq_broken(const struct virtq *vq);
 /* Breaks it by hand: for rules that only the device type knows. */
 void virtq_break(struct virtq *vq, const char *reason);
 
-/* Asks the driver not to kick (a hint). */
-void virtq_disable_kicks(struct virtq *vq);
+/*
+ * Asks the driver not to kick (a hint). Returns whether it has kicked since virtq_enable_kicks(), or
+ * is about to: a chain waits.
+ */
+bool virtq_disable_kicks(struct virtq *vq);
 /*
  * Asks the driver to kick, and then looks once more: returns true when kicks are on and no chain
  * waits, so that the caller may sleep; false (kicks off again) when there is one. A broken queue is

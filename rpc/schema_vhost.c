@@ -198,7 +198,7 @@ const struct rpc_schema rpc_vhost_schemas[RPC_VHOST_METHODS + 1] = {
 			.params_size = sizeof(struct rpc_vhost_get_stats),
 			.help = "Answers an array of {ctrlr, connected, connections, "
 				"running_queues, broken_queues, inflight, requests, bytes_read, "
-				"bytes_written, errors, sleeps, "
+				"bytes_written, errors, sleeps, kicks, "
 				"calls, calls_suppressed, calls_coalesced, breaks}, and with "
 				"per_queue a member queues: an array of {queue, running, broken} "
 				"and the same counters, of each queue that was ever used. They "
@@ -207,14 +207,15 @@ const struct rpc_schema rpc_vhost_schemas[RPC_VHOST_METHODS + 1] = {
 				"requests given back to the guest, the bytes written to and read "
 				"from its memory for them (headers and status bytes included), "
 				"requests answered with an error, times that a queue began to wait "
-				"for a kick, calls (interrupts) sent, completions of which the "
+				"for a kick, kicks that ended that, calls (interrupts) sent, "
+				"completions of which the "
 				"guest did not want to be told, calls that went into a later one "
 				"(vhost_controller_set_coalescing), and times that a queue was "
 				"stopped because its guest broke a rule.\n"
 				"Errors: -19 (No such device), -16 (it is being deleted).",
 			.columns = "ctrlr,queues=running_queues,inflight,requests,read=bytes_read,"
 				   "written=bytes_written,errors,calls,suppressed="
-				   "calls_suppressed,coalesced=calls_coalesced,sleeps,breaks",
+				   "calls_suppressed,coalesced=calls_coalesced,sleeps,kicks,breaks",
 		},
 	[RPC_VIRTIO_BLK_CREATE_TRANSPORT] =
 		{

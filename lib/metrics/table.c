@@ -65,6 +65,8 @@ const struct metric metrics_table[] = {
 	 "Requests that are being worked on."},
 	{"vhostd_queue_sleeps_total", METRIC_COUNTER, &queues, "sleeps",
 	 "Times that the queue began to wait for a kick."},
+	{"vhostd_queue_kicks_total", METRIC_COUNTER, &queues, "kicks",
+	 "Kicks that ended such a wait; none are asked for while the queue is polled."},
 	{"vhostd_queue_calls_total", METRIC_COUNTER, &queues, "calls",
 	 "Calls (interrupts) sent to the guest."},
 	{"vhostd_queue_calls_suppressed_total", METRIC_COUNTER, &queues, "calls_suppressed",

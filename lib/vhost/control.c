@@ -63,6 +63,7 @@ static const char *const counter_names[] = {
 	[VHOST_BYTES_WRITTEN] = "bytes_written",
 	[VHOST_ERRORS] = "errors",
 	[VHOST_SLEEPS] = "sleeps",
+	[VHOST_KICKS] = "kicks",
 	[VHOST_CALLS] = "calls",
 	[VHOST_CALLS_SUPPRESSED] = "calls_suppressed",
 	[VHOST_CALLS_COALESCED] = "calls_coalesced",

@@ -210,7 +210,7 @@ queue_disarm(void *arg)
 {
 	struct vhost_queue *queue = arg;
 
-	virtq_disable_kicks(queue->setup.vq);
+	queue->counters[VHOST_KICKS] += virtq_disable_kicks(queue->setup.vq);
 }
 
 static const struct poller_sleep_ops sleep_ops = {.arm = queue_arm, .disarm = queue_disarm};

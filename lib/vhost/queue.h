@@ -36,6 +36,7 @@ enum vhost_counter {
 	VHOST_BYTES_WRITTEN,    /* of the driver's, headers included */
 	VHOST_ERRORS,           /* requests that the device answered with an error */
 	VHOST_SLEEPS,           /* times that the queue began to wait for a kick */
+	VHOST_KICKS,            /* that ended such a wait */
 	VHOST_CALLS,            /* sent */
 	VHOST_CALLS_SUPPRESSED, /* the driver did not want to be told of what was published */
 	VHOST_CALLS_COALESCED,  /* went into a later one */

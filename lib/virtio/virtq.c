@@ -348,10 +348,11 @@ publish_nothing(struct virtq *vq)
 	return false;
 }
 
-static void
+static bool
 leave_kicks(struct virtq *vq)
 {
 	(void)vq;
+	return false;
 }
 
 static bool
@@ -401,10 +402,10 @@ virtq_break(struct virtq *vq, const char *reason)
 		vq->broken = reason;
 }
 
-void
+bool
 virtq_disable_kicks(struct virtq *vq)
 {
-	vq->ops.disable_kicks(vq);
+	return vq->ops.disable_kicks(vq);
 }
 
 bool

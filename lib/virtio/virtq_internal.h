@@ -30,7 +30,7 @@ struct virtq_ops {
 	uint32_t (*pop)(struct virtq *vq, struct virtq_slot **slots, uint32_t max);
 	void (*push)(struct virtq *vq, struct virtq_slot *slot, uint32_t written);
 	bool (*publish)(struct virtq *vq);
-	void (*disable_kicks)(struct virtq *vq);
+	bool (*disable_kicks)(struct virtq *vq);
 	bool (*enable_kicks)(struct virtq *vq);
 };
 

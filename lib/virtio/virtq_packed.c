@@ -431,14 +431,15 @@ store_device_event(struct virtq *vq, uint16_t position, uint32_t flags, int orde
 	__atomic_store_n((uint32_t *)vq->device_event, event, order);
 }
 
-static void
+static bool
 disable_kicks(struct virtq *vq)
 {
 	/* Written only on a change: the driver reads this line. */
 	if (!vq->kicks_enabled)
-		return;
+		return false;
 	vq->kicks_enabled = false;
 	store_device_event(vq, 0, VRING_PACKED_EVENT_FLAG_DISABLE, __ATOMIC_RELAXED);
+	return virtq_packed_is_available(vq, vq->last_avail);
 }
 
 static bool

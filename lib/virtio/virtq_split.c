@@ -266,17 +266,18 @@ publish_tracked_event_idx(struct virtq *vq)
 
 /* ---- kicks ---- */
 
-static void
+static bool
 disable_kicks(struct virtq *vq)
 {
 	/* Written only on a change: the driver reads this line. */
 	if (!vq->kicks_enabled)
-		return;
+		return false;
 	vq->kicks_enabled = false;
 	if (vq->event_idx)
 		store_quiet_event(vq);
 	else
 		store_u16(&vq->used->flags, VRING_USED_F_NO_NOTIFY);
+	return load_u16(&vq->avail->idx) != vq->last_avail;
 }
 
 static bool

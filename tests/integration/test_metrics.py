@@ -157,11 +157,12 @@ def test_queues_and_connections(daemon):
     assert stats["connections"] == 2 and stats["connected"] is False
     for member, name in {"requests": "requests_total", "bytes_read": "read_bytes_total",
                          "bytes_written": "written_bytes_total", "errors": "errors_total",
-                         "sleeps": "sleeps_total", "calls": "calls_total",
+                         "sleeps": "sleeps_total", "kicks": "kicks_total", "calls": "calls_total",
                          "breaks": "breaks_total", "inflight": "in_flight"}.items():
         assert after[f"vhostd_queue_{name}", "controller", "c", "queue", "0"] == \
             stats["queues"][0][member]
     assert stats["requests"] > 0
+    assert 0 < stats["kicks"] <= stats["sleeps"]
 
 
 def test_block_devices(daemon):

@@ -674,7 +674,7 @@ def test_stats(shared):
     for name in ("a", "b"):
         shared.rpc("bdev_null_create", name=name, num_blocks=8, block_size=512)
         shared.rpc("vhost_create_blk_controller", ctrlr=name, dev_name=name)
-    counters = {"inflight", "requests", "bytes_read", "bytes_written", "errors", "sleeps", "calls",
+    counters = {"inflight", "requests", "bytes_read", "bytes_written", "errors", "sleeps", "kicks", "calls",
                 "calls_suppressed", "calls_coalesced", "breaks"}
     both = shared.rpc("vhost_get_stats")
     assert [entry["ctrlr"] for entry in both] == ["a", "b"]

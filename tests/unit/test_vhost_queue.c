@@ -329,6 +329,28 @@ test_failed_start_is_told(void **state)
 	assert_int_equal(take(call_fd), 0);
 }
 
+/* Who wakes the thread while nobody has kicked is not the driver. */
+static void
+test_kicks_are_counted(void **state)
+{
+	(void)state;
+	start(false);
+	for (uint64_t i = 0; i < 3; i++) {
+		assert_true(thread_arm(thread));
+		thread_disarm(thread);
+		assert_int_equal(queue->counters[VHOST_KICKS], i);
+		assert_true(thread_arm(thread));
+		rig_offer_small(&rig, 0);
+		thread_disarm(thread);
+		poll_once(thread);
+		assert_int_equal(queue->counters[VHOST_SLEEPS], 2 * (i + 1));
+		assert_int_equal(queue->counters[VHOST_KICKS], i + 1);
+	}
+	/* None is asked for while the queue is polled. */
+	assert_true(do_one() > 0);
+	assert_int_equal(queue->counters[VHOST_KICKS], 3);
+}
+
 /* For a moment the machine has no way to do it: the call is late, and not lost, also in sleep. */
 static void
 test_call_is_tried_again(void **state)
@@ -634,6 +656,7 @@ main(void)
 		TEST(test_fast_queue),
 		TEST(test_delay_grows_with_the_rate),
 		TEST(test_first_calls_after_a_pause),
+		TEST(test_kicks_are_counted),
 		TEST(test_not_lost),
 		TEST(test_event_idx),
 		TEST(test_goes_out_during_sleep),

@@ -651,7 +651,7 @@ test_kicks_on_and_off(void **state)
 	rig.used->flags = VRING_USED_F_NO_NOTIFY;
 	assert_true(virtq_enable_kicks(rig.vq));
 	assert_int_equal(rig.used->flags, 0);
-	virtq_disable_kicks(rig.vq);
+	assert_false(virtq_disable_kicks(rig.vq));
 	assert_int_equal(rig.used->flags, VRING_USED_F_NO_NOTIFY);
 	/* Off already: the driver's line is left alone. */
 	rig.used->flags = 0x1234;
@@ -674,6 +674,8 @@ test_kicks_on_and_off(void **state)
 	assert_true(virtq_enable_kicks(rig.vq));
 	rig_offer_small(&rig, 1);
 	assert_int_equal(rig.used->flags, 0);
+	assert_true(virtq_disable_kicks(rig.vq));
+	assert_false(virtq_disable_kicks(rig.vq)); /* that kick is known */
 	/* Chains in flight do not keep anybody awake. */
 	assert_int_equal(virtq_pop(rig.vq, &slot, 1), 1);
 	assert_true(virtq_enable_kicks(rig.vq));

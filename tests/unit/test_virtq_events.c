@@ -418,9 +418,11 @@ test_packed_kicks_on_and_off(void **state)
 				for (i = 0; i < count; i++)
 					packed_put_small(&packed, i);
 				assert_true(packed_kicks(&packed, count));
+				assert_true(virtq_disable_kicks(packed.rig.vq));
 				assert_int_equal(virtq_pop(packed.rig.vq, slots, SIZE), count);
 				/* Chains in flight do not keep anybody awake. */
 				assert_true(virtq_enable_kicks(packed.rig.vq));
+				assert_false(virtq_disable_kicks(packed.rig.vq));
 				packed_close(&packed);
 			}
 		}
