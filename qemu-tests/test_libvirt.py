@@ -375,6 +375,10 @@ def test_disk_without_controller(vhostd, libvirtd, make_domain, ctl):
     assert "has it already" in ctl(*provision(vhostd, name=name), status=FAILED)
     assert left(vhostd) == ([], [], before[2])
     assert name in libvirtd.virsh("dumpxml", "vm1")
+    socket = vhostd.folder / name
+    vhostd.stop()
+    assert ctl("libvirt", "detach", "vm1", str(socket)) == f"vm1 has {socket} no more\n"
+    assert name not in libvirtd.virsh("dumpxml", "vm1")
 
 
 def test_path_that_libvirt_does_not_escape(vhostd, libvirtd, make_domain, ctl):

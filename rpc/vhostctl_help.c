@@ -24,7 +24,7 @@ ctl_print_usage(FILE *file)
 	      "       vhostctl libvirt xml CTRLR [--target vdb] [--queues N]\n"
 	      "       vhostctl libvirt attach DOMAIN CTRLR [--persistent] [--target vdb] [--queues "
 	      "N]\n"
-	      "       vhostctl libvirt detach DOMAIN CTRLR | check DOMAIN [CTRLR] | list\n"
+	      "       vhostctl libvirt detach DOMAIN CTRLR|SOCKET | check DOMAIN [CTRLR] | list\n"
 	      "       vhostctl provision --size 10G --domain DOMAIN --name NAME [--dir FOLDER]\n"
 	      "       vhostctl [-s SOCKET] top [--once] [--interval SECONDS] [--sort COLUMN] "
 	      "[--filter TEXT]\n"

@@ -94,18 +94,22 @@ attach(const struct vhostctl_opts *opts, const struct libvirt_args *args, struct
 	return status;
 }
 
+/* A disk may also be named by its socket: the controller, or the daemon, need not be there. */
 static enum vhostctl_status
 detach(const struct vhostctl_opts *opts, const struct libvirt_args *args, struct errmsg *err)
 {
+	const char *socket = strchr(args->ctrlr, '/') != NULL ? args->ctrlr : NULL;
 	struct libvirt_domain domain = {0};
-	enum vhostctl_status status;
-	json_t *ctrlr;
+	enum vhostctl_status status = STATUS_OK;
+	json_t *ctrlr = NULL;
 
-	status = libvirt_find_ctrlr(opts, args->ctrlr, &ctrlr, err);
+	if (socket == NULL)
+		status = libvirt_find_ctrlr(opts, args->ctrlr, &ctrlr, err);
 	if (status == STATUS_OK)
 		status = libvirt_open(args, &domain, err);
 	if (status == STATUS_OK)
-		status = libvirt_detach(&domain, libvirt_socket_of(ctrlr), opts->timeout_s, err);
+		status = libvirt_detach(&domain, socket != NULL ? socket : libvirt_socket_of(ctrlr),
+					opts->timeout_s, err);
 	if (status == STATUS_OK)
 		printf("%s has %s no more\n", domain.name, args->ctrlr);
 	libvirt_close(&domain);
@@ -228,7 +232,7 @@ static const struct verb verbs[] = {
 	 2,
 	 attach},
 	{"detach",
-	 "libvirt detach DOMAIN CTRLR [--connect URI]",
+	 "libvirt detach DOMAIN CTRLR|SOCKET [--connect URI]",
 	 CONNECT,
 	 {ARG(domain), ARG(ctrlr)},
 	 2,

@@ -255,6 +255,13 @@ def test_uri_from_the_environment(shared, libvirt):
     assert "ok" in vhostctl("-s", str(shared.socket), "libvirt", "check", "one", env=env).stdout
 
 
+def test_detach_by_socket(libvirt):
+    """Neither the controller nor the daemon need be there."""
+    done = vhostctl("-s", "/nonexistent/rpc.sock", "libvirt", "detach", "one", "/run/c", "--connect",
+                    libvirt(domain("one")), status=FAILED)
+    assert done.stderr == "vhostctl: domain one: has no disk on /run/c\n"
+
+
 def test_provision_takes_all_back(shared, libvirt, folder):
     """The test driver attaches nothing: the last step fails."""
     images = folder / "images"
