@@ -26,10 +26,10 @@
 #include "log.h"
 #include "nvme.h"
 #include "nvme_device.h"
+#include "waiting.h"
 #include "work.h"
 
-#define RIG_WAIT_S 60 /* for what must happen */
-#define RIG_PAUSE  20 /* µs between two looks */
+#define RIG_PAUSE 20 /* µs between two looks */
 
 #define rig_control(...) assert_int_equal(nvme_device_control(&rig.device, NULL, __VA_ARGS__), 0)
 
@@ -70,7 +70,7 @@ rig_poll(void)
 static inline void
 rig_poll_until(const bool *done)
 {
-	time_t end = time(NULL) + RIG_WAIT_S;
+	time_t end = time(NULL) + DEADLINE_S;
 
 	while (!*done) {
 		assert_true(time(NULL) < end);
@@ -93,7 +93,7 @@ rig_poll_for_ms(unsigned int ms)
 /* Polls until the condition is true. */
 #define rig_wait_for(condition)                                                                    \
 	do {                                                                                       \
-		time_t rig_end = time(NULL) + RIG_WAIT_S;                                          \
+		time_t rig_end = time(NULL) + DEADLINE_S;                                          \
 		while (!(condition)) {                                                             \
 			assert_true(time(NULL) < rig_end);                                         \
 			if (rig_poll() == POLLER_IDLE)                                             \

@@ -23,10 +23,10 @@
 #include "client.h"
 #include "daemon.h"
 #include "nvme_device.h"
+#include "waiting.h"
 #include "workload.h"
 
-#define WAIT_MS   120000 /* virtual CPUs stand still for half a minute and more */
-#define BLOCKS    8192   /* of 512 bytes: WORKLOAD_DISK_BYTES */
+#define BLOCKS    8192 /* of 512 bytes: WORKLOAD_DISK_BYTES */
 #define BOUNCE    (128u * 1024)
 #define NAMESPACE "ns add 1 memory 8192 512"
 
@@ -42,15 +42,6 @@ static struct {
 #define rpc(method, ...)                                                                           \
 	assert_int_equal(daemon_call(&rig.daemon, method, json_pack(__VA_ARGS__)), 0)
 
-static inline uint64_t
-now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
 /* Fails, when it is later, with what the daemon says. */
 #define IN_TIME(deadline)                                                                          \
 	do {                                                                                       \
@@ -62,7 +53,7 @@ now_ms(void)
 
 #define UNTIL(condition)                                                                           \
 	do {                                                                                       \
-		uint64_t deadline = now_ms() + WAIT_MS;                                            \
+		uint64_t deadline = now_ms() + DEADLINE_MS;                                        \
                                                                                                    \
 		while (!(condition)) {                                                             \
 			IN_TIME(deadline);                                                         \
@@ -141,13 +132,13 @@ static inline void
 plug(void)
 {
 	struct client_options options = {.features = CLIENT_DEFAULT_FEATURES,
-					 .timeout_ms = WAIT_MS};
+					 .timeout_ms = DEADLINE_MS};
 	char path[DAEMON_PATH];
 
 	daemon_path(&rig.daemon, "vm", path);
 	assert_int_equal(client_device_open(&rig.guest, path, &options), 0);
 	assert_int_equal(client_blk_create(&rig.blk, &rig.guest.rings[0], BOUNCE, 4096, true), 0);
-	rig.blk.timeout_ms = WAIT_MS;
+	rig.blk.timeout_ms = DEADLINE_MS;
 	assert_int_equal(client_device_start(&rig.guest), 0);
 }
 
@@ -178,14 +169,14 @@ start_load(void)
 static inline void
 work(uint64_t requests)
 {
-	assert_int_equal(workload_run(&rig.load, requests, WAIT_MS), 0);
+	assert_int_equal(workload_run(&rig.load, requests, DEADLINE_MS), 0);
 }
 
 /* No lost or wrong block, no stuck request. */
 static inline void
 end_load(void)
 {
-	assert_int_equal(workload_drain(&rig.load, WAIT_MS), 0);
+	assert_int_equal(workload_drain(&rig.load, DEADLINE_MS), 0);
 	assert_int_equal(workload_verify(&rig.load), 0);
 	workload_close(&rig.load);
 }

@@ -55,7 +55,7 @@ static inline void
 rig_start(void)
 {
 	rig_connect();
-	assert_int_equal(nvme_client_enable(&rig.client, NVME_CLIENT_WAIT_MS), 0);
+	assert_int_equal(nvme_client_enable(&rig.client, DEADLINE_MS), 0);
 	assert_int_equal(nvme_client_create_queue(&rig.client, 1, RIG_QUEUE, -1), 0);
 }
 

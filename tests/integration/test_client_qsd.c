@@ -22,11 +22,11 @@
 #include <unistd.h>
 
 #include "client.h"
+#include "waiting.h"
 
 #define PROGRAM   "qemu-storage-daemon"
 #define DISK_SIZE (16u << 20)
 #define QUEUES    2
-#define WAIT_MS   10000
 
 struct peer {
 	char dir[40];
@@ -109,7 +109,7 @@ device_open_with(struct client_device *device, const struct peer *peer, uint64_t
 {
 	struct client_options options = {
 		.queues = QUEUES,
-		.timeout_ms = WAIT_MS,
+		.timeout_ms = DEADLINE_MS,
 		.features = CLIENT_DEFAULT_FEATURES | more_features,
 	};
 
@@ -160,7 +160,7 @@ write_and_read(struct client_device *device, const struct peer *peer, unsigned i
 	assert_int_equal(client_blk_create(&blk, &device->rings[queue], sizeof(data), segment_size,
 					   indirect),
 			 0);
-	blk.timeout_ms = WAIT_MS;
+	blk.timeout_ms = DEADLINE_MS;
 	fill(data, sizeof(data), segment_size + queue);
 	assert_int_equal(client_blk_write(&blk, 64, data, sizeof(data)), VIRTIO_BLK_S_OK);
 	assert_int_equal(client_blk_read(&blk, 64, back, sizeof(back)), VIRTIO_BLK_S_OK);
@@ -261,7 +261,7 @@ run_deep_queue(const struct peer *peer, unsigned int rounds, uint64_t more_featu
 		client_ring_publish(&device.rings[1]);
 		assert_int_equal(client_ring_kick(&device.rings[1]), 0);
 		for (i = 0, seen = 0; i < DEPTH; i++) {
-			assert_int_equal(client_blk_wait(&blk, &completion, WAIT_MS), 0);
+			assert_int_equal(client_blk_wait(&blk, &completion, DEADLINE_MS), 0);
 			assert_int_equal(completion.status, VIRTIO_BLK_S_OK);
 			seen |= 1ULL << completion.tag;
 		}
@@ -353,7 +353,7 @@ test_reconnect(void **state)
 	assert_int_equal(client_blk_flush(&blk), VIRTIO_BLK_S_OK);
 
 	peer_kill(peer);
-	assert_int_equal(client_wait_closed(&device.client, WAIT_MS), 0);
+	assert_int_equal(client_wait_closed(&device.client, DEADLINE_MS), 0);
 	assert_int_equal(client_set_owner(&device.client, true), -ECONNRESET);
 	peer_run(peer);
 	assert_int_equal(client_device_reconnect(&device), 0);

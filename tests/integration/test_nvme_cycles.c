@@ -113,7 +113,7 @@ run_guest(unsigned int cycle)
 	}
 	rig.load.may_fail = true;
 	rpc("bdev_nvme_detach_controller", "{s:s}", "name", "nvme0");
-	assert_int_equal(workload_drain(&rig.load, WAIT_MS), 0);
+	assert_int_equal(workload_drain(&rig.load, DEADLINE_MS), 0);
 	workload_close(&rig.load);
 }
 

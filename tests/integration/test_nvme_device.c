@@ -67,9 +67,9 @@ test_registers(void **state)
 	nvme_client_write(&rig.client, NVME_REG_INTMC, 4, 1);
 	assert_int_equal(nvme_client_read(&rig.client, NVME_REG_INTMS, 4), 4);
 	rig_control("set ready-ms 20");
-	assert_int_equal(nvme_client_enable(&rig.client, NVME_CLIENT_WAIT_MS), 0);
+	assert_int_equal(nvme_client_enable(&rig.client, DEADLINE_MS), 0);
 	assert_int_equal(nvme_client_disable(&rig.client), 0);
-	assert_int_equal(nvme_client_enable(&rig.client, NVME_CLIENT_WAIT_MS), 0);
+	assert_int_equal(nvme_client_enable(&rig.client, DEADLINE_MS), 0);
 	/* Shutdown. */
 	nvme_client_write(&rig.client, NVME_REG_CC, 4,
 			  nvme_client_read(&rig.client, NVME_REG_CC, 4) | 1 << NVME_CC_SHN_SHIFT);
@@ -150,7 +150,7 @@ test_features(void **state)
 
 	(void)state;
 	rig_connect();
-	assert_int_equal(nvme_client_enable(&rig.client, NVME_CLIENT_WAIT_MS), 0);
+	assert_int_equal(nvme_client_enable(&rig.client, DEADLINE_MS), 0);
 	assert_int_equal(rig_set_feature(NVME_FEAT_FID_NUM_QUEUES, 3 << 16 | 3, &value), 0);
 	assert_int_equal(value, 3 << 16 | 3);
 	assert_int_equal(rig_get_feature(NVME_FEAT_FID_NUM_QUEUES, 0, &value), 0);
@@ -217,14 +217,14 @@ test_namespace_events(void **state)
 	nvme_client_put(&rig.client, 0, (struct nvme_sqe){.opcode = nvme_admin_async_event}, false);
 	nvme_client_ring(&rig.client, 0);
 	rig_control("ns add 3 memory 100 4096");
-	assert_int_equal(nvme_client_wait(&rig.client, 0, NVME_CLIENT_WAIT_MS, &cqe), 0);
+	assert_int_equal(nvme_client_wait(&rig.client, 0, DEADLINE_MS, &cqe), 0);
 	assert_int_equal(cqe.dw0, NVME_AER_NOTICE | NVME_LOG_LID_CHANGED_NS << 16);
 	/* The second event waits until the log page was read. */
 	rig_control("ns resize 3 200");
 	rig_control("ns remove 2");
 	assert_int_equal(nvme_client_wait(&rig.client, 0, RIG_QUIET_MS, &cqe), -ETIMEDOUT);
 	assert_int_equal(rig_log_page(NVME_LOG_LID_CHANGED_NS, 4096), -EBADMSG);
-	assert_int_equal(nvme_client_wait(&rig.client, 0, NVME_CLIENT_WAIT_MS, &cqe), 0);
+	assert_int_equal(nvme_client_wait(&rig.client, 0, DEADLINE_MS, &cqe), 0);
 	assert_int_equal(list[0], 3);
 	assert_int_equal(list[1], 2);
 	assert_int_equal(list[2], 0);
@@ -245,7 +245,7 @@ test_temperature_event(void **state)
 	nvme_client_put(&rig.client, 0, (struct nvme_sqe){.opcode = nvme_admin_async_event}, false);
 	nvme_client_ring(&rig.client, 0);
 	rig_control("set temperature 400");
-	assert_int_equal(nvme_client_wait(&rig.client, 0, NVME_CLIENT_WAIT_MS, &cqe), 0);
+	assert_int_equal(nvme_client_wait(&rig.client, 0, DEADLINE_MS, &cqe), 0);
 	assert_int_equal(cqe.dw0, NVME_AER_SMART | NVME_AER_SMART_TEMPERATURE_THRESHOLD << 8 |
 					  NVME_LOG_LID_SMART << 16);
 	rig_expect_no_violation();
@@ -269,7 +269,7 @@ test_abort(void **state)
 				   &not_aborted),
 			 0);
 	assert_int_equal(not_aborted, 0);
-	assert_int_equal(nvme_client_wait(&rig.client, 1, NVME_CLIENT_WAIT_MS, &cqe), 0);
+	assert_int_equal(nvme_client_wait(&rig.client, 1, DEADLINE_MS, &cqe), 0);
 	assert_int_equal(cqe.cid, cid);
 	assert_int_equal(cqe.status >> 1, NVME_SC_ABORT_REQ);
 	assert_int_equal(rig_admin((struct nvme_sqe){.opcode = nvme_admin_abort_cmd,
@@ -299,7 +299,7 @@ test_queues(void **state)
 	nvme_client_ring(&rig.client, 1);
 	assert_int_equal(nvme_client_wait(&rig.client, 1, RIG_QUIET_MS, &cqe), -ETIMEDOUT);
 	assert_int_equal(rig_admin(sqe, NULL), 0);
-	assert_int_equal(nvme_client_wait(&rig.client, 1, NVME_CLIENT_WAIT_MS, &cqe), 0);
+	assert_int_equal(nvme_client_wait(&rig.client, 1, DEADLINE_MS, &cqe), 0);
 	assert_int_equal(cqe.status >> 1, NVME_SC_ABORT_QUEUE);
 	sqe.opcode = nvme_admin_delete_cq;
 	assert_int_equal(rig_admin(sqe, NULL), 0);
@@ -517,9 +517,9 @@ compare_and_write(uint8_t old, uint8_t fresh, int first, int second)
 	nvme_client_put(&rig.client, 1, compare, false);
 	nvme_client_put(&rig.client, 1, write, false);
 	nvme_client_ring(&rig.client, 1);
-	assert_int_equal(nvme_client_wait(&rig.client, 1, NVME_CLIENT_WAIT_MS, &cqe), 0);
+	assert_int_equal(nvme_client_wait(&rig.client, 1, DEADLINE_MS, &cqe), 0);
 	assert_int_equal(cqe.status >> 1, first);
-	assert_int_equal(nvme_client_wait(&rig.client, 1, NVME_CLIENT_WAIT_MS, &cqe), 0);
+	assert_int_equal(nvme_client_wait(&rig.client, 1, DEADLINE_MS, &cqe), 0);
 	assert_int_equal(cqe.status >> 1, second);
 }
 
@@ -601,13 +601,13 @@ test_interrupts(void **state)
 	rig_connect();
 	assert_int_equal(nvme_client_set_interrupt(&rig.client, 0, eventfds[0]), 0);
 	assert_int_equal(nvme_client_set_interrupt(&rig.client, 3, eventfds[1]), 0);
-	assert_int_equal(nvme_client_enable(&rig.client, NVME_CLIENT_WAIT_MS), 0);
+	assert_int_equal(nvme_client_enable(&rig.client, DEADLINE_MS), 0);
 	assert_int_equal(nvme_client_create_queue(&rig.client, 1, RIG_QUEUE, 3), 0);
 	assert_int_equal(read(eventfds[0], &count, sizeof(count)), sizeof(count));
 	assert_int_equal(count, 2);
 	nvme_client_put(&rig.client, 1, rig_io(nvme_cmd_read, 0, 1), false);
 	nvme_client_ring(&rig.client, 1);
-	assert_int_equal(poll(&poll_fd, 1, NVME_CLIENT_WAIT_MS), 1);
+	assert_int_equal(poll(&poll_fd, 1, DEADLINE_MS), 1);
 	assert_int_equal(nvme_device_stat(&rig.device, "interrupts"), 3);
 	/* Without its eventfd there is none. */
 	assert_int_equal(nvme_client_set_interrupt(&rig.client, 3, -1), 0);
@@ -627,19 +627,19 @@ test_coalescing(void **state)
 	(void)state;
 	rig_connect();
 	assert_int_equal(nvme_client_set_interrupt(&rig.client, 1, fd), 0);
-	assert_int_equal(nvme_client_enable(&rig.client, NVME_CLIENT_WAIT_MS), 0);
+	assert_int_equal(nvme_client_enable(&rig.client, DEADLINE_MS), 0);
 	assert_int_equal(rig_set_feature(NVME_FEAT_FID_IRQ_COALESCE, 255 << 8 | 7, NULL), 0);
 	assert_int_equal(nvme_client_create_queue(&rig.client, 1, RIG_QUEUE, 1), 0);
 	for (int i = 0; i < 8; i++)
 		nvme_client_put(&rig.client, 1, rig_io(nvme_cmd_read, 0, 1), false);
 	nvme_client_ring(&rig.client, 1);
-	assert_int_equal(poll(&poll_fd, 1, NVME_CLIENT_WAIT_MS), 1);
+	assert_int_equal(poll(&poll_fd, 1, DEADLINE_MS), 1);
 	assert_int_equal(read(fd, &count, sizeof(count)), sizeof(count));
 	assert_int_equal(count, 1);
 	/* A single one comes after the time. */
 	nvme_client_put(&rig.client, 1, rig_io(nvme_cmd_read, 0, 1), false);
 	nvme_client_ring(&rig.client, 1);
-	assert_int_equal(poll(&poll_fd, 1, NVME_CLIENT_WAIT_MS), 1);
+	assert_int_equal(poll(&poll_fd, 1, DEADLINE_MS), 1);
 	close(fd);
 	rig_expect_no_violation();
 }
@@ -653,7 +653,7 @@ test_doorbell_buffers(void **state)
 
 	(void)state;
 	rig_connect();
-	assert_int_equal(nvme_client_enable(&rig.client, NVME_CLIENT_WAIT_MS), 0);
+	assert_int_equal(nvme_client_enable(&rig.client, DEADLINE_MS), 0);
 	doorbells = nvme_client_alloc(&rig.client, RIG_PAGE, &sqe.prp1);
 	events = nvme_client_alloc(&rig.client, RIG_PAGE, &sqe.prp2);
 	assert_int_equal(rig_admin(sqe, NULL), 0);
@@ -666,7 +666,7 @@ test_doorbell_buffers(void **state)
 		__atomic_store_n(&doorbells[2], after, __ATOMIC_RELEASE);
 		/* No write of the register is asked for. */
 		assert_false((uint16_t)(after - event - 1) < (uint16_t)(after - before));
-		assert_int_equal(nvme_client_wait(&rig.client, 1, NVME_CLIENT_WAIT_MS, &cqe), 0);
+		assert_int_equal(nvme_client_wait(&rig.client, 1, DEADLINE_MS, &cqe), 0);
 		__atomic_store_n(&doorbells[3], rig.client.queues[1].head, __ATOMIC_RELEASE);
 	}
 	assert_int_equal(nvme_device_stat(&rig.device, "shadow"), 1);
@@ -696,7 +696,7 @@ test_full_completion_queue(void **state)
 	nvme_client_ring(&rig.client, 1);
 	nvme_client_ring(&rig.client, 2);
 	for (int i = 0; i < 2 * (RIG_QUEUE - 1); i++)
-		assert_int_equal(nvme_client_wait(&rig.client, 1, NVME_CLIENT_WAIT_MS, &cqe), 0);
+		assert_int_equal(nvme_client_wait(&rig.client, 1, DEADLINE_MS, &cqe), 0);
 	rig_expect_no_violation();
 }
 

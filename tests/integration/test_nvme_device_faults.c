@@ -8,7 +8,7 @@
 static int
 wait_completion(struct nvme_cqe *cqe)
 {
-	return nvme_client_wait(&rig.client, 1, NVME_CLIENT_WAIT_MS, cqe);
+	return nvme_client_wait(&rig.client, 1, DEADLINE_MS, cqe);
 }
 
 static void
@@ -79,7 +79,7 @@ test_lost_completion(void **state)
 		assert_int_equal(rig_run(rig_io(nvme_cmd_read, 0, 1)), 0);
 	/* A reset ends it. */
 	assert_int_equal(nvme_client_disable(&rig.client), 0);
-	assert_int_equal(nvme_client_enable(&rig.client, NVME_CLIENT_WAIT_MS), 0);
+	assert_int_equal(nvme_client_enable(&rig.client, DEADLINE_MS), 0);
 	assert_int_equal(nvme_client_create_queue(&rig.client, 1, RIG_QUEUE, -1), 0);
 	submit_read();
 	assert_int_equal(wait_completion(&cqe), 0);
@@ -146,7 +146,7 @@ expect_fatal(void)
 	submit_read();
 	expect_nothing();
 	assert_int_equal(nvme_client_disable(&rig.client), 0);
-	assert_int_equal(nvme_client_enable(&rig.client, NVME_CLIENT_WAIT_MS), 0);
+	assert_int_equal(nvme_client_enable(&rig.client, DEADLINE_MS), 0);
 	assert_int_equal(nvme_client_create_queue(&rig.client, 1, RIG_QUEUE, -1), 0);
 	assert_int_equal(rig_run(rig_io(nvme_cmd_read, 0, 1)), 0);
 }
@@ -219,7 +219,7 @@ test_removal_that_is_announced(void **state)
 					     sizeof(set), &fd, 1, NULL, 0, NULL),
 			 0);
 	rig_control("request-removal");
-	assert_int_equal(poll(&poll_fd, 1, NVME_CLIENT_WAIT_MS), 1);
+	assert_int_equal(poll(&poll_fd, 1, DEADLINE_MS), 1);
 	close(fd);
 	rig_expect_no_violation();
 }
@@ -285,7 +285,7 @@ test_never_ready(void **state)
 	assert_int_equal(nvme_client_enable(&rig.client, RIG_QUIET_MS), -ETIMEDOUT);
 	assert_int_equal(nvme_client_disable(&rig.client), 0);
 	rig_control("set ready 1");
-	assert_int_equal(nvme_client_enable(&rig.client, NVME_CLIENT_WAIT_MS), 0);
+	assert_int_equal(nvme_client_enable(&rig.client, DEADLINE_MS), 0);
 	rig_control("set shutdown 0");
 	nvme_client_write(&rig.client, NVME_REG_CC, 4,
 			  nvme_client_read(&rig.client, NVME_REG_CC, 4) | 1 << NVME_CC_SHN_SHIFT);
@@ -311,7 +311,7 @@ test_small_device(void **state)
 	rig_control("set oncs 0");
 	rig_connect();
 	controller = (void *)rig.data;
-	assert_int_equal(nvme_client_enable(&rig.client, NVME_CLIENT_WAIT_MS), 0);
+	assert_int_equal(nvme_client_enable(&rig.client, DEADLINE_MS), 0);
 	assert_int_equal(rig_set_feature(NVME_FEAT_FID_NUM_QUEUES, 7 << 16 | 7, &granted), 0);
 	assert_int_equal(granted, 0);
 	assert_int_equal(rig_identify(NVME_IDENTIFY_CNS_CTRL, 0), 0);

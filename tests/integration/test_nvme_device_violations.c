@@ -174,7 +174,7 @@ test_unmap_under_a_command(void **state)
 	while (nvme_device_stat(&rig.device, "delayed") == 0)
 		usleep(1000);
 	assert_int_equal(nvme_client_unmap(&rig.client, NOWHERE, RIG_PAGE), 0);
-	assert_int_equal(nvme_client_wait(&rig.client, 1, NVME_CLIENT_WAIT_MS, &cqe), 0);
+	assert_int_equal(nvme_client_wait(&rig.client, 1, DEADLINE_MS, &cqe), 0);
 	assert_int_equal(cqe.status >> 1, NVME_SC_DATA_XFER_ERROR);
 	rig_expect_violation("iova");
 }
@@ -205,8 +205,8 @@ test_identifier_in_flight(void **state)
 	nvme_client_put(&rig.client, 1, sqe, true);
 	nvme_client_put(&rig.client, 1, sqe, true);
 	nvme_client_ring(&rig.client, 1);
-	assert_int_equal(nvme_client_wait(&rig.client, 1, NVME_CLIENT_WAIT_MS, &cqe), 0);
-	assert_int_equal(nvme_client_wait(&rig.client, 1, NVME_CLIENT_WAIT_MS, &cqe), 0);
+	assert_int_equal(nvme_client_wait(&rig.client, 1, DEADLINE_MS, &cqe), 0);
+	assert_int_equal(nvme_client_wait(&rig.client, 1, DEADLINE_MS, &cqe), 0);
 	rig_expect_violation("cid");
 	rig_control("violations clear");
 	/* One that was lost is in flight for ever. */
@@ -216,7 +216,7 @@ test_identifier_in_flight(void **state)
 	assert_int_equal(nvme_client_wait(&rig.client, 1, RIG_QUIET_MS, &cqe), -ETIMEDOUT);
 	nvme_client_put(&rig.client, 1, sqe, true);
 	nvme_client_ring(&rig.client, 1);
-	assert_int_equal(nvme_client_wait(&rig.client, 1, NVME_CLIENT_WAIT_MS, &cqe), 0);
+	assert_int_equal(nvme_client_wait(&rig.client, 1, DEADLINE_MS, &cqe), 0);
 	assert_int_equal(cqe.status >> 1, NVME_SC_CMDID_CONFLICT);
 	rig_expect_violation("cid");
 }
@@ -272,7 +272,7 @@ test_doorbell_event(void **state)
 	nvme_client_put(&rig.client, 0, (struct nvme_sqe){.opcode = nvme_admin_async_event}, false);
 	nvme_client_ring(&rig.client, 0);
 	nvme_client_set_doorbell(&rig.client, 1, false, 100);
-	assert_int_equal(nvme_client_wait(&rig.client, 0, NVME_CLIENT_WAIT_MS, &cqe), 0);
+	assert_int_equal(nvme_client_wait(&rig.client, 0, DEADLINE_MS, &cqe), 0);
 	assert_int_equal(cqe.dw0, NVME_AER_ERROR | NVME_AER_ERROR_INVALID_DB_VAL << 8 |
 					  NVME_LOG_LID_ERROR << 16);
 	rig_expect_violation("doorbell");
@@ -441,7 +441,7 @@ test_registers(void **state)
 	nvme_client_disable(&rig.client);
 	/* The sizes of queue entries have to be set before I/O queues are made. */
 	nvme_client_write(&rig.client, NVME_REG_ASQ, 8, rig.iova);
-	assert_int_equal(nvme_client_enable(&rig.client, NVME_CLIENT_WAIT_MS), 0);
+	assert_int_equal(nvme_client_enable(&rig.client, DEADLINE_MS), 0);
 	nvme_client_write(&rig.client, NVME_REG_CC, 4, 1);
 	assert_int_equal(nvme_client_create_queue(&rig.client, 1, RIG_QUEUE, -1), 0);
 	rig_expect_violation("register");

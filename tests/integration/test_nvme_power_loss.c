@@ -213,7 +213,7 @@ fill_queue(struct queue *queue)
 static void
 run(uint32_t requests)
 {
-	const uint64_t target = load.completed + requests, deadline = now_ms() + WAIT_MS;
+	const uint64_t target = load.completed + requests, deadline = now_ms() + DEADLINE_MS;
 
 	while (load.completed < target && !load.dying) {
 		reap();
@@ -226,7 +226,7 @@ run(uint32_t requests)
 static void
 drain(void)
 {
-	const uint64_t deadline = now_ms() + WAIT_MS;
+	const uint64_t deadline = now_ms() + DEADLINE_MS;
 
 	while (load.queues[0].blk.ring->outstanding + load.queues[1].blk.ring->outstanding > 0) {
 		reap();
@@ -244,7 +244,7 @@ open_queue(unsigned int index)
 
 	assert_int_equal(
 		client_blk_create(&queue->blk, &load.guest.rings[index], BLOCK, 0, index == 0), 0);
-	queue->blk.timeout_ms = WAIT_MS;
+	queue->blk.timeout_ms = DEADLINE_MS;
 	for (unsigned int i = 0; i < DEPTH; i++) {
 		struct slot *slot = &queue->slots[i];
 
@@ -260,7 +260,7 @@ boot(void)
 	struct client_options options = {.queues = QUEUES,
 					 .features = CLIENT_DEFAULT_FEATURES |
 						     1ULL << VIRTIO_RING_F_EVENT_IDX,
-					 .timeout_ms = WAIT_MS};
+					 .timeout_ms = DEADLINE_MS};
 	uint8_t writeback;
 	char path[DAEMON_PATH];
 
@@ -435,7 +435,7 @@ static void
 cut_power_at_command(void)
 {
 	int64_t connections = stat_of("connections");
-	uint64_t deadline = now_ms() + WAIT_MS;
+	uint64_t deadline = now_ms() + DEADLINE_MS;
 
 	control("fault power-loss queue=io nth=%u", 1 + random_below(MAX_REQUESTS));
 	load.dying = true;

@@ -57,9 +57,9 @@ expect_recovery(void)
 	control("set ready 1");
 	do {
 		failed = rig.load.failed;
-		assert_int_equal(workload_run(&rig.load, 500, WAIT_MS), 0);
+		assert_int_equal(workload_run(&rig.load, 500, DEADLINE_MS), 0);
 	} while (rig.load.failed > failed);
-	assert_int_equal(workload_drain(&rig.load, WAIT_MS), 0);
+	assert_int_equal(workload_drain(&rig.load, DEADLINE_MS), 0);
 	workload_close(&rig.load);
 	plug();
 	round_trips(512);
@@ -71,7 +71,7 @@ check_no_answer(const char *action, const char *trouble)
 {
 	start_impatient(action);
 	control("%s", trouble);
-	assert_int_equal(workload_run(&rig.load, 0, WAIT_MS), 0);
+	assert_int_equal(workload_run(&rig.load, 0, DEADLINE_MS), 0);
 	expect_failures_in_time();
 	expect_recovery();
 }
@@ -103,7 +103,7 @@ test_never_ready_again(void **state)
 	(void)state;
 	start_impatient("abort");
 	control("set ready 0");
-	assert_int_equal(workload_run(&rig.load, 0, WAIT_MS), 0);
+	assert_int_equal(workload_run(&rig.load, 0, DEADLINE_MS), 0);
 	control("fatal");
 	/* Whatever comes before the first attempt is over is carried out, or fails. */
 	do {
@@ -129,9 +129,9 @@ test_all_namespaces_gone_under_load(void **state)
 	control("ns remove 2");
 	control("ns remove 1");
 	failed = rig.load.failed;
-	UNTIL(workload_run(&rig.load, 200, WAIT_MS) == 0 && rig.load.failed > failed + 200);
+	UNTIL(workload_run(&rig.load, 200, DEADLINE_MS) == 0 && rig.load.failed > failed + 200);
 	UNTIL(!is_there("nvme0n1") && !is_there("nvme0n2"));
-	assert_int_equal(workload_drain(&rig.load, WAIT_MS), 0);
+	assert_int_equal(workload_drain(&rig.load, DEADLINE_MS), 0);
 	workload_close(&rig.load);
 	/* The controller is there, and its next namespace is a disk. */
 	rpc("vhost_delete_controller", "{s:s}", "ctrlr", "vm");
@@ -158,7 +158,7 @@ hold_requests(void)
 	start_load();
 	work(500);
 	control("fault delay queue=io count=1000000 ms=%d", DELAY_MS);
-	assert_int_equal(workload_run(&rig.load, 0, WAIT_MS), 0);
+	assert_int_equal(workload_run(&rig.load, 0, DEADLINE_MS), 0);
 	UNTIL(stat_of("delayed") > 0);
 	control("fault-clear");
 }
@@ -235,7 +235,7 @@ test_truncation_during_dma(void **state)
 	rig.load.may_fail = true;
 	work(500);
 	control("fault delay queue=io count=1000000 ms=%d", DELAY_MS);
-	assert_int_equal(workload_run(&rig.load, 0, WAIT_MS), 0);
+	assert_int_equal(workload_run(&rig.load, 0, DEADLINE_MS), 0);
 	UNTIL(stat_of("delayed") > 0);
 	control("fault-clear");
 	for (unsigned int i = 0; i < memory->count; i++)

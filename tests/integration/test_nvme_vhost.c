@@ -224,8 +224,8 @@ check_failing(void)
 {
 	uint64_t failed = rig.load.failed;
 
-	UNTIL(workload_run(&rig.load, 200, WAIT_MS) == 0 && rig.load.failed > failed + 200);
-	assert_int_equal(workload_drain(&rig.load, WAIT_MS), 0);
+	UNTIL(workload_run(&rig.load, 200, DEADLINE_MS) == 0 && rig.load.failed > failed + 200);
+	assert_int_equal(workload_drain(&rig.load, DEADLINE_MS), 0);
 	workload_close(&rig.load);
 }
 
@@ -285,7 +285,7 @@ test_on_top(void **state)
 	rpc("vhost_create_blk_controller", "{s:s, s:s}", "ctrlr", "vm", "dev_name", "d");
 	start_load();
 	work(2000);
-	assert_int_equal(workload_drain(&rig.load, WAIT_MS), 0);
+	assert_int_equal(workload_drain(&rig.load, DEADLINE_MS), 0);
 	assert_int_equal(workload_verify(&rig.load), 0);
 	work(100);
 	expect_failures();
@@ -330,7 +330,7 @@ test_namespace_resized(void **state)
 	plug();
 	assert_int_not_equal(client_blk_write(&rig.blk, BLOCKS, data, sizeof(data)), 0);
 	control("ns resize 1 %d", 2 * BLOCKS);
-	assert_int_equal(client_backend_wait_config_change(&rig.guest.client, WAIT_MS), 0);
+	assert_int_equal(client_backend_wait_config_change(&rig.guest.client, DEADLINE_MS), 0);
 	assert_int_equal(client_get_config(&rig.guest.client, 0, sizeof(config), &config), 0);
 	assert_int_equal(config.capacity, 2 * BLOCKS);
 	assert_int_equal(client_blk_write(&rig.blk, BLOCKS, data, sizeof(data)), 0);

@@ -38,7 +38,7 @@ flush(struct client_blk *blk, unsigned int count)
 
 	for (unsigned int i = 0; i < count; i++) {
 		assert_int_equal(client_blk_submit(blk, &request), 0);
-		assert_int_equal(client_ring_poll(blk->ring, RIG_WAIT_MS), 0);
+		assert_int_equal(client_ring_poll(blk->ring, DEADLINE_MS), 0);
 		assert_int_equal(client_blk_reap(blk, &completion), 1);
 	}
 	return take_calls(blk->ring);
@@ -80,10 +80,10 @@ stat_of(const char *name, const char *counter, int queue)
 static void
 flush_until_coalesced(struct client_blk *blk)
 {
-	uint64_t end = rig_now_ms() + RIG_WAIT_MS;
+	uint64_t end = now_ms() + DEADLINE_MS;
 
 	while (flush(blk, ROUNDS) >= ROUNDS / 2)
-		assert_true(rig_now_ms() < end);
+		assert_true(now_ms() < end);
 	assert_true(stat_of("disk", "calls_coalesced", -1) > 0);
 }
 
@@ -181,7 +181,7 @@ test_breaks(void **state)
 	client_ring_put_head(&guest.device.rings[0], 0x1234);
 	client_ring_publish(&guest.device.rings[0]);
 	assert_int_equal(client_ring_kick_always(&guest.device.rings[0]), 0);
-	assert_int_equal(client_ring_wait_error(&guest.device.rings[0], RIG_WAIT_MS), 0);
+	assert_int_equal(client_ring_wait_error(&guest.device.rings[0], DEADLINE_MS), 0);
 	assert_int_equal(stat_of("disk", "breaks", -1), 1);
 	assert_int_equal(stat_of("disk", "broken_queues", -1), 1);
 	guest_end(&guest);
@@ -209,7 +209,7 @@ test_resize(void **state)
 					     json_pack("{s:s}", "ctrlr", "file.ctrlr")),
 				 0);
 		assert_int_equal(
-			client_backend_wait_config_change(&guest.device.client, RIG_WAIT_MS), 0);
+			client_backend_wait_config_change(&guest.device.client, DEADLINE_MS), 0);
 		assert_int_equal(client_get_config(&guest.device.client, 0, 60, &config), 0);
 		assert_int_equal(config.capacity, 4096);
 	}

@@ -284,7 +284,7 @@ delete_under_load(const char *bdev)
 		usleep(20000);
 		assert_int_equal(rig_delete_controller("busy"), 0);
 		assert_false(exists(rig_socket("busy")));
-		assert_int_equal(client_wait_closed(&worker.guest.device.client, RIG_WAIT_MS), 0);
+		assert_int_equal(client_wait_closed(&worker.guest.device.client, DEADLINE_MS), 0);
 		rig_thread_stop(worker.thread);
 		guest_end(&worker.guest);
 	}
@@ -313,12 +313,12 @@ test_delete_during_handshake(void **state)
 
 		assert_int_equal(create("shy", "disk"), 0);
 		for (size_t j = 0; j < ARRAY_SIZE(c); j++)
-			assert_int_equal(client_connect(&c[j], rig_socket("shy"), RIG_WAIT_MS), 0);
+			assert_int_equal(client_connect(&c[j], rig_socket("shy"), DEADLINE_MS), 0);
 		if (i % 2)
 			assert_int_equal(client_get_features(&c[0], &features), 0);
 		assert_int_equal(rig_delete_controller("shy"), 0);
 		for (size_t j = 0; j < ARRAY_SIZE(c); j++) {
-			assert_int_equal(client_wait_closed(&c[j], RIG_WAIT_MS), 0);
+			assert_int_equal(client_wait_closed(&c[j], DEADLINE_MS), 0);
 			client_close(&c[j]);
 		}
 	}
@@ -331,7 +331,7 @@ test_delete_during_handshake(void **state)
 static void
 test_served_at_once(void **state)
 {
-	uint64_t begin = rig_now_ms();
+	uint64_t begin = now_ms();
 	struct guest guest;
 
 	(void)state;
@@ -341,7 +341,7 @@ test_served_at_once(void **state)
 		guest_end(&guest);
 		assert_int_equal(rig_delete_controller("quick"), 0);
 	}
-	print_message("# 20 controllers made, used and deleted in %lu ms\n", rig_now_ms() - begin);
+	print_message("# 20 controllers made, used and deleted in %lu ms\n", now_ms() - begin);
 }
 
 /* Somebody is in the way of the poke: without it a controller is served all the same. */
@@ -399,7 +399,7 @@ test_restart(void **state)
 {
 	struct daemon daemon;
 	struct client_device device;
-	struct client_options options = {.timeout_ms = RIG_WAIT_MS};
+	struct client_options options = {.timeout_ms = DEADLINE_MS};
 	struct client_blk blk;
 	char path[DAEMON_PATH];
 	uint8_t out[4096], in[4096];

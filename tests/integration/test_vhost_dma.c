@@ -22,9 +22,9 @@
 #include "dma_disk.h"
 #include "log.h"
 #include "vhost.h"
+#include "waiting.h"
 #include "workload.h"
 
-#define WAIT_MS 60000
 #define DISK    "disk"
 #define MIB     (1ULL << 20)
 #define REGIONS client_default_layout_count
@@ -42,24 +42,6 @@ random_below(uint32_t limit)
 	random_state ^= random_state << 17;
 	return (uint32_t)(random_state >> 32) % limit;
 }
-
-static uint64_t
-now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
-#define wait_until(condition)                                                                      \
-	do {                                                                                       \
-		uint64_t end_ms = now_ms() + WAIT_MS;                                              \
-		while (!(condition)) {                                                             \
-			assert_true(now_ms() < end_ms);                                            \
-			usleep(500);                                                               \
-		}                                                                                  \
-	} while (0)
 
 /* ---- calls on the app thread ---- */
 
@@ -89,11 +71,7 @@ control_begin(struct control *control, int (*fn)(void))
 static int
 control_end(struct control *control)
 {
-	struct timespec end;
-
-	clock_gettime(CLOCK_REALTIME, &end);
-	end.tv_sec += WAIT_MS / 1000;
-	assert_int_equal(sem_timedwait(&control->done, &end), 0);
+	assert_true(wait_for_post(&control->done));
 	return control->rc;
 }
 
@@ -176,17 +154,17 @@ start_guest(void)
 static void
 run_guest(void)
 {
-	assert_int_equal(workload_run(&load, 1 + random_below(300), WAIT_MS), 0);
+	assert_int_equal(workload_run(&load, 1 + random_below(300), DEADLINE_MS), 0);
 }
 
 /* All data is what it must be. */
 static void
 end_guest(void)
 {
-	assert_int_equal(workload_drain(&load, WAIT_MS), 0);
+	assert_int_equal(workload_drain(&load, DEADLINE_MS), 0);
 	assert_int_equal(workload_verify(&load), 0);
 	workload_close(&load);
-	wait_until(disk.mapped == 0);
+	WAIT_UNTIL(disk.mapped == 0);
 }
 
 static int
@@ -254,7 +232,7 @@ test_disconnects_under_load(void **state)
 		assert_int_equal(client_device_reconnect(&load.device), 0);
 	}
 	run_guest();
-	wait_until(disk.mapped == REGIONS);
+	WAIT_UNTIL(disk.mapped == REGIONS);
 	end_guest();
 }
 
@@ -266,12 +244,12 @@ test_memory_of_stuck_requests(void **state)
 	start_guest();
 	run_guest();
 	disk.hold = true;
-	wait_until(disk.waiting > 0);
+	WAIT_UNTIL(disk.waiting > 0);
 	client_close(&load.device.client);
 	usleep(50000);
 	assert_int_equal(disk.mapped, REGIONS);
 	disk.hold = false;
-	wait_until(disk.mapped == 0);
+	WAIT_UNTIL(disk.mapped == 0);
 	workload_close(&load);
 }
 
@@ -302,7 +280,7 @@ expect_errors(struct client_device *device)
 	uint8_t data[512];
 
 	assert_int_equal(client_blk_create(&blk, &device->rings[0], 4096, 4096, false), 0);
-	blk.timeout_ms = WAIT_MS;
+	blk.timeout_ms = DEADLINE_MS;
 	assert_int_equal(client_blk_read(&blk, 0, data, sizeof(data)), VIRTIO_BLK_S_IOERR);
 	client_blk_destroy(&blk);
 }
@@ -314,7 +292,7 @@ expect_errors(struct client_device *device)
 static void
 test_removed_under_load(void **state)
 {
-	const struct client_options options = {.timeout_ms = WAIT_MS};
+	const struct client_options options = {.timeout_ms = DEADLINE_MS};
 	struct client_device device;
 	struct control removal;
 
@@ -322,7 +300,7 @@ test_removed_under_load(void **state)
 	start_guest();
 	run_guest();
 	control_begin(&removal, remove_disk);
-	while (workload_run(&load, 50, WAIT_MS) == 0)
+	while (workload_run(&load, 50, DEADLINE_MS) == 0)
 		;
 	control_end(&removal);
 	check_end();

@@ -293,7 +293,7 @@ test_damages(void **state)
 		guest_round_trip(&guest, 1, i, 4096, (unsigned int)i);
 		damages[i].do_it(&place);
 		assert_int_equal(client_ring_kick_always(place.ring), 0);
-		if (client_ring_wait_error(place.ring, RIG_WAIT_MS) != 0)
+		if (client_ring_wait_error(place.ring, DEADLINE_MS) != 0)
 			fail_msg("%s: not noticed", damages[i].what);
 		guest_round_trip(&guest, 0, i, 4096, (unsigned int)i + 100);
 		rig_check();
@@ -326,8 +326,8 @@ test_good_before_bad(void **state)
 	client_ring_put_head(place.ring, 0x1234);
 	client_ring_publish(place.ring);
 	assert_int_equal(client_ring_kick_always(place.ring), 0);
-	assert_int_equal(client_ring_wait_error(place.ring, RIG_WAIT_MS), 0);
-	assert_int_equal(client_ring_wait(place.ring, RIG_WAIT_MS), 0);
+	assert_int_equal(client_ring_wait_error(place.ring, DEADLINE_MS), 0);
+	assert_int_equal(client_ring_wait(place.ring, DEADLINE_MS), 0);
 	assert_int_equal(*(uint8_t *)status, VIRTIO_BLK_S_OK);
 	reset(&guest);
 	guest_round_trip(&guest, 0, 0, 4096, 1);
@@ -352,7 +352,7 @@ test_table_not_negotiated(void **state)
 	set_desc(&place.ring->desc[0], place.table, 32, INDIRECT, 0);
 	offer(&place, 0);
 	assert_int_equal(client_ring_kick_always(place.ring), 0);
-	assert_int_equal(client_ring_wait_error(place.ring, RIG_WAIT_MS), 0);
+	assert_int_equal(client_ring_wait_error(place.ring, DEADLINE_MS), 0);
 	guest_end(&guest);
 }
 
@@ -419,7 +419,7 @@ flush_by_polling(struct client_blk *blk, unsigned int count)
 	for (unsigned int i = 0; i < count; i++) {
 		assert_int_equal(client_blk_submit(blk, &flush), 0);
 		rig_check();
-		assert_int_equal(client_ring_poll(blk->ring, RIG_WAIT_MS), 0);
+		assert_int_equal(client_ring_poll(blk->ring, DEADLINE_MS), 0);
 		assert_int_equal(client_blk_reap(blk, &completion), 1);
 		assert_int_equal(completion.status, VIRTIO_BLK_S_OK);
 	}

@@ -76,7 +76,7 @@ test_answers(void **state)
 	int before;
 
 	(void)state;
-	assert_int_equal(client_connect(&c, rig_socket("disk"), RIG_WAIT_MS), 0);
+	assert_int_equal(client_connect(&c, rig_socket("disk"), DEADLINE_MS), 0);
 	assert_int_equal(client_get_features(&c, &features), 0);
 	before = count_fds();
 	for (int i = 0; i < COUNT; i++) {
@@ -111,9 +111,9 @@ test_short_messages(void **state)
 	struct client c;
 
 	(void)state;
-	assert_int_equal(client_connect(&c, rig_socket("disk"), RIG_WAIT_MS), 0);
+	assert_int_equal(client_connect(&c, rig_socket("disk"), DEADLINE_MS), 0);
 	assert_int_equal(client_send(&c, &message), 0);
-	assert_int_equal(client_receive(&c, &message, RIG_WAIT_MS), 0);
+	assert_int_equal(client_receive(&c, &message, DEADLINE_MS), 0);
 	assert_int_equal(message.size, 20);
 	assert_int_equal(message.fd_count, 1);
 	assert_true(message.payload.inflight.mmap_size >= 2 * (16 + 16 * 64));
@@ -121,7 +121,7 @@ test_short_messages(void **state)
 	message.flags = CLIENT_VERSION | CLIENT_NEED_REPLY;
 	assert_int_equal(client_send(&c, &message), 0);
 	client_message_close_fds(&message);
-	assert_int_equal(client_receive(&c, &message, RIG_WAIT_MS), 0);
+	assert_int_equal(client_receive(&c, &message, DEADLINE_MS), 0);
 	assert_int_equal(message.payload.u64, 0);
 	client_close(&c);
 }
@@ -175,7 +175,7 @@ test_batch_was_published(void **state)
 	struct client_inflight_map map;
 	struct client_blk_request flush = {.type = VIRTIO_BLK_T_FLUSH};
 	struct client_blk_completion completion;
-	uint64_t end = rig_now_ms() + RIG_WAIT_MS;
+	uint64_t end = now_ms() + DEADLINE_MS;
 	struct guest guest;
 	uint16_t last;
 
@@ -187,7 +187,7 @@ test_batch_was_published(void **state)
 	client_ring_publish(&guest.device.rings[0]);
 	assert_int_equal(client_ring_kick(&guest.device.rings[0]), 0);
 	while (__atomic_load_n(&guest.device.rings[0].used->idx, __ATOMIC_ACQUIRE) != BATCH)
-		assert_true(rig_now_ms() < end);
+		assert_true(now_ms() < end);
 	assert_int_equal(client_device_stop(&guest.device), 0);
 	client_close(&guest.device.client);
 
@@ -211,7 +211,7 @@ test_batch_was_published(void **state)
 	assert_int_equal(client_device_reconnect(&guest.device), 0);
 	/* Used entries of requests that the driver has back already would be an error here. */
 	for (int i = 0; i < 2 * BATCH; i++)
-		assert_int_equal(client_blk_wait(&guest.blk[0], &completion, RIG_WAIT_MS), 0);
+		assert_int_equal(client_blk_wait(&guest.blk[0], &completion, DEADLINE_MS), 0);
 	for (int i = 0; i < 2 * BATCH; i++)
 		guest_round_trip(&guest, 0, 0, 4096, (unsigned int)i);
 	assert_int_equal(marks(&guest, 0), 0);
@@ -304,7 +304,7 @@ test_refused_queue(void **state)
 	map.data[8] = 9; /* the version */
 	client_inflight_unmap(&map);
 	assert_int_equal(client_device_reconnect(&guest.device), 0);
-	assert_int_equal(client_ring_wait_error(&guest.device.rings[0], RIG_WAIT_MS), 0);
+	assert_int_equal(client_ring_wait_error(&guest.device.rings[0], DEADLINE_MS), 0);
 	/* The other queues are all right. */
 	guest_round_trip(&guest, 1, 0, 4096, 1);
 	assert_int_equal(client_device_stop(&guest.device), 0);
@@ -363,7 +363,7 @@ test_truncated(void **state)
 		struct client_blk_request flush = {.type = VIRTIO_BLK_T_FLUSH};
 
 		assert_int_equal(client_blk_submit(&guest.blk[queue], &flush), 0);
-		assert_int_equal(client_ring_wait_error(&guest.device.rings[queue], RIG_WAIT_MS),
+		assert_int_equal(client_ring_wait_error(&guest.device.rings[queue], DEADLINE_MS),
 				 0);
 	}
 	rig_check();

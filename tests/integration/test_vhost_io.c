@@ -61,7 +61,7 @@ test_layouts(void **state)
 		assert_int_equal(client_ring_add(ring, segments, count, indirect, 1), 0);
 		client_ring_publish(ring);
 		assert_int_equal(client_ring_kick(ring), 0);
-		assert_int_equal(client_ring_wait(ring, RIG_WAIT_MS), 0);
+		assert_int_equal(client_ring_wait(ring, DEADLINE_MS), 0);
 		assert_int_equal(client_ring_pop(ring, &used), 1);
 		assert_int_equal(used.len, 1);
 		assert_int_equal(*(uint8_t *)client_memory_ptr(&guest.device.memory, in, 1),
@@ -83,7 +83,7 @@ test_layouts(void **state)
 		assert_int_equal(client_ring_add(ring, segments, count, indirect, 2), 0);
 		client_ring_publish(ring);
 		assert_int_equal(client_ring_kick(ring), 0);
-		assert_int_equal(client_ring_wait(ring, RIG_WAIT_MS), 0);
+		assert_int_equal(client_ring_wait(ring, DEADLINE_MS), 0);
 		assert_int_equal(client_ring_pop(ring, &used), 1);
 		assert_int_equal(used.len, sizeof(data) + 1);
 		client_memory_read(&guest.device.memory, in, back, sizeof(back));
@@ -380,7 +380,7 @@ test_index_wrap(void **state)
 		client_ring_publish(&guest.device.rings[0]);
 		assert_int_equal(client_ring_kick(&guest.device.rings[0]), 0);
 		for (unsigned int j = 0; j < 64; j++) {
-			assert_int_equal(client_blk_wait(&guest.blk[0], &completion, RIG_WAIT_MS),
+			assert_int_equal(client_blk_wait(&guest.blk[0], &completion, DEADLINE_MS),
 					 0);
 			assert_int_equal(completion.status, VIRTIO_BLK_S_OK);
 		}
@@ -448,7 +448,7 @@ load_run(struct rig_thread *thread, void *arg)
 			break;
 		client_ring_publish(ring);
 		client_ring_kick(ring);
-		load.failure = client_ring_wait(ring, RIG_WAIT_MS);
+		load.failure = client_ring_wait(ring, DEADLINE_MS);
 		while (load.failure == 0 && client_blk_reap(blk, &completion) == 1) {
 			load.requests++;
 			if (completion.status != VIRTIO_BLK_S_OK || completion.used_len != 4097)
@@ -573,7 +573,7 @@ test_without_calls(void **state)
 	client_ring_suppress_calls(&guest.device.rings[0], false);
 	assert_int_equal(client_set_vring_call(&guest.device.client, 0, -1, true), 0);
 	assert_int_equal(client_blk_submit(&guest.blk[0], &flush), 0);
-	assert_int_equal(client_ring_poll(&guest.device.rings[0], RIG_WAIT_MS), 0);
+	assert_int_equal(client_ring_poll(&guest.device.rings[0], DEADLINE_MS), 0);
 	assert_int_equal(client_blk_reap(&guest.blk[0], &completion), 1);
 	guest_end(&guest);
 }
@@ -592,7 +592,7 @@ test_without_kicks(void **state)
 	for (int i = 0; i < 100; i++) {
 		assert_int_equal(client_blk_prepare(&guest.blk[0], &flush), 0);
 		client_ring_publish(&guest.device.rings[0]);
-		assert_int_equal(client_ring_wait(&guest.device.rings[0], RIG_WAIT_MS), 0);
+		assert_int_equal(client_ring_wait(&guest.device.rings[0], DEADLINE_MS), 0);
 		assert_int_equal(client_blk_reap(&guest.blk[0], &completion), 1);
 	}
 	guest_end(&guest);

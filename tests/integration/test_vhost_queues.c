@@ -370,7 +370,7 @@ test_1024_entries(void **state)
 		client_ring_publish(blk->ring);
 		assert_int_equal(client_ring_kick(blk->ring), 0);
 		for (unsigned int i = 0; i < 1024; i++) {
-			assert_int_equal(client_blk_wait(blk, &completion, RIG_WAIT_MS), 0);
+			assert_int_equal(client_blk_wait(blk, &completion, DEADLINE_MS), 0);
 			assert_int_equal(completion.status, VIRTIO_BLK_S_OK);
 		}
 	}

@@ -52,13 +52,13 @@ delete_top(void)
 static void
 work(uint64_t requests)
 {
-	assert_int_equal(workload_run(&load, requests, RIG_WAIT_MS), 0);
+	assert_int_equal(workload_run(&load, requests, DEADLINE_MS), 0);
 }
 
 static void
 end_load(void)
 {
-	assert_int_equal(workload_drain(&load, RIG_WAIT_MS), 0);
+	assert_int_equal(workload_drain(&load, DEADLINE_MS), 0);
 	assert_int_equal(workload_verify(&load), 0);
 	workload_close(&load);
 }
@@ -67,11 +67,11 @@ end_load(void)
 static void
 expect_at_most(uint64_t requests, uint64_t per_second)
 {
-	uint64_t start = rig_now_ms(), before = load.completed;
+	uint64_t start = now_ms(), before = load.completed;
 	double most, seconds;
 
 	work(requests);
-	seconds = (double)(rig_now_ms() - start + 1) / 1000;
+	seconds = (double)(now_ms() - start + 1) / 1000;
 	most = (double)per_second * (seconds + BURST_S) * 1.01;
 	assert_true((double)(load.completed - before) <= most + WORKLOAD_QUEUES * WORKLOAD_DEPTH);
 }
@@ -170,10 +170,10 @@ test_injected_errors(void **state)
 	assert_int_equal(client_blk_submit(&guest.blk[0], &request), 0);
 	request.tag = 2;
 	assert_int_equal(client_blk_submit(&guest.blk[0], &request), 0);
-	assert_int_equal(client_blk_wait(&guest.blk[0], &completion, RIG_WAIT_MS), 0);
+	assert_int_equal(client_blk_wait(&guest.blk[0], &completion, DEADLINE_MS), 0);
 	assert_true(completion.tag == 2 && completion.status == VIRTIO_BLK_S_OK);
 	inject("EE_disk", "clear", "failure", 1);
-	assert_int_equal(client_blk_wait(&guest.blk[0], &completion, RIG_WAIT_MS), 0);
+	assert_int_equal(client_blk_wait(&guest.blk[0], &completion, DEADLINE_MS), 0);
 	assert_true(completion.tag == 1 && completion.status == VIRTIO_BLK_S_IOERR);
 	guest_end(&guest);
 	delete_top();
@@ -190,12 +190,12 @@ test_latency(void **state)
 	create_top(40000);
 	guest_start(&guest, "top", NULL);
 	for (int i = 0; i < 4; i++) {
-		start = rig_now_ms();
+		start = now_ms();
 		if (i % 2 == 0)
 			assert_int_equal(client_blk_read(&guest.blk[0], 0, data, 512), 0);
 		else
 			assert_int_equal(client_blk_write(&guest.blk[0], 0, data, 512), 0);
-		assert_true(rig_now_ms() - start >= 39);
+		assert_true(now_ms() - start >= 39);
 	}
 	guest_end(&guest);
 	delete_top();

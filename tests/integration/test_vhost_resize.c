@@ -41,7 +41,7 @@ expect_growth(struct guest *guest, uint64_t from, uint64_t to, const char *metho
 	assert_int_equal(read_capacity(guest), from / SECTOR);
 	assert_int_not_equal(write_at(guest, from / SECTOR), VIRTIO_BLK_S_OK);
 	assert_int_equal(daemon_call(&rig_daemon, method, params), 0);
-	assert_int_equal(client_backend_wait_config_change(&guest->device.client, RIG_WAIT_MS), 0);
+	assert_int_equal(client_backend_wait_config_change(&guest->device.client, DEADLINE_MS), 0);
 	assert_int_equal(read_capacity(guest), to / SECTOR);
 	assert_int_equal(write_at(guest, from / SECTOR), VIRTIO_BLK_S_OK);
 	assert_int_equal(write_at(guest, (to - FULL_WRITE) / SECTOR), VIRTIO_BLK_S_OK);

@@ -309,7 +309,7 @@ test_flood(void **state)
 			sent++;
 		client_ring_publish(ring);
 		assert_int_equal(client_ring_kick(ring), 0);
-		assert_int_equal(client_ring_wait(ring, RIG_WAIT_MS), 0);
+		assert_int_equal(client_ring_wait(ring, DEADLINE_MS), 0);
 		while (client_ring_pop(ring, &used) == 1)
 			answered++;
 	}

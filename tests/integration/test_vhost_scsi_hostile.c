@@ -36,7 +36,7 @@ put(unsigned int segment, uint32_t offset, const void *bytes, size_t size)
 static void
 expect_broken(unsigned int queue)
 {
-	assert_int_equal(client_ring_wait_error(&rig_guest.device.rings[queue], RIG_WAIT_MS), 0);
+	assert_int_equal(client_ring_wait_error(&rig_guest.device.rings[queue], DEADLINE_MS), 0);
 	assert_true(daemon_is_alive(&rig_daemon));
 	scsi_guest_round_trip(&rig_guest, 1, 0, 0, 0, 8, queue);
 }
@@ -92,7 +92,7 @@ test_layouts(void **state)
 	put(2, 0, header + 45, 6);
 	send_chain(CLIENT_SCSI_REQUESTS, segments, 8);
 	assert_int_equal(
-		client_ring_wait(&rig_guest.device.rings[CLIENT_SCSI_REQUESTS], RIG_WAIT_MS), 0);
+		client_ring_wait(&rig_guest.device.rings[CLIENT_SCSI_REQUESTS], DEADLINE_MS), 0);
 	assert_int_equal(client_ring_pop(&rig_guest.device.rings[CLIENT_SCSI_REQUESTS], &used), 1);
 	{
 		const uint64_t gpa = rig_guest.scsi[0].bounce_gpa;

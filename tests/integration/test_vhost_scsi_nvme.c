@@ -81,12 +81,7 @@ run_load(struct rig_thread *thread, void *arg)
 static void
 wait_for(atomic_uint *counter, unsigned int before)
 {
-	uint64_t end = rig_now_ms() + RIG_WAIT_MS;
-
-	while (*counter == before) {
-		assert_true(rig_now_ms() < end);
-		usleep(1000);
-	}
+	WAIT_UNTIL(*counter != before);
 }
 
 /*
@@ -136,7 +131,7 @@ test_comes_and_goes(void **state)
 	for (unsigned int i = 0; i < 2; i++) {
 		struct virtio_scsi_event event;
 
-		assert_int_equal(client_scsi_events_wait(&rig_guest.events, &event, RIG_WAIT_MS),
+		assert_int_equal(client_scsi_events_wait(&rig_guest.events, &event, DEADLINE_MS),
 				 0);
 		assert_int_equal(event.event, VIRTIO_SCSI_T_TRANSPORT_RESET);
 		assert_int_equal(event.reason, VIRTIO_SCSI_EVT_RESET_REMOVED);

@@ -98,7 +98,7 @@ test_restart(void **state)
 	json_decref(after);
 	assert_int_equal(client_device_reconnect(&rig_guest.device), 0);
 	for (unsigned int i = 0; i < 2; i++) {
-		assert_int_equal(client_scsi_wait(&rig_guest.scsi[i], &completion, RIG_WAIT_MS), 0);
+		assert_int_equal(client_scsi_wait(&rig_guest.scsi[i], &completion, DEADLINE_MS), 0);
 		assert_int_equal(completion.tag, i);
 		assert_int_equal(completion.response.response, VIRTIO_OK);
 		assert_int_equal(completion.response.status, GOOD);

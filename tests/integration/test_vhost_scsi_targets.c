@@ -169,10 +169,10 @@ test_events_wait(void **state)
 		plug_and_clear();
 	assert_int_equal(client_scsi_events_offer(&rig_guest.events, 66), 0);
 	for (unsigned int i = 0; i < 63; i++)
-		assert_int_equal(client_scsi_events_wait(&rig_guest.events, &event, RIG_WAIT_MS),
+		assert_int_equal(client_scsi_events_wait(&rig_guest.events, &event, DEADLINE_MS),
 				 0);
 	assert_int_equal(event.event, VIRTIO_SCSI_T_TRANSPORT_RESET);
-	assert_int_equal(client_scsi_events_wait(&rig_guest.events, &event, RIG_WAIT_MS), 0);
+	assert_int_equal(client_scsi_events_wait(&rig_guest.events, &event, DEADLINE_MS), 0);
 	assert_int_equal(event.event, VIRTIO_SCSI_T_TRANSPORT_RESET | VIRTIO_SCSI_T_EVENTS_MISSED);
 	plug_and_clear();
 	scsi_guest_expect_event(&rig_guest, PLUG);
@@ -352,7 +352,7 @@ test_remove_waits(void **state)
 		VIRTIO_SCSI_S_FUNCTION_SUCCEEDED);
 	delete_slow();
 	for (unsigned int i = 0; i < 2; i++) {
-		assert_int_equal(client_scsi_wait(&rig_guest.scsi[i], &completion, RIG_WAIT_MS), 0);
+		assert_int_equal(client_scsi_wait(&rig_guest.scsi[i], &completion, DEADLINE_MS), 0);
 		assert_int_equal(completion.response.response, VIRTIO_OK);
 		assert_int_equal(completion.response.status, GOOD);
 		assert_int_equal(completion.used_len, 108 + 512);
@@ -403,13 +403,9 @@ test_under_load(void **state)
 	}
 	for (unsigned int i = 0; i < 30; i++) {
 		unsigned int before = loads[i % SCSI_RIG_QUEUES].reads;
-		uint64_t end = rig_now_ms() + RIG_WAIT_MS;
 
 		assert_int_equal(scsi_rig_add_target("scsi", 3, json_string("n")), 3);
-		while (loads[i % SCSI_RIG_QUEUES].reads == before) {
-			assert_true(rig_now_ms() < end);
-			usleep(500);
-		}
+		WAIT_UNTIL(loads[i % SCSI_RIG_QUEUES].reads != before);
 		assert_int_equal(scsi_rig_remove_target("scsi", 3), 0);
 	}
 	for (unsigned int i = 0; i < SCSI_RIG_QUEUES; i++) {

@@ -26,8 +26,8 @@
 
 #include "client.h"
 #include "daemon.h"
+#include "waiting.h"
 
-#define RIG_WAIT_MS 60000
 #define RIG_SECTORS 65536u
 #define RIG_BOUNCE  (128u * 1024)
 #define RIG_BIT(n)  (1ULL << (n))
@@ -43,15 +43,6 @@ static struct guest rig_bystander;
 static unsigned int rig_round;
 /* What guests negotiate beside the defaults, and what disks offer: EVENT_IDX and packed rings. */
 static uint64_t rig_ring_features;
-
-static inline uint64_t
-rig_now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
 
 static inline const char *
 rig_socket(const char *name)
@@ -156,7 +147,7 @@ guest_try_start(struct guest *guest, const char *name, const struct client_optio
 	if (filled.features == 0)
 		filled.features = CLIENT_DEFAULT_FEATURES | rig_ring_features;
 	if (filled.timeout_ms == 0)
-		filled.timeout_ms = RIG_WAIT_MS;
+		filled.timeout_ms = DEADLINE_MS;
 	rc = client_device_open(&guest->device, rig_socket(name), &filled);
 	if (rc != 0)
 		return rc;
@@ -164,7 +155,7 @@ guest_try_start(struct guest *guest, const char *name, const struct client_optio
 		rc = client_blk_create(&guest->blk[i], &guest->device.rings[i], RIG_BOUNCE, 4096,
 				       guest->device.features &
 					       RIG_BIT(VIRTIO_RING_F_INDIRECT_DESC));
-		guest->blk[i].timeout_ms = RIG_WAIT_MS;
+		guest->blk[i].timeout_ms = DEADLINE_MS;
 	}
 	return rc == 0 ? client_device_start(&guest->device) : rc;
 }
@@ -251,12 +242,7 @@ rig_check(void)
 static inline void
 rig_wait_for_log(const char *text, unsigned int before)
 {
-	uint64_t end = rig_now_ms() + RIG_WAIT_MS;
-
-	while (daemon_log_count(&rig_daemon, text) <= before) {
-		assert_true(rig_now_ms() < end);
-		usleep(2000);
-	}
+	WAIT_UNTIL(daemon_log_count(&rig_daemon, text) > before);
 }
 
 /* ---- sessions of a controller, as RPC tells ---- */
@@ -286,12 +272,7 @@ rig_sessions(const char *name)
 static inline void
 rig_wait_for_sessions(const char *name, size_t count)
 {
-	uint64_t end = rig_now_ms() + RIG_WAIT_MS;
-
-	while (rig_sessions(name) != count) {
-		assert_true(rig_now_ms() < end);
-		usleep(2000);
-	}
+	WAIT_UNTIL(rig_sessions(name) == count);
 }
 
 /* ---- group and test fixtures ---- */

@@ -38,7 +38,7 @@ scsi_guest_try_start(struct scsi_guest *guest, const char *name,
 	if (filled.features == 0)
 		filled.features = CLIENT_DEFAULT_FEATURES | rig_ring_features;
 	if (filled.timeout_ms == 0)
-		filled.timeout_ms = RIG_WAIT_MS;
+		filled.timeout_ms = DEADLINE_MS;
 	filled.config_size = sizeof(struct virtio_scsi_config);
 	guest->queues = filled.queues - CLIENT_SCSI_REQUESTS;
 	rc = client_device_open(&guest->device, rig_socket(name), &filled);
@@ -48,12 +48,12 @@ scsi_guest_try_start(struct scsi_guest *guest, const char *name,
 	if (rc == 0)
 		rc = client_scsi_events_create(&guest->events,
 					       &guest->device.rings[CLIENT_SCSI_EVENTS]);
-	guest->control.timeout_ms = RIG_WAIT_MS;
+	guest->control.timeout_ms = DEADLINE_MS;
 	for (unsigned int i = 0; i < guest->queues && rc == 0; i++) {
 		rc = client_scsi_create(
 			&guest->scsi[i], &guest->device.rings[CLIENT_SCSI_REQUESTS + i], RIG_BOUNCE,
 			guest->device.features & RIG_BIT(VIRTIO_RING_F_INDIRECT_DESC));
-		guest->scsi[i].timeout_ms = RIG_WAIT_MS;
+		guest->scsi[i].timeout_ms = DEADLINE_MS;
 	}
 	return rc == 0 ? client_device_start(&guest->device) : rc;
 }
@@ -132,7 +132,7 @@ scsi_guest_expect_event(struct scsi_guest *guest, uint32_t type, uint8_t target,
 	uint8_t field[8];
 
 	client_scsi_lun(field, target, lun);
-	assert_int_equal(client_scsi_events_wait(&guest->events, &event, RIG_WAIT_MS), 0);
+	assert_int_equal(client_scsi_events_wait(&guest->events, &event, DEADLINE_MS), 0);
 	assert_int_equal(event.event, type);
 	assert_memory_equal(event.lun, field, sizeof(field));
 	assert_int_equal(event.reason, reason);

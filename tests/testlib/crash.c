@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "crash.h"
+#include "waiting.h"
 
 #include <linux/virtio_config.h>
 #include <string.h>
 #include <time.h>
 
 #define DISK         "disk"
-#define WAIT_MS      60000 /* machines under test pause for long, too */
-#define MAX_REQUESTS 1000  /* between two kills */
+#define MAX_REQUESTS 1000 /* between two kills */
 
 static uint64_t
 now_us(void)
@@ -56,7 +56,7 @@ crash_close(struct crash *crash)
 {
 	int rc, end;
 
-	rc = workload_drain(&crash->load, WAIT_MS);
+	rc = workload_drain(&crash->load, DEADLINE_MS);
 	if (rc == 0)
 		rc = workload_verify(&crash->load);
 	workload_close(&crash->load);
@@ -67,7 +67,7 @@ crash_close(struct crash *crash)
 static int
 work(struct crash *crash)
 {
-	return workload_run(&crash->load, workload_random(&crash->load, MAX_REQUESTS), WAIT_MS);
+	return workload_run(&crash->load, workload_random(&crash->load, MAX_REQUESTS), DEADLINE_MS);
 }
 
 int
@@ -89,7 +89,7 @@ crash_round(struct crash *crash, uint64_t *us)
 	rc = client_device_reconnect(&crash->load.device);
 	/* The dead one may have completed everything. */
 	if (rc == 0)
-		rc = workload_run(&crash->load, 1, WAIT_MS);
+		rc = workload_run(&crash->load, 1, DEADLINE_MS);
 	*us = now_us() - begin;
 	return rc;
 }

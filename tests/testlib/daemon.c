@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "daemon.h"
+#include "waiting.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,19 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define START_MS 60000
-#define STOP_MS  60000
-#define RPC_MS   60000
 #define MAX_ARGS 32
-
-static long
-now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 static void
 sleep_ms(long ms)
@@ -131,9 +120,9 @@ report_end(const struct daemon *daemon, int status)
 
 /* The process's status once it has ended, or -1 after timeout_ms. */
 static int
-wait_for_end(struct daemon *daemon, long timeout_ms)
+wait_for_end(struct daemon *daemon, uint64_t timeout_ms)
 {
-	long end = now_ms() + timeout_ms;
+	uint64_t end = now_ms() + timeout_ms;
 	int status;
 
 	while (waitpid(daemon->pid, &status, WNOHANG) != daemon->pid) {
@@ -164,7 +153,7 @@ daemon_kill(struct daemon *daemon)
 	if (daemon->pid == 0)
 		return;
 	kill(daemon->pid, SIGKILL);
-	wait_for_end(daemon, STOP_MS);
+	wait_for_end(daemon, DEADLINE_MS);
 }
 
 void
@@ -178,7 +167,7 @@ daemon_launch(struct daemon *daemon, const char *const *args)
 int
 daemon_restart(struct daemon *daemon, const char *const *args)
 {
-	long end = now_ms() + START_MS;
+	uint64_t end = now_ms() + DEADLINE_MS;
 
 	daemon_launch(daemon, args);
 	while (daemon_is_alive(daemon) && now_ms() < end) {
@@ -215,7 +204,7 @@ daemon_stop(struct daemon *daemon)
 	if (daemon->pid == 0)
 		return -ESRCH;
 	kill(daemon->pid, SIGTERM);
-	status = wait_for_end(daemon, STOP_MS);
+	status = wait_for_end(daemon, DEADLINE_MS);
 	if (status == 0)
 		return 0;
 	if (status == -1) {
@@ -265,7 +254,7 @@ daemon_log_count(const struct daemon *daemon, const char *text)
 static int
 connect_rpc(const struct daemon *daemon)
 {
-	struct timeval timeout = {.tv_sec = RPC_MS / 1000};
+	struct timeval timeout = {.tv_sec = DEADLINE_S};
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 

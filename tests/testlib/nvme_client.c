@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "nvme_client.h"
+#include "waiting.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -15,20 +16,10 @@
 #define PAGE        4096u
 #define ADMIN_SIZE  32
 #define CC_ENABLE   (6u << NVME_CC_IOSQES_SHIFT | 4u << NVME_CC_IOCQES_SHIFT | 1)
-#define REPLY_S     20
 #define FATAL       (1u << NVME_CSTS_CFS_SHIFT)
 #define INFO_ROOM   256
 #define BOTH        (VFIO_USER_DMA_READABLE | VFIO_USER_DMA_WRITEABLE)
 #define STATUS_MASK 0x7fff
-
-static int64_t
-now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 /* ---- vfio-user ---- */
 
@@ -212,7 +203,7 @@ int
 nvme_client_open(struct nvme_client *client, const char *path)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	struct timeval timeout = {.tv_sec = REPLY_S};
+	struct timeval timeout = {.tv_sec = DEADLINE_S};
 	int rc;
 
 	*client = (struct nvme_client){.doorbells = MAP_FAILED};
@@ -294,7 +285,7 @@ init_queue(struct nvme_client *client, uint16_t id, uint32_t size)
 static int
 wait_status(struct nvme_client *client, uint32_t ready, int timeout_ms)
 {
-	int64_t end = now_ms() + timeout_ms;
+	uint64_t end = now_ms() + (uint64_t)timeout_ms;
 
 	for (;;) {
 		uint64_t status = nvme_client_read(client, NVME_REG_CSTS, 4);
@@ -326,7 +317,7 @@ int
 nvme_client_disable(struct nvme_client *client)
 {
 	nvme_client_write(client, NVME_REG_CC, 4, CC_ENABLE & ~1u);
-	return wait_status(client, 0, NVME_CLIENT_WAIT_MS);
+	return wait_status(client, 0, DEADLINE_MS);
 }
 
 int
@@ -382,7 +373,7 @@ nvme_client_wait(struct nvme_client *client, uint16_t id, int timeout_ms, struct
 {
 	struct nvme_client_queue *queue = &client->queues[id];
 	volatile struct nvme_cqe *entry = &queue->completions[queue->head];
-	int64_t end = now_ms() + timeout_ms;
+	uint64_t end = now_ms() + (uint64_t)timeout_ms;
 
 	while ((__atomic_load_n(&entry->status, __ATOMIC_ACQUIRE) & 1) != queue->phase) {
 		if (now_ms() >= end)
@@ -406,7 +397,7 @@ nvme_client_run(struct nvme_client *client, uint16_t queue, struct nvme_sqe sqe,
 	int rc;
 
 	nvme_client_ring(client, queue);
-	rc = nvme_client_wait(client, queue, NVME_CLIENT_WAIT_MS, &cqe);
+	rc = nvme_client_wait(client, queue, DEADLINE_MS, &cqe);
 	if (rc != 0)
 		return rc;
 	if (cqe.cid != cid || cqe.sqid != queue)

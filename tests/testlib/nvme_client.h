@@ -12,12 +12,12 @@
 #include <stdint.h>
 
 #include "nvme_device/layout.h"
+#include "waiting.h"
 
-#define NVME_CLIENT_IOVA    0x40000000ULL
-#define NVME_CLIENT_MEMORY  (16u << 20)
-#define NVME_CLIENT_QUEUES  8
-#define NVME_CLIENT_WAIT_MS 15000
-#define NVME_CLIENT_FDS     8
+#define NVME_CLIENT_IOVA   0x40000000ULL
+#define NVME_CLIENT_MEMORY (16u << 20)
+#define NVME_CLIENT_QUEUES 8
+#define NVME_CLIENT_FDS    8
 
 struct nvme_client_queue {
 	uint16_t id;

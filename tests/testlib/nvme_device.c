@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "nvme_device.h"
+#include "waiting.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,21 +17,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define START_MS  60000
-#define STOP_MS   60000
-#define ANSWER_S  20
 #define MAX_ARGS  64
 #define FD_LIMIT  16 /* folders that are open at once while one is removed */
 #define PATH_ROOM 4096
-
-static long
-now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 static void
 sleep_1_ms(void)
@@ -92,9 +81,9 @@ print_log(const struct nvme_device *device)
 
 /* Its exit status (128 + a signal) once it has ended, or -1 after timeout_ms. */
 static int
-wait_for_end(struct nvme_device *device, long timeout_ms)
+wait_for_end(struct nvme_device *device, uint64_t timeout_ms)
 {
-	long end = now_ms() + timeout_ms;
+	uint64_t end = now_ms() + timeout_ms;
 	int status;
 
 	while (waitpid(device->pid, &status, WNOHANG) != device->pid) {
@@ -113,7 +102,7 @@ static int
 connect_control(struct nvme_device *device)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	struct timeval timeout = {.tv_sec = ANSWER_S};
+	struct timeval timeout = {.tv_sec = DEADLINE_S};
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	memcpy(address.sun_path, device->control,
@@ -130,7 +119,7 @@ connect_control(struct nvme_device *device)
 int
 nvme_device_restart(struct nvme_device *device, const char *const *args)
 {
-	long end = now_ms() + START_MS;
+	uint64_t end = now_ms() + DEADLINE_MS;
 
 	device->pid = fork();
 	if (device->pid == 0)
@@ -168,7 +157,7 @@ nvme_device_stop(struct nvme_device *device)
 	int status;
 
 	kill(device->pid, SIGTERM);
-	status = wait_for_end(device, STOP_MS);
+	status = wait_for_end(device, DEADLINE_MS);
 	if (status < 0) {
 		nvme_device_kill(device);
 		return -ETIMEDOUT;
@@ -184,7 +173,7 @@ nvme_device_kill(struct nvme_device *device)
 	if (device->pid == 0)
 		return;
 	kill(device->pid, SIGKILL);
-	wait_for_end(device, STOP_MS);
+	wait_for_end(device, DEADLINE_MS);
 }
 
 static int

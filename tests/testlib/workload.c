@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+#include "waiting.h"
 #include "workload.h"
 
 #include <errno.h>
@@ -8,18 +9,8 @@
 #include <time.h>
 
 #define QUEUE_SIZE       128
-#define MESSAGE_MS       60000
 #define SECTORS_IN_BLOCK (WORKLOAD_BLOCK / CLIENT_SECTOR)
 #define POISON           0xee
-
-static int64_t
-now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 uint32_t
 workload_random(struct workload *load, uint32_t below)
@@ -197,7 +188,7 @@ int
 workload_run(struct workload *load, uint64_t count, int timeout_ms)
 {
 	const uint64_t target = load->completed + count;
-	const int64_t end = now_ms() + timeout_ms;
+	const uint64_t end = now_ms() + (uint64_t)timeout_ms;
 
 	for (;;) {
 		int rc = workload_reap(load);
@@ -226,7 +217,7 @@ outstanding(const struct workload *load)
 int
 workload_drain(struct workload *load, int timeout_ms)
 {
-	const int64_t end = now_ms() + timeout_ms;
+	const uint64_t end = now_ms() + (uint64_t)timeout_ms;
 
 	while (outstanding(load) > 0) {
 		int rc = workload_reap(load);
@@ -279,7 +270,7 @@ open_queue(struct workload *load, unsigned int index)
 		if (rc == 0)
 			slot->data = client_memory_ptr(memory, slot->gpa, WORKLOAD_BLOCK);
 	}
-	queue->blk.timeout_ms = MESSAGE_MS;
+	queue->blk.timeout_ms = DEADLINE_MS;
 	return rc;
 }
 
@@ -290,7 +281,7 @@ workload_open(struct workload *load, const char *socket, uint64_t ring_features,
 		.queues = WORKLOAD_QUEUES,
 		.queue_size = QUEUE_SIZE,
 		.features = CLIENT_DEFAULT_FEATURES | ring_features,
-		.timeout_ms = MESSAGE_MS,
+		.timeout_ms = DEADLINE_MS,
 	};
 	int rc;
 

@@ -32,8 +32,8 @@
 #include "app.h"
 #include "coroutine.h"
 #include "log.h"
+#include "waiting.h"
 
-#define DEADLINE_S  60
 #define EXIT_CHECK  90           /* a CHECK() in a child failed */
 #define EXIT_RC(rc) (100 - (rc)) /* app_start() returned a negative errno */
 

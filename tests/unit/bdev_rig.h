@@ -21,9 +21,8 @@
 #include "env.h"
 #include "errmsg.h"
 #include "thread.h"
+#include "waiting.h"
 #include "work.h"
-
-#define RIG_DEADLINE_S 30
 
 static struct thread *rig_app, *rig_io[2];
 static struct errmsg rig_err;
@@ -52,25 +51,16 @@ rig_poll(void)
 	return poll_once(rig_app) | poll_once(rig_io[0]) | poll_once(rig_io[1]);
 }
 
-static inline uint64_t
-rig_now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
 /* Polls until *flag or the deadline, which fails the test. */
 static inline void
 rig_wait(const bool *flag)
 {
-	uint64_t deadline = rig_now_ms() + RIG_DEADLINE_S * 1000;
+	uint64_t deadline = now_ms() + DEADLINE_MS;
 
 	while (!*flag) {
 		if (rig_poll() == POLLER_IDLE)
 			usleep(50);
-		assert_true(rig_now_ms() < deadline);
+		assert_true(now_ms() < deadline);
 	}
 }
 

@@ -15,9 +15,9 @@
 #include "by_hand.h"
 #include "coroutine.h"
 #include "log_capture.h"
+#include "waiting.h"
 #include "work.h"
 
-#define WAIT_S  30    /* for what must happen */
 #define PENDING 12345 /* no result yet */
 
 static struct thread *thread;
@@ -61,7 +61,7 @@ start(void (*fn)(void *arg), void *arg)
 static inline void
 poll_for(const int *result)
 {
-	time_t end = time(NULL) + WAIT_S;
+	time_t end = time(NULL) + DEADLINE_S;
 
 	while (*result == PENDING) {
 		assert_true(time(NULL) < end);

@@ -31,9 +31,8 @@
 #include "jsonrpc.h"
 #include "log.h"
 #include "thread.h"
+#include "waiting.h"
 #include "work.h"
-
-#define DEADLINE_MS 60000
 
 /* ---- methods ---- */
 
@@ -410,9 +409,7 @@ expect_alive(void)
 static void
 wait_until(atomic_int *value, int wanted)
 {
-	for (int i = 0; i < DEADLINE_MS && atomic_load(value) != wanted; i++)
-		usleep(1000);
-	assert_int_equal(atomic_load(value), wanted);
+	WAIT_UNTIL(atomic_load(value) == wanted);
 }
 
 #define ERROR(id, code, message)                                                                   \

@@ -31,12 +31,12 @@ env_ticks_hz(void)
 
 #define UNTIL(condition)                                                                           \
 	do {                                                                                       \
-		uint64_t deadline = rig_now_ms() + RIG_DEADLINE_S * 1000;                          \
+		uint64_t deadline = now_ms() + DEADLINE_MS;                                        \
                                                                                                    \
 		while (!(condition)) {                                                             \
 			if (rig_poll() == POLLER_IDLE)                                             \
 				usleep(50);                                                        \
-			assert_true(rig_now_ms() < deadline);                                      \
+			assert_true(now_ms() < deadline);                                          \
 		}                                                                                  \
 	} while (0)
 

@@ -20,8 +20,7 @@
 #include "env.h"
 #include "event.h"
 #include "log.h"
-
-#define DEADLINE_S 60
+#include "waiting.h"
 
 static uint32_t cores[2]; /* the first two; equal where there is one */
 
@@ -35,58 +34,19 @@ nap(void)
 	nanosleep(&pause, NULL);
 }
 
-static inline struct timespec
-deadline(void)
-{
-	struct timespec end;
-
-	clock_gettime(CLOCK_REALTIME, &end);
-	end.tv_sec += DEADLINE_S;
-	return end;
-}
-
-/* Whether the semaphore was posted in time. */
-static inline bool
-wait_for(sem_t *sem)
-{
-	struct timespec end = deadline();
-
-	while (sem_timedwait(sem, &end) < 0) {
-		if (errno != EINTR)
-			return false;
-	}
-	return true;
-}
-
-/* Waits until *value >= wanted. */
+/* Whether *value became that in time. */
 static inline bool
 wait_until_at_least(_Atomic uint64_t *value, uint64_t wanted)
 {
-	struct timespec end = deadline(), now;
-
-	do {
-		if (atomic_load(value) >= wanted)
-			return true;
-		nap();
-		clock_gettime(CLOCK_REALTIME, &now);
-	} while (now.tv_sec < end.tv_sec);
-	return false;
+	return COMES_TRUE(atomic_load(value) >= wanted);
 }
 
 static inline bool
 wait_until_slept(uint32_t core, uint64_t sleeps)
 {
-	struct timespec end = deadline(), now;
 	struct reactor_info info;
 
-	do {
-		reactor_get_info(core, &info);
-		if (info.sleeps >= sleeps)
-			return true;
-		nap();
-		clock_gettime(CLOCK_REALTIME, &now);
-	} while (now.tv_sec < end.tv_sec);
-	return false;
+	return COMES_TRUE(reactor_get_info(core, &info) == 0 && info.sleeps >= sleeps);
 }
 
 /* ---- the driver ---- */

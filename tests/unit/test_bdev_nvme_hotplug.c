@@ -121,12 +121,12 @@ is_there(const char *name)
 static void
 wait_for(const char *name, bool there)
 {
-	uint64_t deadline = rig_now_ms() + RIG_DEADLINE_S * 1000;
+	uint64_t deadline = now_ms() + DEADLINE_MS;
 
 	while (is_there(name) != there) {
 		if (rig_poll() == POLLER_IDLE)
 			usleep(50);
-		assert_true(rig_now_ms() < deadline);
+		assert_true(now_ms() < deadline);
 	}
 }
 

@@ -481,8 +481,7 @@ test_sleep(void **state)
 		thread_set_current(NULL);
 		while (!request->finished) {
 			if (thread_arm(rig_io[0])) {
-				assert_true(wait_readable(thread_wait_fd(rig_io[0]),
-							  RIG_DEADLINE_S * 1000));
+				assert_true(wait_readable(thread_wait_fd(rig_io[0]), DEADLINE_MS));
 				thread_disarm(rig_io[0]);
 			}
 			poll_once(rig_io[0]);
@@ -509,8 +508,7 @@ test_sleep_worker(void **state)
 		while (!request->finished) {
 			if (thread_arm(rig_io[0])) {
 				slept = true;
-				assert_true(wait_readable(thread_wait_fd(rig_io[0]),
-							  RIG_DEADLINE_S * 1000));
+				assert_true(wait_readable(thread_wait_fd(rig_io[0]), DEADLINE_MS));
 				thread_disarm(rig_io[0]);
 			}
 			poll_once(rig_io[0]);

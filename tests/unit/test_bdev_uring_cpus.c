@@ -236,10 +236,7 @@ test_sqpoll(void **state)
 	free(second);
 	rig_channel_put(other, rig_io[1]);
 	close_disk();
-	for (unsigned int i = 0; polling_threads(&cpus) > 0; i++) {
-		assert_true(i < 1000 * RIG_DEADLINE_S);
-		usleep(1000);
-	}
+	WAIT_UNTIL(polling_threads(&cpus) == 0);
 }
 
 static void

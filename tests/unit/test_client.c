@@ -17,9 +17,9 @@
 #include <unistd.h>
 
 #include "client.h"
+#include "waiting.h"
 
 #define SHORT_MS 20
-#define LONG_MS  5000
 #define ANY_FD   STDERR_FILENO
 
 struct pair {
@@ -48,8 +48,8 @@ pair_open(void **state)
 
 	assert_non_null(pair);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
-	client_attach(&pair->front, fds[0], LONG_MS);
-	client_attach(&pair->back, fds[1], LONG_MS);
+	client_attach(&pair->front, fds[0], DEADLINE_MS);
+	client_attach(&pair->back, fds[1], DEADLINE_MS);
 	*state = pair;
 	return 0;
 }
@@ -214,7 +214,7 @@ test_request_on_the_wire(void **state)
 	assert_int_equal(client_memory_create(&memory, client_default_layout, 3), 0);
 	for (rc = request_cases; rc < request_cases + REQUEST_CASES; rc++) {
 		assert_int_equal(rc->send(&pair->front, false), 0);
-		assert_int_equal(client_receive(&pair->back, &message, LONG_MS), 0);
+		assert_int_equal(client_receive(&pair->back, &message, DEADLINE_MS), 0);
 		assert_int_equal(message.request, rc->request);
 		assert_int_equal(message.flags, CLIENT_VERSION);
 		assert_int_equal(message.size, rc->size);
@@ -258,7 +258,7 @@ test_request_without_answer(void **state)
 	assert_int_equal(client_set_owner(&pair->front, true), -ETIMEDOUT);
 	client_close(&pair->back);
 	assert_int_equal(client_set_owner(&pair->front, true), -ECONNRESET);
-	assert_int_equal(client_wait_closed(&pair->front, LONG_MS), 0);
+	assert_int_equal(client_wait_closed(&pair->front, DEADLINE_MS), 0);
 }
 
 static void
@@ -306,7 +306,7 @@ test_get_config(void **state)
 	reply(&pair->back, CLIENT_GET_CONFIG, &config, 16, -1);
 	assert_int_equal(client_get_config(&pair->front, 8, 4, data), 0);
 	assert_memory_equal(data, "abcd", 4);
-	assert_int_equal(client_receive(&pair->back, &message, LONG_MS), 0);
+	assert_int_equal(client_receive(&pair->back, &message, DEADLINE_MS), 0);
 	assert_int_equal(message.size, 16);
 	assert_int_equal(message.payload.config.offset, 8);
 	assert_int_equal(message.payload.config.size, 4);
@@ -332,7 +332,7 @@ test_get_inflight_fd(void **state)
 	assert_int_equal(got.mmap_offset, 64);
 	assert_true(got.fd >= 0);
 	close(got.fd);
-	assert_int_equal(client_receive(&pair->back, &message, LONG_MS), 0);
+	assert_int_equal(client_receive(&pair->back, &message, DEADLINE_MS), 0);
 	assert_int_equal(message.payload.inflight.num_queues, 2);
 	assert_int_equal(message.payload.inflight.queue_size, 128);
 
@@ -349,7 +349,7 @@ test_set_log_base(void **state)
 
 	reply(&pair->back, CLIENT_SET_LOG_BASE, NULL, 0, -1);
 	assert_int_equal(client_set_log_base(&pair->front, ANY_FD, 0x8000, 0x1000), 0);
-	assert_int_equal(client_receive(&pair->back, &message, LONG_MS), 0);
+	assert_int_equal(client_receive(&pair->back, &message, DEADLINE_MS), 0);
 	assert_int_equal(message.payload.log.mmap_size, 0x8000);
 	assert_int_equal(message.payload.log.mmap_offset, 0x1000);
 	assert_int_equal(message.fd_count, 1);
@@ -364,9 +364,9 @@ test_config_change_is_answered(void **state)
 	struct client channel;
 
 	assert_int_equal(client_set_backend_fd(&pair->front, false), 0);
-	assert_int_equal(client_receive(&pair->back, &message, LONG_MS), 0);
+	assert_int_equal(client_receive(&pair->back, &message, DEADLINE_MS), 0);
 	assert_int_equal(message.fd_count, 1);
-	client_attach(&channel, message.fds[0], LONG_MS);
+	client_attach(&channel, message.fds[0], DEADLINE_MS);
 	assert_int_equal(client_backend_wait_config_change(&pair->front, SHORT_MS), -ETIMEDOUT);
 
 	message = (struct client_message){
@@ -374,8 +374,8 @@ test_config_change_is_answered(void **state)
 		.flags = CLIENT_VERSION | CLIENT_NEED_REPLY,
 	};
 	assert_int_equal(client_send(&channel, &message), 0);
-	assert_int_equal(client_backend_wait_config_change(&pair->front, LONG_MS), 0);
-	assert_int_equal(client_receive(&channel, &message, LONG_MS), 0);
+	assert_int_equal(client_backend_wait_config_change(&pair->front, DEADLINE_MS), 0);
+	assert_int_equal(client_receive(&channel, &message, DEADLINE_MS), 0);
 	assert_int_equal(message.request, CLIENT_BACKEND_CONFIG_CHANGE);
 	assert_int_equal(message.flags, CLIENT_VERSION | CLIENT_REPLY);
 	assert_int_equal(message.payload.u64, 0);
@@ -383,7 +383,7 @@ test_config_change_is_answered(void **state)
 	message.flags = CLIENT_VERSION;
 	message.request = CLIENT_BACKEND_CONFIG_CHANGE + 1;
 	assert_int_equal(client_send(&channel, &message), 0);
-	assert_int_equal(client_backend_wait_config_change(&pair->front, LONG_MS), -EPROTO);
+	assert_int_equal(client_backend_wait_config_change(&pair->front, DEADLINE_MS), -EPROTO);
 	client_close(&channel);
 }
 
@@ -405,7 +405,7 @@ test_raw_bytes(void **state)
 	assert_int_equal(count_fds(), before);
 	assert_int_equal(client_send_raw(&pair->front, &header, sizeof(header), NULL, 0), 0);
 	client_close(&pair->front);
-	assert_int_equal(client_receive(&pair->back, &message, LONG_MS), -ECONNRESET);
+	assert_int_equal(client_receive(&pair->back, &message, DEADLINE_MS), -ECONNRESET);
 }
 
 static void
@@ -418,7 +418,7 @@ test_oversized_message(void **state)
 	int fds[1] = {ANY_FD};
 
 	assert_int_equal(client_send_raw(&pair->front, &header, sizeof(header), fds, 1), 0);
-	assert_int_equal(client_receive(&pair->back, &message, LONG_MS), -EPROTO);
+	assert_int_equal(client_receive(&pair->back, &message, DEADLINE_MS), -EPROTO);
 	assert_int_equal(count_fds(), before);
 }
 
@@ -746,7 +746,7 @@ test_blk_request(void **state)
 	status = client_memory_ptr(&t->memory, ring->desc[2].addr, 1);
 	*status = VIRTIO_BLK_S_UNSUPP;
 	use(ring, 0, 1);
-	assert_int_equal(client_blk_wait(&blk, &completion, LONG_MS), 0);
+	assert_int_equal(client_blk_wait(&blk, &completion, DEADLINE_MS), 0);
 	assert_int_equal(completion.tag, 5);
 	assert_int_equal(completion.status, VIRTIO_BLK_S_UNSUPP);
 	assert_int_equal(completion.used_len, 1);

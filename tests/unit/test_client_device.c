@@ -19,8 +19,8 @@
 #include <unistd.h>
 
 #include "client.h"
+#include "waiting.h"
 
-#define WAIT_MS       5000
 #define MAX_MESSAGES  128
 #define INFLIGHT_SIZE 8192
 #define PACKED        (1ULL << VIRTIO_F_RING_PACKED)
@@ -125,7 +125,7 @@ serve(struct recorder *r, struct client *c)
 {
 	struct client_message message;
 
-	while (client_receive(c, &message, WAIT_MS) == 0) {
+	while (client_receive(c, &message, DEADLINE_MS) == 0) {
 		if (r->count == MAX_MESSAGES) {
 			r->failed = true;
 			return;
@@ -150,7 +150,7 @@ record(void *arg)
 	unsigned int i;
 
 	for (i = 0; i < r->connections; i++) {
-		client_attach(&c, accept(r->listener, NULL, NULL), WAIT_MS);
+		client_attach(&c, accept(r->listener, NULL, NULL), DEADLINE_MS);
 		serve(r, &c);
 		client_close(&c);
 	}

@@ -18,8 +18,8 @@
 
 #include "client.h"
 #include "reference_device.h"
+#include "waiting.h"
 
-#define WAIT_MS      10000
 #define SHORT_MS     20
 #define MAX_SIZE     64
 #define MAX_SEGMENTS 6
@@ -566,7 +566,7 @@ sleep_for_kick(struct pair *pair)
 	struct pollfd pfd = {.fd = pair->ring.kick_fd, .events = POLLIN};
 	uint64_t count;
 
-	if (poll(&pfd, 1, WAIT_MS) <= 0)
+	if (poll(&pfd, 1, DEADLINE_MS) <= 0)
 		return -ETIMEDOUT;
 	return read(pfd.fd, &count, sizeof(count)) < 0 ? -errno : 0;
 }
@@ -617,7 +617,7 @@ run_driver(struct client_ring *ring)
 		}
 		client_ring_publish(ring);
 		assert_int_equal(client_ring_kick(ring), 0);
-		assert_int_equal(client_ring_wait(ring, WAIT_MS), 0);
+		assert_int_equal(client_ring_wait(ring, DEADLINE_MS), 0);
 		while (client_ring_pop(ring, &used) == 1)
 			assert_int_equal(used.tag, popped++);
 	}

@@ -232,7 +232,7 @@ test_wait_on_os_thread(void **state)
 	assert_int_equal(completion_wait(completion, 0), -ETIMEDOUT);
 	assert_int_equal(completion_wait(completion, 1500), -ETIMEDOUT);
 	assert_int_equal(pthread_create(&signaller, NULL, signal_soon, completion), 0);
-	assert_int_equal(completion_wait(completion, WAIT_S * 1000000ULL), 77);
+	assert_int_equal(completion_wait(completion, DEADLINE_S * 1000000ULL), 77);
 	assert_int_equal(completion_wait(completion, WAIT_FOREVER), 77);
 	completion_put(completion);
 	pthread_join(signaller, NULL);
@@ -615,6 +615,7 @@ main(void)
 		coroutine_test(test_call_in_time_without_memory),
 	};
 
-	alarm(120); /* seconds: the end of every wait in here that does not end otherwise */
+	alarm(3 *
+	      DEADLINE_S); /* seconds: the end of every wait in here that does not end otherwise */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

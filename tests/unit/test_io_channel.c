@@ -18,6 +18,7 @@
 #include "env.h"
 #include "fault.h"
 #include "thread.h"
+#include "waiting.h"
 
 #define THREADS 3
 
@@ -671,6 +672,7 @@ main(void)
 		channel_test(test_on_os_threads),
 	};
 
-	alarm(120); /* seconds: the end of every wait in here that does not end otherwise */
+	alarm(3 *
+	      DEADLINE_S); /* seconds: the end of every wait in here that does not end otherwise */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

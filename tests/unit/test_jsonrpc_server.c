@@ -118,9 +118,7 @@ test_descriptor_is_held_elsewhere(void **state)
 	fd = server_descriptor();
 	held = fcntl(fd, F_DUPFD_CLOEXEC, 0); /* TSan takes dup() for a race */
 	shutdown(peer.fd, SHUT_WR);
-	for (int i = 0; i < DEADLINE_MS && fcntl(fd, F_GETFD) >= 0; i++)
-		usleep(1000);
-	assert_int_equal(fcntl(fd, F_GETFD), -1);
+	WAIT_UNTIL(fcntl(fd, F_GETFD) == -1);
 	peer_close(&peer);
 	expect_alive();
 	close(held);

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "mpsc_queue.h"
+#include "waiting.h"
 
 struct item {
 	struct mpsc_node node;
@@ -178,6 +179,7 @@ main(void)
 		cmocka_unit_test(test_many_producers),
 	};
 
-	alarm(120); /* seconds: the end of every wait in here that does not end otherwise */
+	alarm(3 *
+	      DEADLINE_S); /* seconds: the end of every wait in here that does not end otherwise */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,6 +12,7 @@
 
 #include "env.h"
 #include "log_capture.h"
+#include "waiting.h"
 
 #define QUEUE_SIZE 8 /* entries: one less can be in flight */
 #define SLOTS      (QUEUE_SIZE - 1)
@@ -1256,9 +1257,7 @@ start_with_vector(int rc)
 static void
 expect_switches(uint32_t count, bool on)
 {
-	for (int i = 0;
-	     i < 10000 && atomic_load(&qpair->interrupt.state) == NVME_INTERRUPT_SWITCHING; i++)
-		usleep(1000);
+	WAIT_UNTIL(atomic_load(&qpair->interrupt.state) != NVME_INTERRUPT_SWITCHING);
 	assert_int_equal(atomic_load(&vector.switches), count);
 	assert_int_equal(atomic_load(&vector.on), on);
 	assert_int_equal(atomic_load(&qpair->interrupt.state),

@@ -19,12 +19,12 @@
 #include "mapping.h"
 #include "nvme_transport.h"
 #include "ticks.h"
+#include "waiting.h"
 #include "work.h"
 
-#define WAIT_S    30
 #define PAGE      4096u
 #define DEADLINE  100 /* ms: of what never comes */
-#define UNLIMITED 20000
+#define UNLIMITED DEADLINE_MS
 
 static struct thread *thread;
 static struct nvme_transport *transport;
@@ -80,6 +80,7 @@ close_transport(void)
 static void
 open_transport(void)
 {
+	vfio_user_reply_ms = UNLIMITED;
 	assert_int_equal(try_open(rig.path), 0);
 }
 
@@ -110,7 +111,6 @@ setup(void **state)
 	log_capture_reset();
 	goners = 0;
 	fds_before = count_fds();
-	vfio_user_reply_ms = UNLIMITED;
 	rig_start();
 	return 0;
 }
@@ -287,10 +287,7 @@ test_fds_with_each_reply(void **state)
 		assert_int_equal(transport->ops->set_interrupts(transport, 0, NULL), 0);
 		assert_false(transport->gone);
 		/* What is the server's own may come and go. */
-		for (int wait = 0; count_fds() != before; wait++) {
-			assert_true(wait < WAIT_S * 1000);
-			usleep(1000);
-		}
+		WAIT_UNTIL(count_fds() == before);
 	}
 	rig.lie = LIE_NONE;
 }
@@ -415,7 +412,7 @@ static void
 test_coroutine(void **state)
 {
 	const struct work_pool_opts opts = {.max_workers = 2};
-	time_t end = time(NULL) + WAIT_S;
+	time_t end = time(NULL) + DEADLINE_S;
 
 	(void)state;
 	memcpy(rig.bar, "\x78\x56\x34\x12", 4);
@@ -768,7 +765,7 @@ test_lies_in_registers(void **state)
 static void
 test_hang_up(void **state)
 {
-	time_t end = time(NULL) + WAIT_S;
+	time_t end = time(NULL) + DEADLINE_S;
 
 	(void)state;
 	open_transport();

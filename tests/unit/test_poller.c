@@ -20,6 +20,7 @@
 #include "fault.h"
 #include "thread.h"
 #include "ticks.h"
+#include "waiting.h"
 
 static struct thread *thread;
 
@@ -815,6 +816,7 @@ main(void)
 		poller_test(test_fd_errors),
 	};
 
-	alarm(120); /* seconds: the end of every wait in here that does not end otherwise */
+	alarm(3 *
+	      DEADLINE_S); /* seconds: the end of every wait in here that does not end otherwise */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -325,7 +325,7 @@ drive_forbidden_move(void *arg)
 	sem_init(&done, 0, 0);
 	cpumask_set(&only, cores[1]);
 	thread_send_msg(thread_create("restricted", &only), move_where_it_must_not_go, &done);
-	wait_for(&done);
+	wait_for_post(&done);
 	sem_destroy(&done);
 }
 
@@ -372,11 +372,9 @@ change_mask_of(struct mask_change *change, uint32_t to, int rc, uint32_t core)
 	if (to < CPUMASK_CPUS)
 		cpumask_set(&change->mask, to);
 	thread_send_msg(change->thread, change_mask, change);
-	wait_for(&change->done);
-	for (int i = 0; i < DEADLINE_S * 1000 && thread_core(change->thread) != core; i++)
-		nap();
-	return change->rc == rc && change->stored == (rc == 0) &&
-	       thread_core(change->thread) == core;
+	wait_for_post(&change->done);
+	return COMES_TRUE(thread_core(change->thread) == core) && change->rc == rc &&
+	       change->stored == (rc == 0);
 }
 
 static void
@@ -442,9 +440,9 @@ drive_move_and_cpumask(void *arg)
 	change->thread = thread_create("masked", NULL);
 	cpumask_set(&change->mask, thread_core(change->thread));
 	thread_send_msg(change->thread, take_back_the_move, change);
-	wait_for(&change->done);
+	wait_for_post(&change->done);
 	thread_send_msg(change->thread, answer_core, change);
-	wait_for(&change->done);
+	wait_for_post(&change->done);
 }
 
 static void
@@ -557,7 +555,7 @@ hammer_main(void *arg)
 
 	for (uint64_t i = 0; i < ROUNDS; i++) {
 		strike(hammer);
-		if (!wait_for(&hammer->answered))
+		if (!wait_for_post(&hammer->answered))
 			return NULL;
 		atomic_fetch_add(&hammer->rounds, 1);
 		if (i % 16 == 0)
@@ -579,7 +577,7 @@ drive_hammers(void *arg)
 		cpumask_set(&only, hammers[i].core);
 		hammers[i].thread = thread_create("nail", &only);
 		thread_send(hammers[i].thread, &hammers[i].msg, start_poller, &hammers[i]);
-		ready &= wait_for(&hammers[i].answered);
+		ready &= wait_for_post(&hammers[i].answered);
 	}
 	if (!ready)
 		return;
@@ -591,7 +589,7 @@ drive_hammers(void *arg)
 		if (hammers[i].rounds != ROUNDS)
 			continue;
 		thread_send(hammers[i].thread, &hammers[i].msg, stop_poller, &hammers[i]);
-		wait_for(&hammers[i].answered);
+		wait_for_post(&hammers[i].answered);
 	}
 }
 
@@ -678,7 +676,7 @@ counter_create(struct counter *counter, uint64_t period_us)
 	sem_init(&counter->done, 0, 0);
 	counter->thread = thread_create("counter", &only);
 	thread_send_msg(counter->thread, start_counter, counter);
-	wait_for(&counter->done);
+	wait_for_post(&counter->done);
 	return counter;
 }
 
@@ -686,7 +684,7 @@ static void
 counter_end(struct counter *counter)
 {
 	thread_send_msg(counter->thread, stop_counter, counter);
-	wait_for(&counter->done);
+	wait_for_post(&counter->done);
 	sem_destroy(&counter->done);
 }
 
@@ -804,15 +802,11 @@ drive_statistics(void *arg)
 	wait_until_slept(cores[1], 1);
 	for (int i = 0; i < 3; i++) {
 		event_call(cores[1], burn, &done, NULL);
-		wait_for(&done);
+		wait_for_post(&done);
 	}
 	/* Events and their time are counted in batches. */
-	for (int i = 0; i < DEADLINE_S * 1000; i++) {
-		reactor_get_info(cores[1], &accounted);
-		if (accounted.events == 3 && accounted.busy_ticks >= 3 * env_ticks_hz() / 200)
-			break;
-		nap();
-	}
+	COMES_TRUE(reactor_get_info(cores[1], &accounted) == 0 && accounted.events == 3 &&
+		   accounted.busy_ticks >= 3 * env_ticks_hz() / 200);
 	sem_destroy(&done);
 }
 
@@ -848,7 +842,7 @@ drive_stubborn(void *arg)
 
 	counter->thread = thread_create("stubborn", NULL);
 	thread_send_msg(counter->thread, be_stubborn, counter);
-	wait_for(&counter->done);
+	wait_for_post(&counter->done);
 }
 
 /* The last test: what it leaves behind is still there. */

@@ -145,13 +145,13 @@ serve(int who, int fd)
 static void
 serve_all(const int fds[INITIATORS])
 {
-	uint64_t deadline = rig_now_ms() + 4 * RIG_DEADLINE_S * 1000;
+	uint64_t deadline = now_ms() + DEADLINE_MS;
 	bool open = true;
 
 	while (open) {
 		struct pollfd polled[INITIATORS] = {{fds[A], POLLIN, 0}, {fds[B], POLLIN, 0}};
 
-		assert_true(rig_now_ms() < deadline);
+		assert_true(now_ms() < deadline);
 		if (poll(polled, INITIATORS, rig_poll() == POLLER_IDLE ? 1 : 0) <= 0)
 			continue;
 		for (int who = 0; who < INITIATORS && open; who++)

@@ -23,6 +23,7 @@
 #include "thread.h"
 #include "thread/msg_cache.h"
 #include "ticks.h"
+#include "waiting.h"
 
 static int
 setup(void **state)
@@ -683,6 +684,7 @@ main(void)
 		thread_test(test_walk_meets_a_refused_thread),
 	};
 
-	alarm(120); /* seconds: the end of every wait in here that does not end otherwise */
+	alarm(3 *
+	      DEADLINE_S); /* seconds: the end of every wait in here that does not end otherwise */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -20,9 +20,9 @@
 #include <cmocka.h>
 
 #include "vhost/notifier.h"
+#include "waiting.h"
 
-#define DEADLINE_S 10
-#define NEARLY     (UINT64_MAX - 1) /* what write(2) can fill a counter with */
+#define NEARLY (UINT64_MAX - 1) /* what write(2) can fill a counter with */
 
 /* ---- system calls that fail; set while no other OS thread runs ---- */
 

@@ -5,15 +5,15 @@
  * First each rule and each interleaving by hand, then with the driver on another thread.
  */
 #include "virtq_packed_rig.h"
+#include "waiting.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <time.h>
 
-#define SIZE         8
-#define HANDOVERS    150000 /* more than twice round the split ring's indexes */
-#define WAIT_SECONDS 30
+#define SIZE      8
+#define HANDOVERS 150000 /* more than twice round the split ring's indexes */
 
 /* ---- split rings: calls ---- */
 
@@ -456,20 +456,6 @@ struct handover {
 	bool lost;
 };
 
-static bool
-wait_for(sem_t *semaphore)
-{
-	struct timespec deadline;
-	int rc;
-
-	clock_gettime(CLOCK_REALTIME, &deadline);
-	deadline.tv_sec += WAIT_SECONDS;
-	do {
-		rc = sem_timedwait(semaphore, &deadline);
-	} while (rc < 0 && errno == EINTR);
-	return rc == 0;
-}
-
 static uint32_t
 load_event(const struct vring_packed_desc_event *event)
 {
@@ -539,7 +525,7 @@ drive(void *arg)
 		else
 			drive_split(handover, i);
 		while (!driver_sees_it(handover, i)) {
-			if (!wait_for(&handover->call)) {
+			if (!wait_for_post(&handover->call)) {
 				handover->lost = true;
 				return NULL;
 			}
@@ -562,7 +548,7 @@ serve(struct handover *handover)
 		if (virtq_pop(vq, &slot, 1) == 0) {
 			if (!virtq_enable_kicks(vq))
 				continue;
-			if (!wait_for(&handover->kick))
+			if (!wait_for_post(&handover->kick))
 				return served;
 			virtq_disable_kicks(vq);
 			continue;

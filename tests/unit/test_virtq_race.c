@@ -5,6 +5,7 @@
  * of the values, and inside memory), and notifications that must not get lost.
  */
 #include "virtq_rig.h"
+#include "waiting.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -12,11 +13,10 @@
 #include <stdio.h>
 #include <time.h>
 
-#define SIZE         8
-#define TABLE        (A_GPA + 0x8000)
-#define FLIP_POPS    2000
-#define HANDOVERS    60000
-#define WAIT_SECONDS 30
+#define SIZE      8
+#define TABLE     (A_GPA + 0x8000)
+#define FLIP_POPS 2000
+#define HANDOVERS 60000
 
 /* ---- values that flip ---- */
 
@@ -302,20 +302,6 @@ struct handover {
 	bool lost;
 };
 
-static bool
-wait_for(sem_t *semaphore)
-{
-	struct timespec deadline;
-	int rc;
-
-	clock_gettime(CLOCK_REALTIME, &deadline);
-	deadline.tv_sec += WAIT_SECONDS;
-	do {
-		rc = sem_timedwait(semaphore, &deadline);
-	} while (rc < 0 && errno == EINTR);
-	return rc == 0;
-}
-
 /* The driver of a guest: sleeps whenever a chain is out, and kicks only if asked to. */
 static void *
 drive(void *arg)
@@ -332,7 +318,7 @@ drive(void *arg)
 			sem_post(&handover->kick);
 		__atomic_store_n(&rig->avail->flags, 0, __ATOMIC_SEQ_CST);
 		while (__atomic_load_n(&rig->used->idx, __ATOMIC_SEQ_CST) == i) {
-			if (!wait_for(&handover->call)) {
+			if (!wait_for_post(&handover->call)) {
 				handover->lost = true;
 				return NULL;
 			}
@@ -355,7 +341,7 @@ serve(struct handover *handover)
 		if (virtq_pop(vq, &slot, 1) == 0) {
 			if (!virtq_enable_kicks(vq))
 				continue;
-			if (!wait_for(&handover->kick))
+			if (!wait_for_post(&handover->kick))
 				return served;
 			virtq_disable_kicks(vq);
 			continue;

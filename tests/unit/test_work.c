@@ -17,9 +17,8 @@
 #include <unistd.h>
 
 #include "log_capture.h"
+#include "waiting.h"
 #include "work.h"
-
-#define WAIT_S 30 /* for what must happen */
 
 /* pthread_create() fails after that many good calls; UINT_MAX: never. */
 static atomic_uint creates_left = UINT32_MAX;
@@ -71,13 +70,8 @@ stats(void)
 static void
 wait_for(unsigned int workers, unsigned int busy)
 {
-	time_t end = time(NULL) + WAIT_S;
-
-	while (stats().workers != workers || stats().busy != busy ||
-	       (busy == 0 && stats().queued > 0)) {
-		assert_true(time(NULL) < end);
-		usleep(1000);
-	}
+	WAIT_UNTIL(stats().workers == workers && stats().busy == busy &&
+		   (busy > 0 || stats().queued == 0));
 }
 
 static unsigned int
@@ -275,7 +269,7 @@ test_shrinks_and_grows_again(void **state)
 {
 	unsigned int base = base_workers();
 	struct work works[base + 4], one;
-	time_t end = time(NULL) + WAIT_S;
+	time_t end = time(NULL) + DEADLINE_S;
 
 	(void)state;
 	start(base + 4, 20);
@@ -381,6 +375,7 @@ main(void)
 		cmocka_unit_test_setup(test_many_submitters, setup),
 	};
 
-	alarm(120); /* seconds: the end of every wait in here that does not end otherwise */
+	alarm(3 *
+	      DEADLINE_S); /* seconds: the end of every wait in here that does not end otherwise */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

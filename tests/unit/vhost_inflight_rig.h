@@ -33,11 +33,11 @@
 #include "log_capture.h"
 #include "vhost/controller.h"
 #include "vhost/session.h"
+#include "waiting.h"
 
 #define PROTOCOL_FEATURES (1ULL << 30)
 #define PACKED            (1ULL << VIRTIO_F_RING_PACKED)
 #define FEATURES          (PROTOCOL_FEATURES | 1ULL << VIRTIO_RING_F_INDIRECT_DESC)
-#define DEADLINE_MS       10000
 #define QUIET_MS          20
 #define RING_SIZE         16
 #define QUEUES            4
@@ -262,15 +262,6 @@ teardown(void **state)
 	client_memory_destroy(&memory);
 	free(controller);
 	return 0;
-}
-
-static inline uint64_t
-now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
 /* ---- the front-end ---- */

@@ -30,9 +30,9 @@
 #include "env.h"
 #include "vhost/controller.h"
 #include "vhost/session.h"
+#include "waiting.h"
 
 #define QUEUES      4
-#define DEADLINE_MS 20000
 #define RING_SIZE   16
 #define CHAINS      (RING_SIZE / 2) /* of a readable and a writable descriptor each */
 #define GPA         0x100000000ULL
@@ -57,15 +57,6 @@ check_at(bool condition, const char *text, int line)
 	return condition;
 }
 #define check(condition) check_at(condition, #condition, __LINE__)
-
-static inline uint64_t
-now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
 
 #define wait_until(condition)                                                                      \
 	do {                                                                                       \
