@@ -5,8 +5,9 @@
  * polls the controller's.
  */
 /* links: vhost virtio bdev event testlib thread env */
-/* ldflags: -Wl,--wrap=log_write */
+/* ldflags: -Wl,--wrap=log_write,--wrap=completion_wait */
 #include "log_capture.h"
+#include "patience.h"
 #include "vhost_queues_rig.h"
 
 #define MAX_REGIONS 8
@@ -116,7 +117,8 @@ let_go_later(void *arg)
 {
 	unsigned int expected = *(unsigned int *)arg;
 
-	usleep(50000);
+	wait_until(device.mapped == expected);
+	usleep(20000);
 	check(device.mapped == expected);
 	let_go();
 	return NULL;
@@ -224,7 +226,9 @@ test_change_gives_up(void **state)
 	(void)state;
 	start_queues(4);
 	hold_one_each();
+	impatient = true;
 	assert_int_equal(send_regions(2), -ETIMEDOUT);
+	impatient = false;
 	assert_int_equal(device.mapped, 4);
 	vhost_session_release(session);
 	session = NULL;

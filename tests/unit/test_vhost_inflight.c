@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* In-flight regions in sessions: their messages, what is done again, and regions that lie. */
 /* links: vhost virtio bdev event testlib thread env client */
-/* ldflags: -Wl,--wrap=log_write */
+/* ldflags: -Wl,--wrap=log_write,--wrap=completion_wait */
 #include "vhost_inflight_rig.h"
 
 /* ---- the region ---- */

@@ -5,7 +5,7 @@
  * vhost-events thread.
  */
 /* links: vhost virtio bdev event testlib thread env */
-/* ldflags: -Wl,--wrap=log_write */
+/* ldflags: -Wl,--wrap=log_write,--wrap=completion_wait */
 #include "event.h"
 #include "vhost_queues_rig.h"
 

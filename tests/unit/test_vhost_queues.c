@@ -4,7 +4,7 @@
  * of them. Each thread is polled by an OS thread of its own.
  */
 /* links: vhost virtio bdev testlib thread env */
-/* ldflags: -Wl,--wrap=log_write */
+/* ldflags: -Wl,--wrap=log_write,--wrap=completion_wait */
 #include "event.h"
 #include "log_capture.h"
 #include "vhost_queues_rig.h"

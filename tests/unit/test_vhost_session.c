@@ -26,13 +26,14 @@
 #include <dirent.h>
 
 #include "env.h"
+#include "patience.h"
 #include "vhost/controller.h"
 #include "vhost/notifier.h"
 #include "vhost/session.h"
+#include "waiting.h"
 
 #define PROTOCOL_FEATURES (1ULL << 30)
 #define FEATURES          (PROTOCOL_FEATURES | 1ULL << VIRTIO_RING_F_INDIRECT_DESC)
-#define DEADLINE_MS       10000
 #define RING_SIZE         16
 #define GPA               0x100000000ULL
 #define USER              0x7e0000000000ULL
@@ -147,27 +148,19 @@ main_thread(void)
 /* The controller's thread hangs, and those who wait for it lose their patience soon. */
 static atomic_bool hang_wanted, hangs;
 
-int __real_completion_wait(struct completion *completion, uint64_t timeout_us);
-int __wrap_completion_wait(struct completion *completion, uint64_t timeout_us);
-
-int
-__wrap_completion_wait(struct completion *completion, uint64_t timeout_us)
-{
-	assert_int_equal(timeout_us, VHOST_DRAIN_US);
-	return __real_completion_wait(completion, hangs ? 20000 : timeout_us);
-}
-
 static void
 hang(void)
 {
 	hang_wanted = true;
 	while (!hangs)
 		sched_yield();
+	impatient = true;
 }
 
 static void
 go_on(void)
 {
+	impatient = false;
 	hang_wanted = false;
 	while (hangs)
 		sched_yield();
@@ -242,15 +235,6 @@ teardown(void **state)
 	close(memory_fd);
 	free(controller);
 	return 0;
-}
-
-static uint64_t
-now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
 /* ---- messages ---- */
@@ -724,7 +708,6 @@ test_truncated_memory(void **state)
 static void
 test_stuck_request(void **state)
 {
-	uint64_t begin = now_ms();
 	uint32_t base;
 
 	(void)state;
@@ -732,8 +715,9 @@ test_stuck_request(void **state)
 	device.hold = true;
 	offer();
 	wait_for_handled(1);
+	impatient = true;
 	assert_int_equal(vhost_session_get_vring_base(session, 0, &base), -ETIMEDOUT);
-	assert_true(now_ms() - begin < 4 * VHOST_DRAIN_US / 1000);
+	impatient = false;
 	vhost_session_release(session);
 
 	assert_int_equal(vhost_session_create(controller, 1, &session), 0);
@@ -853,12 +837,7 @@ no_sessions(void *arg)
 static void
 wait_until_gone(unsigned int fds)
 {
-	uint64_t end = now_ms() + DEADLINE_MS;
-
-	while (!thread_call(main_thread(), no_sessions, NULL) || count_fds() != fds) {
-		assert_true(now_ms() < end);
-		usleep(1000);
-	}
+	WAIT_UNTIL(thread_call(main_thread(), no_sessions, NULL) && count_fds() == fds);
 }
 
 static int
