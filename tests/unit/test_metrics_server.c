@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* links: metrics bdev thread env */
+/* links: metrics bdev thread testlib env */
 /*
  * The metrics server with a collector of the test's: what it answers, when nobody collects, when
- * collecting fails, and what clients may do to it.
+ * collecting fails, and what clients may do to it. The server's time passes when a test says so.
  */
 #include <errno.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -15,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -27,15 +29,16 @@
 #include "log.h"
 #include "metrics.h"
 #include "thread.h"
+#include "ticks.h"
+#include "waiting.h"
 #include "work.h"
 
-#define GET         "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
-#define DEADLINE_MS 60000
-#define BIG_LINES   20000 /* an answer larger than the buffers of a socket */
+#define GET       "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
+#define BIG_LINES 20000 /* an answer larger than the buffers of a socket */
 
 static struct thread *app;
 static pthread_t poller;
-static atomic_bool poller_stop;
+static atomic_bool poller_stop, time_flies;
 static char folder[64], path[80], address[96];
 
 /* ---- the collector: counts how often it was called ---- */
@@ -64,13 +67,16 @@ collect(void)
 
 /* ---- the app thread ---- */
 
+/* Time passes on this thread; and for the server, while time_flies. */
 static void *
 poll_app(void *arg)
 {
 	(void)arg;
 	while (!atomic_load(&poller_stop)) {
-		if (thread_poll(app, env_ticks()) == POLLER_IDLE)
+		if (thread_poll(app, now_ms() * 1000 * TICKS_PER_US) == POLLER_IDLE)
 			usleep(50);
+		if (atomic_load(&time_flies))
+			ticks_advance_us(10000);
 	}
 	return NULL;
 }
@@ -143,6 +149,7 @@ teardown(void **state)
 	(void)state;
 	atomic_store(&hold, false);
 	on_app(stop_server, NULL);
+	atomic_store(&time_flies, false);
 	assert_int_equal(access(path, F_OK), -1);
 	return 0;
 }
@@ -158,6 +165,7 @@ group_setup(void **state)
 	assert_non_null(mkdtemp(folder));
 	snprintf(path, sizeof(path), "%s/m", folder);
 	snprintf(address, sizeof(address), "unix:%s", path);
+	ticks_set(1);
 	thread_lib_init(NULL);
 	assert_int_equal(work_pool_start(NULL), 0);
 	app = thread_create("app", NULL);
@@ -174,7 +182,7 @@ group_teardown(void **state)
 	thread_set_current(app);
 	thread_exit(app);
 	while (!thread_is_exited(app))
-		thread_poll(app, env_ticks());
+		thread_poll(app, now_ms() * 1000 * TICKS_PER_US);
 	thread_set_current(NULL);
 	thread_destroy(app);
 	work_pool_stop();
@@ -220,6 +228,16 @@ client_hear(int fd)
 	return text;
 }
 
+/* Whether the server has read all that was said. */
+static bool
+is_heard(int fd)
+{
+	int left = -1;
+
+	assert_int_equal(ioctl(fd, SIOCOUTQ, &left), 0);
+	return left == 0;
+}
+
 static const char *
 ask(const char *request)
 {
@@ -253,9 +271,7 @@ number_of(const char *answer)
 static void
 wait_for_collections(unsigned int number)
 {
-	for (int i = 0; i < DEADLINE_MS && atomic_load(&collections) < number; i++)
-		usleep(1000);
-	assert_true(atomic_load(&collections) >= number);
+	WAIT_UNTIL(atomic_load(&collections) >= number);
 }
 
 /* ---- answers ---- */
@@ -302,17 +318,21 @@ test_collections_are_shared(void **state)
 	int fds[20];
 
 	(void)state;
-	usleep((METRICS_FRESH_MS + 10) * 1000); /* the last test's answer is old then */
 	atomic_store(&hold, true);
 	for (int i = 0; i < 20; i++) {
 		fds[i] = client_open();
 		client_say(fds[i], GET);
 	}
-	wait_for_collections(before + 1);
+	for (int i = 0; i < 20; i++)
+		WAIT_UNTIL(is_heard(fds[i]));
 	atomic_store(&hold, false);
 	for (int i = 0; i < 20; i++)
-		assert_true(number_of(client_hear(fds[i])) > before);
-	assert_true(atomic_load(&collections) < before + 20);
+		assert_int_equal(number_of(client_hear(fds[i])), before + 1);
+	/* And it serves those who come soon afterwards. */
+	ticks_advance_us((METRICS_FRESH_MS - 1) * 1000);
+	assert_int_equal(number_of(ask(GET)), before + 1);
+	ticks_advance_us(1000);
+	assert_int_equal(number_of(ask(GET)), before + 2);
 }
 
 static void
@@ -330,16 +350,19 @@ static void
 test_hanging_collection(void **state)
 {
 	unsigned int before = atomic_load(&collections);
+	int fd = client_open();
 
 	(void)state;
 	atomic_store(&hold, true);
-	expect_status(ask(GET), 503);
+	client_say(fd, GET);
+	wait_for_collections(before + 1);
+	ticks_advance_us(METRICS_COLLECT_MS * 1000);
+	expect_status(client_hear(fd), 503);
 	expect_status(ask(GET), 503);
 	expect_status(ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n"), 404);
 	assert_int_equal(atomic_load(&collections), before + 1);
 	atomic_store(&hold, false);
-	while (strncmp(ask(GET), "HTTP/1.1 503 ", 13) == 0)
-		usleep(1000);
+	WAIT_UNTIL(strncmp(ask(GET), "HTTP/1.1 503 ", 13) != 0);
 	expect_status(ask(GET), 200);
 }
 
@@ -355,6 +378,7 @@ test_stop_while_collecting(void **state)
 	atomic_store(&hold, true);
 	client_say(fd, GET);
 	wait_for_collections(before + 1);
+	atomic_store(&time_flies, true);
 	on_app(stop_server, NULL);
 	answer = client_hear(fd);
 	if (answer[0] != '\0')
@@ -385,6 +409,8 @@ test_garbage(void **state)
 
 		client_say(fd, texts[i]);
 		shutdown(fd, SHUT_WR);
+		WAIT_UNTIL(is_heard(fd));
+		ticks_advance_us(METRICS_CONNECTION_MS * 1000);
 		client_hear(fd);
 		expect_status(ask(GET), 200);
 	}
@@ -419,7 +445,6 @@ test_late_clients(void **state)
 
 	(void)state;
 	client_say(half, "GET /metrics HTTP/1.1\r\nHo");
-	usleep((METRICS_FRESH_MS + 10) * 1000); /* the last test's answer is old then */
 	atomic_store(&big, true);
 	client_say(slow, GET);
 	client_say(gone, GET);
@@ -427,9 +452,10 @@ test_late_clients(void **state)
 	answer = ask(GET);
 	number_of(answer);
 	assert_true(strlen(answer) > BIG_LINES * 40);
-	/* The slow one came first. */
-	assert_int_equal(client_hear(quiet)[0], '\0');
+	/* The others came first. */
+	ticks_advance_us(METRICS_CONNECTION_MS * 1000);
 	assert_true(strlen(client_hear(slow)) < BIG_LINES * 40);
+	assert_int_equal(client_hear(quiet)[0], '\0');
 	assert_int_equal(client_hear(half)[0], '\0');
 }
 
@@ -443,17 +469,25 @@ test_pipelining(void **state)
 	assert_null(strstr(answer + 1, "HTTP/1.1"));
 }
 
-/* More than there is room for, all of them silent: one that asks gets its answer after them. */
+/* More than there is room for, none of which asks: one that does gets its answer after them. */
 static void
 test_many_connections(void **state)
 {
 	int fds[METRICS_CONNECTIONS_MAX + 20];
 	const int count = sizeof(fds) / sizeof(fds[0]);
+	int fd;
 
 	(void)state;
-	for (int i = 0; i < count; i++)
+	for (int i = 0; i < count; i++) {
 		fds[i] = client_open();
-	expect_status(ask(GET), 200);
+		client_say(fds[i], "G");
+	}
+	for (int i = 0; i < METRICS_CONNECTIONS_MAX; i++)
+		WAIT_UNTIL(is_heard(fds[i]));
+	fd = client_open();
+	client_say(fd, GET);
+	ticks_advance_us(METRICS_CONNECTION_MS * 1000);
+	expect_status(client_hear(fd), 200);
 	for (int i = 0; i < count; i++)
 		close(fds[i]);
 	expect_status(ask(GET), 200);
