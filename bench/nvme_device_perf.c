@@ -17,6 +17,7 @@
 
 #include "nvme_client.h"
 #include "nvme_device.h"
+#include "waiting.h"
 
 #define QUEUE   256
 #define BLOCK   4096u
@@ -144,13 +145,13 @@ measure(uint32_t depth, double seconds, bool json)
 	memset(&load, 0, sizeof(load));
 	load.depth = depth;
 	if (nvme_client_open(&load.client, device.socket) != 0 ||
-	    nvme_client_enable(&load.client, NVME_CLIENT_WAIT_MS) != 0 ||
+	    nvme_client_enable(&load.client, DEADLINE_MS) != 0 ||
 	    nvme_client_create_queue(&load.client, 1, QUEUE, -1) != 0)
 		fail("the device does not start");
 	nvme_client_alloc(&load.client, (size_t)depth * BLOCK, &load.data);
 	prepare(&load);
 	start = now();
-	while (load.done == 0 && now() - start < NVME_CLIENT_WAIT_MS / 1000.0)
+	while (load.done == 0 && now() - start < DEADLINE_MS / 1000.0)
 		poll_once(&load);
 	if (load.done == 0)
 		fail("nothing is completed");
