@@ -79,6 +79,7 @@ struct bdev_request {
 	/* The core's. */
 	struct bdev_channel *channel;
 	uint64_t submit_ticks;
+	uint64_t start_ticks;   /* of the last request here that had to wait for the device */
 	bdev_done_fn core_next; /* what the core does when the module is done; NULL: call done */
 	void *core_ctx;
 	struct bdev_request *link; /* for whoever has the request: the core or the module */
@@ -86,6 +87,16 @@ struct bdev_request {
 	/* The module's: bdev_ops.request_ctx_size bytes, not cleared between requests. */
 	_Alignas(16) uint8_t ctx[];
 };
+
+/*
+ * In done: ticks that the core kept the request before the device's module got it: for a rate limit, a
+ * RESET, or others that are done in pieces. For requests whose memory was zeroed at first.
+ */
+static inline uint64_t
+bdev_request_waited(const struct bdev_request *rq)
+{
+	return rq->start_ticks > rq->submit_ticks ? rq->start_ticks - rq->submit_ticks : 0;
+}
 
 /* ---- finding and opening ---- */
 

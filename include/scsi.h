@@ -223,6 +223,7 @@ struct scsi_task {
 	uint64_t position;     /* blocks done */
 	uint64_t piece_blocks; /* at most */
 	uint8_t write_flags;   /* enum bdev_request_flags */
+	uint64_t late_ticks;   /* when the last task here began that others had kept waiting */
 	struct iovec bounce;
 	struct scsi_order order;
 	uint8_t sense[SCSI_SENSE_MAX];  /* of the result */

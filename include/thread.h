@@ -81,6 +81,8 @@ int thread_poll(struct thread *thread, uint64_t now);
  * The `now` of the running or last thread_poll(): time for the data path at no cost. On its thread.
  */
 uint64_t thread_now(const struct thread *thread);
+/* Where that is, for who needs it at each request: as long as the thread; to be read on it. */
+const uint64_t *thread_clock(const struct thread *thread);
 /*
  * Adds ticks to the thread's busy or idle time (rc: what thread_poll() returned). For the one who
  * polls.

@@ -115,6 +115,22 @@ int vhost_controller_set_coalescing(const char *name, uint32_t delay_base_us,
 				    uint32_t iops_threshold, struct errmsg *err);
 
 /*
+ * App thread, in a coroutine [waits]. From now on requests that take threshold_us or longer, of running
+ * queues and others, are kept for vhost_slow_requests_json(); 0: all of them. 0, -ENODEV, -EBUSY
+ * (being deleted), -EINVAL.
+ */
+#define VHOST_SLOW_US     10000u
+#define VHOST_SLOW_MAX_US 3600000000u
+int vhost_controller_set_slow_threshold(const char *name, uint32_t threshold_us,
+					struct errmsg *err);
+/*
+ * App thread, in a coroutine [waits]. New object: what vhost_get_slow_requests answers, with the
+ * newest count requests. NULL and *rc: -ENODEV, -EBUSY (being deleted), -ENOMEM.
+ */
+#define VHOST_SLOW_REQUESTS_MAX (VHOST_MAX_QUEUES * 256)
+json_t *vhost_slow_requests_json(const char *name, uint32_t count, int *rc, struct errmsg *err);
+
+/*
  * App thread, in a coroutine [waits]. Looks at the block device's size again and tells the driver
  * to do so. 0, -ENODEV, -EBUSY (being deleted), or what reading the size failed with.
  */

@@ -341,8 +341,10 @@ enum rpc_vhost_index {
 	RPC_VHOST_GET_CONTROLLERS,
 	RPC_VHOST_DELETE_CONTROLLER,
 	RPC_VHOST_CONTROLLER_SET_COALESCING,
+	RPC_VHOST_CONTROLLER_SET_SLOW_THRESHOLD,
 	RPC_VHOST_CONTROLLER_RESIZE,
 	RPC_VHOST_GET_STATS,
+	RPC_VHOST_GET_SLOW_REQUESTS,
 	RPC_VIRTIO_BLK_CREATE_TRANSPORT,
 	RPC_VIRTIO_BLK_GET_TRANSPORTS,
 	RPC_VHOST_METHODS,
@@ -374,6 +376,16 @@ struct rpc_vhost_set_coalescing {
 struct rpc_vhost_get_stats {
 	const char *ctrlr;
 	bool per_queue;
+};
+
+struct rpc_vhost_set_slow_threshold {
+	const char *ctrlr;
+	int64_t threshold_us;
+};
+
+struct rpc_vhost_get_slow_requests {
+	const char *ctrlr;
+	int64_t count;
 };
 
 enum rpc_vhost_scsi_index {

@@ -53,6 +53,7 @@ static void
 give_up_rest(const char *ctrlr)
 {
 	app_give_up("vhost_controller_set_coalescing", ctrlr);
+	app_give_up("vhost_controller_set_slow_threshold", ctrlr);
 	app_give_up("vhost_scsi_controller_add_target", ctrlr);
 	app_give_up("vhost_start_scsi_controller", ctrlr);
 }
@@ -86,6 +87,29 @@ set_coalescing(const void *arg, json_t **result, struct errmsg *err)
 	if (rc == 0)
 		app_give_up("vhost_controller_set_coalescing", params->ctrlr);
 	return rc;
+}
+
+static int
+set_slow_threshold(const void *arg, json_t **result, struct errmsg *err)
+{
+	const struct rpc_vhost_set_slow_threshold *params = arg;
+	int rc = vhost_controller_set_slow_threshold(params->ctrlr, (uint32_t)params->threshold_us,
+						     err);
+
+	(void)result;
+	if (rc == 0)
+		app_give_up("vhost_controller_set_slow_threshold", params->ctrlr);
+	return rc;
+}
+
+static int
+get_slow_requests(const void *arg, json_t **result, struct errmsg *err)
+{
+	const struct rpc_vhost_get_slow_requests *params = arg;
+	int rc;
+
+	*result = vhost_slow_requests_json(params->ctrlr, (uint32_t)params->count, &rc, err);
+	return *result != NULL ? 0 : rc;
 }
 
 static int
@@ -138,8 +162,10 @@ const struct rpc_method rpc_vhost_methods[RPC_VHOST_METHODS + 1] = {
 	{&rpc_vhost_schemas[RPC_VHOST_GET_CONTROLLERS], get_controllers},
 	{&rpc_vhost_schemas[RPC_VHOST_DELETE_CONTROLLER], delete_controller},
 	{&rpc_vhost_schemas[RPC_VHOST_CONTROLLER_SET_COALESCING], set_coalescing},
+	{&rpc_vhost_schemas[RPC_VHOST_CONTROLLER_SET_SLOW_THRESHOLD], set_slow_threshold},
 	{&rpc_vhost_schemas[RPC_VHOST_CONTROLLER_RESIZE], resize_controller},
 	{&rpc_vhost_schemas[RPC_VHOST_GET_STATS], get_stats},
+	{&rpc_vhost_schemas[RPC_VHOST_GET_SLOW_REQUESTS], get_slow_requests},
 	{&rpc_vhost_schemas[RPC_VIRTIO_BLK_CREATE_TRANSPORT], create_transport},
 	{&rpc_vhost_schemas[RPC_VIRTIO_BLK_GET_TRANSPORTS], get_transports},
 };

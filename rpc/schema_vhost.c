@@ -78,6 +78,37 @@ static const struct rpc_param coalescing_params[] = {
 	 .help = "requests per second of one queue up to which its calls do not wait"},
 };
 
+static const struct rpc_param slow_threshold_params[] = {
+	{.name = "ctrlr",
+	 .type = RPC_STRING,
+	 .required = true,
+	 .offset = offsetof(struct rpc_vhost_set_slow_threshold, ctrlr),
+	 .help = "name of the controller"},
+	{.name = "threshold_us",
+	 .type = RPC_INT,
+	 .required = true,
+	 .offset = offsetof(struct rpc_vhost_set_slow_threshold, threshold_us),
+	 .min = 0,
+	 .max = VHOST_SLOW_MAX_US,
+	 .help = "time in µs from which on a request is kept; 0: every one is. A new controller "
+		 "has 10000"},
+};
+
+static const struct rpc_param slow_requests_params[] = {
+	{.name = "ctrlr",
+	 .type = RPC_STRING,
+	 .required = true,
+	 .offset = offsetof(struct rpc_vhost_get_slow_requests, ctrlr),
+	 .help = "name of the controller"},
+	{.name = "count",
+	 .type = RPC_INT,
+	 .offset = offsetof(struct rpc_vhost_get_slow_requests, count),
+	 .preset = 1000,
+	 .min = 1,
+	 .max = VHOST_SLOW_REQUESTS_MAX,
+	 .help = "at most so many of the newest"},
+};
+
 static const struct rpc_param stats_params[] = {
 	{.name = "ctrlr",
 	 .type = RPC_STRING,
@@ -174,6 +205,18 @@ const struct rpc_schema rpc_vhost_schemas[RPC_VHOST_METHODS + 1] = {
 				"true.\n"
 				"Errors: -19 (No such device), -16 (it is being deleted).",
 		},
+	[RPC_VHOST_CONTROLLER_SET_SLOW_THRESHOLD] =
+		{
+			.name = "vhost_controller_set_slow_threshold",
+			.room = ROOM,
+			.flags = RPC_RUNTIME | RPC_CHANGES,
+			.params = slow_threshold_params,
+			.param_count = RPC_COUNT(slow_threshold_params),
+			.params_size = sizeof(struct rpc_vhost_set_slow_threshold),
+			.help = "Says which requests vhost_get_slow_requests keeps, also while the "
+				"guest runs. Answers true.\n"
+				"Errors: -19 (No such device), -16 (it is being deleted).",
+		},
 	[RPC_VHOST_CONTROLLER_RESIZE] =
 		{
 			.name = "vhost_controller_resize",
@@ -216,6 +259,34 @@ const struct rpc_schema rpc_vhost_schemas[RPC_VHOST_METHODS + 1] = {
 			.columns = "ctrlr,queues=running_queues,inflight,requests,read=bytes_read,"
 				   "written=bytes_written,errors,calls,suppressed="
 				   "calls_suppressed,coalesced=calls_coalesced,sleeps,kicks,breaks",
+		},
+	[RPC_VHOST_GET_SLOW_REQUESTS] =
+		{
+			.name = "vhost_get_slow_requests",
+			.room = ROOM,
+			.flags = RPC_RUNTIME,
+			.params = slow_requests_params,
+			.param_count = RPC_COUNT(slow_requests_params),
+			.params_size = sizeof(struct rpc_vhost_get_slow_requests),
+			.help = "Answers {ctrlr, threshold_us, recorded, requests}: the last "
+				"requests that took threshold_us or longer until the block device "
+				"was done, 256 for each thread of the controller, the newest last, "
+				"and how many there were since it was made. Each is {time, thread, "
+				"number, queue, type, tag, lba, blocks, queue_us, device_us, "
+				"completion_us, total_us, status}, of a virtio-scsi controller "
+				"with opcode, target and lun. time is when the device was done "
+				"(UTC), number counts those of the thread, queue is the "
+				"virtqueue's index, tag the driver's of a SCSI command or the "
+				"head of the chain; lba and blocks are those of 512 bytes, or of "
+				"the LUN's blocks. queue_us passed from the poll that found the "
+				"request until the block device's driver got it (rate limits, "
+				"others that were done in pieces, ranges of SCSI commands that "
+				"exclude each other), device_us until the poll that found it "
+				"done, completion_us until the guest was shown that, and called "
+				"if it wanted to be.\n"
+				"Errors: -19 (No such device), -16 (it is being deleted).",
+			.columns = "requests:time,queue,type,target,lun,lba,blocks,total_us,"
+				   "queue_us,device_us,completion_us,status",
 		},
 	[RPC_VIRTIO_BLK_CREATE_TRANSPORT] =
 		{

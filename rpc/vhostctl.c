@@ -71,6 +71,7 @@ static const struct {
 	{"libvirt", ctl_libvirt},
 	{"provision", ctl_provision},
 	{"top", ctl_top},
+	{"trace", ctl_trace},
 	{"bench", ctl_bench},
 	{"doctor", ctl_doctor},
 	{"call", run_call},

@@ -89,6 +89,7 @@ enum vhostctl_status ctl_libvirt(const struct vhostctl_opts *opts, char **args, 
 enum vhostctl_status ctl_provision(const struct vhostctl_opts *opts, char **args,
 				   struct errmsg *err);
 enum vhostctl_status ctl_top(const struct vhostctl_opts *opts, char **args, struct errmsg *err);
+enum vhostctl_status ctl_trace(const struct vhostctl_opts *opts, char **args, struct errmsg *err);
 enum vhostctl_status ctl_bench(const struct vhostctl_opts *opts, char **args, struct errmsg *err);
 enum vhostctl_status ctl_doctor(const struct vhostctl_opts *opts, char **args, struct errmsg *err);
 enum vhostctl_status ctl_load_config(const struct vhostctl_opts *opts, char **args,

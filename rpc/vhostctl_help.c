@@ -28,6 +28,8 @@ ctl_print_usage(FILE *file)
 	      "       vhostctl provision --size 10G --domain DOMAIN --name NAME [--dir FOLDER]\n"
 	      "       vhostctl [-s SOCKET] top [--once] [--interval SECONDS] [--sort COLUMN] "
 	      "[--filter TEXT]\n"
+	      "       vhostctl [-s SOCKET] trace CONTROLLER [--slower-than US] [--follow] [--count "
+	      "N]\n"
 	      "       vhostctl [-s SOCKET] bench CONTROLLER|SOCKET [--rw KIND] [--write] [...]\n"
 	      "       vhostctl [-s SOCKET] doctor\n"
 	      "       vhostctl METHOD --help | --help | --version\n",
@@ -71,6 +73,7 @@ ctl_print_help(void)
 	     "                          libvirt commands take --connect URI; default: libvirt's "
 	     "own.\n"
 	     "  top                     Show what controllers and reactors do, every second.\n"
+	     "  trace                   Show a controller's last slow requests, stage by stage.\n"
 	     "  bench                   Measure a controller that no guest uses.\n"
 	     "  doctor                  Say what on this machine hurts, and how to mend it.");
 	for (size_t i = 0; rpc_all_schemas[i] != NULL; i++) {

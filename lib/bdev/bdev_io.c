@@ -351,6 +351,7 @@ is_metered(const struct bdev_channel *channel, const struct bdev_request *rq)
 void
 bdev_io_resume(struct bdev_request *rq)
 {
+	rq->start_ticks = now(rq->channel);
 	submit(rq->channel, rq);
 }
 
@@ -367,6 +368,7 @@ enter(struct bdev_channel *channel, struct bdev_request *rq)
 void
 bdev_io_abort(struct bdev_request *rq)
 {
+	rq->start_ticks = now(rq->channel);
 	rq->channel->thread_channel->in_flight++;
 	finish(rq, -ECANCELED);
 }

@@ -289,6 +289,7 @@ start(struct bdev_request *parent)
 		bdev_complete(parent, -ENOMEM);
 		return;
 	}
+	parent->start_ticks = thread_now(parent->channel->thread);
 	parent->channel->thread_channel->pieces_running++;
 	run(pieces);
 }

@@ -286,6 +286,7 @@ release_held(struct scsi_walk *walk, struct scsi_channel *channel)
 	while ((task = LIST_FIRST(&channel->held)) != NULL) {
 		LIST_REMOVE(task, link);
 		LIST_INSERT_HEAD(&channel->in_flight, task, link);
+		task->late_ticks = thread_now(channel->thread);
 		run(task);
 	}
 	bdev_flush_submissions(channel->bdev);
@@ -297,6 +298,7 @@ start_exclusive(void *arg)
 	struct scsi_task *task = arg;
 	struct scsi_channel *channel = task->channel;
 
+	task->late_ticks = thread_now(channel->thread);
 	run(task);
 	bdev_flush_submissions(channel->bdev);
 }

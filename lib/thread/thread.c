@@ -303,6 +303,12 @@ thread_now(const struct thread *thread)
 	return thread->now;
 }
 
+const uint64_t *
+thread_clock(const struct thread *thread)
+{
+	return &thread->now;
+}
+
 /* ---- what others may know ---- */
 
 uint64_t

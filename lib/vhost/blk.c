@@ -16,6 +16,7 @@
 #include "log.h"
 #include "queue.h"
 #include "threads.h"
+#include "trace.h"
 
 #define SECTOR_SHIFT  9
 #define FEATURE(name) (1ULL << VIRTIO_BLK_F_##name)
@@ -77,7 +78,8 @@ struct blk_request {
 	struct iovec *ranges;
 	uint32_t range_iovs;
 	uint32_t range_count;
-	struct bdev_request rq; /* last: the module's part follows */
+	uint64_t ranges_seen, ranges_waited; /* ticks: when, and how long since */
+	struct bdev_request rq;              /* last: the module's part follows */
 };
 
 /* ---- parsing ---- */
@@ -141,7 +143,8 @@ is_removed(const struct vhost_blk *blk)
 	return atomic_load_explicit(&blk->removed, memory_order_relaxed);
 }
 
-static void
+/* At the end of each request: the compiler would make a call of it. */
+static __always_inline void
 finish(struct blk_request *request, uint8_t status)
 {
 	*request->status = status;
@@ -151,13 +154,38 @@ finish(struct blk_request *request, uint8_t status)
 			     status == VIRTIO_BLK_S_OK ? request->written : 1);
 }
 
+/* Out of line, so that the others do without its registers. */
+static __attribute__((noinline)) void
+finish_slow(struct blk_request *request, uint64_t seen, uint64_t waited, int status)
+{
+	static const char *const types[BDEV_IO_TYPES] = {
+		[BDEV_READ] = "read",
+		[BDEV_WRITE] = "write",
+		[BDEV_FLUSH] = "flush",
+		[BDEV_DISCARD] = "discard",
+		[BDEV_WRITE_ZEROES] = "write_zeroes",
+	};
+	struct vhost_trace_record *record = vhost_trace_add(request->queue, seen, seen + waited);
+
+	record->type = types[request->rq.type];
+	record->status = status == 0 ? "OK" : strerrorname_np(-status);
+	record->tag = virtq_slot_from_ctx(request)->head;
+	record->lba = request->rq.offset >> SECTOR_SHIFT;
+	record->blocks = request->rq.length >> SECTOR_SHIFT;
+	finish(request, vhost_blk_status(status));
+}
+
+/* It was submitted in the poll that found it. */
 static void
 on_done(struct bdev_request *rq, int status)
 {
 	struct blk_request *request =
 		(struct blk_request *)((char *)rq - offsetof(struct blk_request, rq));
 
-	finish(request, vhost_blk_status(status));
+	if (unlikely(vhost_queue_is_slow(request->queue, rq->submit_ticks)))
+		finish_slow(request, rq->submit_ticks, bdev_request_waited(rq), status);
+	else
+		finish(request, vhost_blk_status(status));
 }
 
 /* 0, or -EIO for addresses that no device can have. */
@@ -263,12 +291,16 @@ on_range_done(struct bdev_request *rq, int status)
 {
 	struct blk_request *request =
 		(struct blk_request *)((char *)rq - offsetof(struct blk_request, rq));
+	bool more = status == 0 && request->range_count > 0;
 
-	if (status == 0 && request->range_count > 0)
+	request->ranges_waited += bdev_request_waited(rq);
+	if (more)
 		status = submit_range(request);
-	else if (status == 0)
-		finish(request, VIRTIO_BLK_S_OK);
-	if (status != 0)
+	if (more && status == 0)
+		return;
+	if (vhost_queue_is_slow(request->queue, request->ranges_seen))
+		finish_slow(request, request->ranges_seen, request->ranges_waited, status);
+	else
 		finish(request, vhost_blk_status(status));
 }
 
@@ -318,6 +350,8 @@ start_ranges(struct vhost_queue *queue, struct blk_request *request,
 	request->ranges = command->out;
 	request->range_iovs = command->out_count;
 	request->range_count = (uint32_t)count;
+	request->ranges_seen = *queue->clock;
+	request->ranges_waited = 0;
 	rq->type = type;
 	rq->iov = NULL;
 	rq->iovcnt = 0;

@@ -7,7 +7,7 @@
 #include "controller.h"
 #include "session.h"
 
-/* ---- coalescing and size ---- */
+/* ---- coalescing, slow requests and size ---- */
 
 static int
 adopt_on_thread(struct vhost_thread *thread, void *arg)
@@ -16,7 +16,7 @@ adopt_on_thread(struct vhost_thread *thread, void *arg)
 
 	(void)arg;
 	LIST_FOREACH (queue, &thread->queues, link)
-		vhost_queue_adopt_coalescing(queue);
+		vhost_queue_adopt_parameters(queue);
 	return 0;
 }
 
@@ -39,6 +39,22 @@ vhost_controller_set_coalescing(const char *name, uint32_t delay_base_us, uint32
 	/* A queue that starts meanwhile sees them, or is told. */
 	atomic_store(&controller->delay_base_us, delay_base_us);
 	atomic_store(&controller->iops_threshold, iops_threshold);
+	return vhost_threads_call(controller, adopt_on_thread, NULL);
+}
+
+int
+vhost_controller_set_slow_threshold(const char *name, uint32_t threshold_us, struct errmsg *err)
+{
+	struct vhost_controller *controller;
+	int rc;
+
+	if (threshold_us > VHOST_SLOW_MAX_US)
+		return err_set(err, -EINVAL, "vhost controller %s: threshold_us is over %u", name,
+			       VHOST_SLOW_MAX_US);
+	controller = vhost_controller_find(name, &rc, err);
+	if (controller == NULL)
+		return rc;
+	atomic_store(&controller->slow_us, threshold_us);
 	return vhost_threads_call(controller, adopt_on_thread, NULL);
 }
 

@@ -273,6 +273,7 @@ vhost_controller_create(const struct vhost_controller_opts *opts, struct errmsg 
 	controller->device = opts->device;
 	controller->queue_count = VHOST_MAX_QUEUES;
 	atomic_init(&controller->iops_threshold, IOPS_THRESHOLD);
+	atomic_init(&controller->slow_us, VHOST_SLOW_US);
 	controller->features = TRANSPORT_FEATURES | opts->ops->features(opts->device);
 	controller->has_cpumask = opts->cpumask != NULL;
 	if (opts->cpumask != NULL)
@@ -491,6 +492,18 @@ coalescing_config(const struct vhost_controller *controller)
 			 "iops_threshold", iops_threshold);
 }
 
+/* NULL: as with every new controller. */
+static json_t *
+slow_threshold_config(const struct vhost_controller *controller)
+{
+	json_int_t slow_us = atomic_load(&controller->slow_us);
+
+	if (slow_us == VHOST_SLOW_US)
+		return NULL;
+	return json_pack("{s:s, s:{s:s, s:I}}", "method", "vhost_controller_set_slow_threshold",
+			 "params", "ctrlr", controller->name, "threshold_us", slow_us);
+}
+
 json_t *
 vhost_config_json(void)
 {
@@ -514,6 +527,7 @@ vhost_config_json(void)
 				json_string(cpumask_format(&controller->cpumask, text)));
 		json_array_append_new(array, object);
 		json_array_append_new(array, coalescing_config(controller));
+		json_array_append_new(array, slow_threshold_config(controller));
 		if (controller->ops->config_more != NULL)
 			controller->ops->config_more(controller->device, array);
 	}

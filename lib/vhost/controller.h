@@ -50,6 +50,7 @@ struct vhost_controller {
 	 */
 	_Atomic uint32_t delay_base_us;
 	_Atomic uint32_t iops_threshold;
+	_Atomic uint32_t slow_us; /* requests that take so long are traced */
 
 	struct vhost_threads threads; /* threads.h says what is whose */
 

@@ -7,10 +7,12 @@
 #include <unistd.h>
 
 #include "controller.h"
+#include "env.h"
 #include "log.h"
 #include "notifier.h"
 #include "notify.h"
 #include "session.h"
+#include "trace.h"
 
 #define likely(condition)   __builtin_expect(!!(condition), 1)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
@@ -70,12 +72,20 @@ publish_pushed(struct vhost_queue *queue)
 }
 
 static void
+settle_trace(struct vhost_queue *queue)
+{
+	if (unlikely(queue->traced) && !queue->call_pending)
+		vhost_trace_settle(queue);
+}
+
+static void
 publish(struct vhost_queue *queue)
 {
 	if (queue->published != queue->counters[VHOST_REQUESTS])
 		publish_pushed(queue);
 	if (queue->call_pending && may_call(queue))
 		call(queue);
+	settle_trace(queue);
 }
 
 /* The same, and what was put off goes out now. */
@@ -85,6 +95,7 @@ publish_all(struct vhost_queue *queue)
 	publish(queue);
 	if (queue->call_pending)
 		call(queue);
+	settle_trace(queue);
 }
 
 static void
@@ -115,6 +126,8 @@ finish_stop(struct vhost_queue *queue)
 	poller_unregister(&queue->poller);
 	poller_unregister(&queue->call_timer);
 	vhost_thread_put_channel(queue->home, &queue->channel);
+	if (queue->traced)
+		vhost_trace_settle(queue);
 	LIST_REMOVE(queue, link);
 	report_stopped(queue);
 }
@@ -294,7 +307,8 @@ vhost_queue_start(void *arg)
 	snprintf(label, sizeof(label), "queue %u", queue->index);
 	queue->broken = false;
 	queue->call_pending = false;
-	vhost_queue_adopt_coalescing(queue);
+	queue->clock = thread_clock(thread_current());
+	vhost_queue_adopt_parameters(queue);
 	queue->start_rc = queue->ops->channel_get(queue->device, label, &queue->channel);
 	if (queue->start_rc == 0)
 		queue->start_rc = start_poller(queue);
@@ -371,9 +385,12 @@ vhost_queue_publish(struct vhost_queue *queue)
 }
 
 void
-vhost_queue_adopt_coalescing(struct vhost_queue *queue)
+vhost_queue_adopt_parameters(struct vhost_queue *queue)
 {
 	struct vhost_controller *controller = queue->session->controller;
+	uint64_t slow_us = atomic_load(&controller->slow_us);
+
+	queue->slow_ticks = (int64_t)((unsigned __int128)slow_us * env_ticks_hz() / 1000000);
 
 	vhost_coalescing_set(&queue->coalescing, atomic_load(&controller->delay_base_us),
 			     atomic_load(&controller->iops_threshold), thread_now(thread_current()),

@@ -66,9 +66,12 @@ struct vhost_queue {
 	void *channel; /* from ops->channel_get(); NULL: the device is gone */
 	struct vhost_queue_setup setup;
 	enum vhost_queue_state state;
-	bool broken;        /* reported */
-	bool call_pending;  /* the driver wants to be told of what was published */
-	uint64_t published; /* of counters[VHOST_REQUESTS] */
+	bool broken;           /* reported */
+	bool call_pending;     /* the driver wants to be told of what was published */
+	bool traced;           /* its driver was not told of all that the trace has of it */
+	uint64_t published;    /* of counters[VHOST_REQUESTS] */
+	const uint64_t *clock; /* thread_clock() */
+	int64_t slow_ticks;    /* a request that took so long is for the trace */
 	/*
 	 * Since the start; the main thread's when the queue has stopped, see
 	 * vhost_session_queue_stopped().
@@ -126,8 +129,18 @@ void vhost_queue_take(struct vhost_queue *queue);
 /* Shows the driver what was given back so far, and calls it as always. */
 void vhost_queue_publish(struct vhost_queue *queue);
 
-/* The controller's parameters for coalescing have changed. */
-void vhost_queue_adopt_coalescing(struct vhost_queue *queue);
+/* The controller's parameters have changed. */
+void vhost_queue_adopt_parameters(struct vhost_queue *queue);
+
+/*
+ * Whether a request that was found at `seen` (ticks), and whose device is done, is one for
+ * vhost_trace_add(). Never one of this poll, unless all are.
+ */
+static inline bool
+vhost_queue_is_slow(const struct vhost_queue *queue, uint64_t seen)
+{
+	return (int64_t)(*queue->clock - seen) >= queue->slow_ticks;
+}
 
 /*
  * Gives a chain back. The driver sees it at the end of this or the next poll, with all others.

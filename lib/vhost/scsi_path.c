@@ -90,6 +90,14 @@ end_path(struct vhost_scsi_path *path)
 	return 0;
 }
 
+static void
+name_path(struct vhost_scsi_path *path, const struct vhost_scsi_target *target, uint32_t number)
+{
+	path->target = target->target;
+	path->target_number = target->number;
+	path->lun_number = (uint16_t)number;
+}
+
 /* A disk that is gone is no LUN any more. */
 static int
 start_path(struct vhost_scsi_path *path, struct scsi_lun *lun)
@@ -141,12 +149,12 @@ start_paths(struct vhost_scsi_channel *channel, struct vhost_scsi_target *target
 		return -ENOMEM;
 	paths->owner = target;
 	paths->lun_count = target->lun_count;
-	paths->none.target = target->target;
-	paths->report_luns.target = target->target;
+	name_path(&paths->none, target, UINT16_MAX);
+	name_path(&paths->report_luns, target, SCSI_LUN_REPORT_LUNS);
 	paths->report_luns.lun = scsi_lun_well_known();
 	channel->targets[target->number] = paths;
 	for (uint32_t i = 0; i < target->lun_count && rc == 0; i++) {
-		paths->luns[i].target = target->target;
+		name_path(&paths->luns[i], target, i);
 		rc = start_path(&paths->luns[i], target->luns[i].lun);
 	}
 	return rc;

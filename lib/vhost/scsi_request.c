@@ -221,6 +221,8 @@ static void
 complete(struct vhost_scsi_request *request, uint32_t length)
 {
 	request->path->in_flight--;
+	if (unlikely(vhost_queue_is_slow(request->queue, request->seen)))
+		vhost_scsi_trace(request);
 	vhost_queue_complete(request->queue, virtq_slot_from_ctx(request), length);
 }
 
@@ -334,6 +336,7 @@ handle_request(struct vhost_queue *queue, struct virtq_slot *slot, uint32_t cdb_
 		virtq_break(queue->setup.vq, "request without a whole header or response");
 		return;
 	}
+	request->seen = *queue->clock;
 	if (unlikely(recent->lun != lun || recent->path == NULL))
 		find_path(recent, queue->channel, lun);
 	if (unlikely(recent->path == NULL))

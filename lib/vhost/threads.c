@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "controller.h"
@@ -11,6 +12,7 @@
 #include "event.h"
 #include "log.h"
 #include "queue.h"
+#include "trace.h"
 
 struct thread *
 vhost_main_thread(struct vhost_controller *controller)
@@ -67,9 +69,16 @@ create(struct vhost_controller *controller, const struct cpumask *cpumask)
 		snprintf(name, sizeof(name), "vhost.%s.%u", controller->name, count);
 	thread->controller = controller;
 	LIST_INIT(&thread->queues);
+	thread->trace = calloc(1, sizeof(*thread->trace));
+	if (thread->trace == NULL)
+		return -ENOMEM;
 	thread->thread = thread_create(name, cpumask);
-	if (thread->thread == NULL)
-		return -errno;
+	if (thread->thread == NULL) {
+		int rc = -errno;
+
+		free(thread->trace);
+		return rc;
+	}
 	atomic_store(&threads->count, count + 1);
 	return 0;
 }
@@ -80,6 +89,7 @@ exit_on_thread(void *arg)
 	struct vhost_thread *thread = arg;
 
 	vhost_thread_put_channel(thread, &thread->channel);
+	free(thread->trace);
 	thread_exit(thread_current());
 	return 0;
 }

@@ -20,6 +20,7 @@
 
 struct vhost_controller;
 struct vhost_queue;
+struct vhost_trace;
 
 struct vhost_thread {
 	/* set once */
@@ -29,6 +30,7 @@ struct vhost_thread {
 	/* on the thread only */
 	void *channel; /* to the device: its queues get theirs at once; NULL: the device is gone */
 	LIST_HEAD(, vhost_queue) queues; /* from start to stop */
+	struct vhost_trace *trace;
 };
 
 struct vhost_threads {

@@ -8,6 +8,7 @@
  *   scsi_request.c  the request queues
  *   scsi_control.c  the control queue
  *   scsi_event.c    the event queue
+ *   scsi_trace.c    requests that were slow
  *   scsi_memory.c   guests' memory, for LUNs whose devices reach it by themselves
  */
 #ifndef VHOSTD_VHOST_SCSI_H
@@ -123,6 +124,8 @@ struct vhost_scsi_path {
 	struct scsi_channel *channel; /* put when nothing is in flight */
 	uint32_t in_flight;           /* tasks and task management functions of this thread */
 	bool submitted;               /* in the list of those to be flushed */
+	uint8_t target_number;        /* set once, as is the next one */
+	uint16_t lun_number;          /* UINT16_MAX: none */
 	struct vhost_scsi_path *next_submitted;
 };
 
@@ -187,6 +190,7 @@ struct vhost_scsi_request {
 	struct vhost_queue *queue;
 
 	struct vhost_scsi_path *path;
+	uint64_t seen; /* ticks */
 	struct vhost_scsi_response response;
 	struct scsi_task task; /* last: the block device's part follows */
 };
@@ -211,6 +215,9 @@ void vhost_scsi_put_response(const struct vhost_scsi_response *response, const v
 /* For struct vhost_device_ops. */
 void vhost_scsi_request_init(struct vhost_queue *queue, struct virtq_slot *slot);
 void vhost_scsi_handle(struct vhost_queue *queue, struct virtq_slot **slots, uint32_t count);
+
+/* scsi_trace.c: its task, which is done, was slow. */
+void vhost_scsi_trace(const struct vhost_scsi_request *request);
 
 size_t vhost_scsi_control_size(void);
 void vhost_scsi_control_init(struct vhost_queue *queue, struct virtq_slot *slot);

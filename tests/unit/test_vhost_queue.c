@@ -16,6 +16,7 @@
 #include "vhost/controller.h"
 #include "vhost/notifier.h"
 #include "vhost/session.h"
+#include "vhost/trace.h"
 
 #define RING       256
 #define BASE_US    100
@@ -32,6 +33,7 @@ static struct thread *thread;
 static int kick_fd, call_fd, err_fd;
 static bool hold;
 static struct virtq_slot *held[MAX_HELD];
+static struct vhost_trace *trace;
 static unsigned int held_count;
 
 /* ---- a device that completes when it is told to ---- */
@@ -127,6 +129,9 @@ setup(void **state)
 	main_thread->controller = &controller;
 	main_thread->thread = thread;
 	LIST_INIT(&main_thread->queues);
+	trace = calloc(1, sizeof(*trace));
+	assert_non_null(trace);
+	main_thread->trace = trace;
 	controller.queue_count = 1;
 	TAILQ_INIT(&controller.sessions);
 	session = aligned_alloc(_Alignof(struct vhost_session), sizeof(*session));
@@ -159,6 +164,7 @@ teardown(void **state)
 	thread_finish(thread);
 	rig_close(&rig);
 	free(session);
+	free(trace);
 	close(kick_fd);
 	close(call_fd);
 	close(err_fd);
@@ -585,12 +591,12 @@ test_switched_off_meanwhile(void **state)
 	start(false);
 	set_coalescing(BASE_US, THRESHOLD);
 	thread_set_current(thread);
-	vhost_queue_adopt_coalescing(queue);
+	vhost_queue_adopt_parameters(queue);
 	thread_set_current(NULL);
 	put_off();
 	set_coalescing(0, THRESHOLD);
 	thread_set_current(thread);
-	vhost_queue_adopt_coalescing(queue);
+	vhost_queue_adopt_parameters(queue);
 	thread_set_current(NULL);
 	poll_once(thread);
 	assert_int_equal(take(call_fd), 1);
@@ -639,6 +645,158 @@ test_extremes(void **state)
 	start(false);
 }
 
+/* ---- tests: the trace ---- */
+
+/* One that the device has for so long; it is given back in this poll. */
+static void
+do_slow_one(uint64_t us)
+{
+	uint64_t seen;
+
+	hold = true;
+	do_one();
+	seen = thread_now(thread);
+	ticks_advance_us(us);
+	poll_once(thread);
+	assert_int_equal(trace->recorded, 0);
+	assert_int_equal(vhost_queue_is_slow(queue, seen), us >= 10000);
+	vhost_trace_add(queue, seen, seen);
+	let_go();
+}
+
+static void
+expect_completion(uint64_t us)
+{
+	assert_int_equal(trace->settled, 1);
+	assert_null(trace->records[0].unsettled);
+	assert_int_equal(trace->records[0].stages[VHOST_STAGE_COMPLETION], us * TICKS_PER_US);
+	assert_false(queue->traced);
+}
+
+static void
+test_slow_is_what_the_controller_says(void **state)
+{
+	(void)state;
+	atomic_store(&controller.slow_us, 5000);
+	start(false);
+	poll_once(thread);
+	assert_false(vhost_queue_is_slow(queue, env_ticks() - 5000 * TICKS_PER_US + 1));
+	assert_true(vhost_queue_is_slow(queue, env_ticks() - 5000 * TICKS_PER_US));
+	atomic_store(&controller.slow_us, VHOST_SLOW_MAX_US);
+	thread_set_current(thread);
+	vhost_queue_adopt_parameters(queue);
+	assert_false(vhost_queue_is_slow(queue, env_ticks() - 5000 * TICKS_PER_US));
+	atomic_store(&controller.slow_us, 0);
+	vhost_queue_adopt_parameters(queue);
+	thread_set_current(NULL);
+	assert_true(vhost_queue_is_slow(queue, env_ticks()));
+	/* Within the poll, of a disk with a histogram. */
+	assert_false(vhost_queue_is_slow(queue, env_ticks() + 1));
+}
+
+static void
+test_completion_until_the_driver_sees_it(void **state)
+{
+	(void)state;
+	atomic_store(&controller.slow_us, 10000);
+	start(false);
+	do_slow_one(10000);
+	assert_int_equal(trace->settled, 0);
+	ticks_advance_us(7);
+	poll_once(thread);
+	expect_completion(7);
+	assert_int_equal(trace->records[0].stages[VHOST_STAGE_DEVICE], 10000 * TICKS_PER_US);
+}
+
+/* A second queue on the thread: its record waits for its own driver. */
+static void
+test_completion_of_each_queue(void **state)
+{
+	struct vhost_queue other = {.home = queue->home, .index = 9};
+
+	(void)state;
+	atomic_store(&controller.slow_us, 10000);
+	start(false);
+	other.clock = queue->clock;
+	do_slow_one(10000);
+	vhost_trace_add(&other, 0, 0);
+	vhost_trace_add(queue, 0, 0);
+	poll_once(thread);
+	assert_int_equal(trace->settled, 1);
+	assert_ptr_equal(trace->records[1].unsettled, &other);
+	assert_null(trace->records[2].unsettled);
+	vhost_trace_settle(&other);
+	assert_int_equal(trace->settled, 3);
+	assert_int_equal(trace->records[1].queue, 9);
+}
+
+static void
+test_completion_until_the_call(void **state)
+{
+	uint64_t waited = 0;
+
+	(void)state;
+	atomic_store(&controller.slow_us, 10000);
+	start(false);
+	set_coalescing(BASE_US, THRESHOLD);
+	thread_set_current(thread);
+	vhost_queue_adopt_parameters(queue);
+	thread_set_current(NULL);
+	run_at(10 * THRESHOLD);
+	us_between_calls();
+	do_slow_one(1);
+	do {
+		assert_true(waited < BASE_US);
+		assert_int_equal(trace->settled, 0);
+		ticks_advance_us(1);
+		waited++;
+		poll_once(thread);
+	} while (take(call_fd) == 0);
+	assert_true(waited > 1);
+	expect_completion(waited);
+}
+
+/* Nobody polls the queue then. */
+static void
+test_completion_during_sleep(void **state)
+{
+	(void)state;
+	set_coalescing(BASE_US, THRESHOLD);
+	start(false);
+	put_off();
+	take(call_fd);
+	hold = true;
+	do_one();
+	vhost_trace_add(queue, 0, 0);
+	let_go();
+	assert_true(thread_arm(thread));
+	thread_disarm(thread);
+	assert_int_equal(trace->settled, 0);
+	ticks_advance_us(BASE_US);
+	poll_once(thread);
+	assert_int_equal(take(call_fd), 1);
+	expect_completion(BASE_US);
+}
+
+static void
+test_completion_ends_with_the_queue(void **state)
+{
+	(void)state;
+	start(false);
+	hold = true;
+	do_one();
+	thread_set_current(thread);
+	vhost_queue_abandon(queue);
+	thread_set_current(NULL);
+	vhost_trace_add(queue, 0, 0);
+	notifier_fails = true;
+	let_go();
+	ticks_advance_us(3);
+	poll_once(thread);
+	assert_int_equal(queue->state, VHOST_QUEUE_STOPPED);
+	expect_completion(3);
+}
+
 int
 main(void)
 {
@@ -664,6 +822,12 @@ main(void)
 		TEST(test_abandoned_queue_is_silent),
 		TEST(test_switched_off_meanwhile),
 		TEST(test_new_eventfd_is_told_once),
+		TEST(test_slow_is_what_the_controller_says),
+		TEST(test_completion_until_the_driver_sees_it),
+		TEST(test_completion_of_each_queue),
+		TEST(test_completion_until_the_call),
+		TEST(test_completion_during_sleep),
+		TEST(test_completion_ends_with_the_queue),
 		TEST(test_extremes),
 	};
 
