@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import tempfile
 from pathlib import Path
@@ -18,11 +19,16 @@ from harness import DEADLINE, ROOT, VHOSTD, wait_until
 BUILD = Path(os.environ.get("VHOSTD_BUILD", ROOT / "build"))
 LOAD = VHOSTD.with_name("vhost_load")
 MACHINE = Path(__file__).with_name("package_machine.sh")
-TOOLS = ("dh", "dh_apparmor", "dpkg-buildpackage", "lintian", "apparmor_parser", "systemd-analyze", "unshare", "nsenter")
+QEMU = "qemu-system-x86_64"
+TOOLS = ("dh", "dh_apparmor", "dpkg-buildpackage", "lintian", "apparmor_parser", "systemd-analyze", "unshare", "nsenter",
+         QEMU)
 BUILD_DEADLINE = 500        # seconds
 
 DISK = 8 << 20              # bytes
 CAP_DAC_OVERRIDE = 1
+# At 7c00h: reads the disk's 9th sector by int 13h, says '.' or 'E' (an error) on port E9h, waits for the timer, again.
+BOOT_SECTOR = (bytes.fromhex("31c0 8ed8  be207c b442 cd13  b02e 7302 b045 e6e9  f4 ebee").ljust(32, b"\0") +
+               struct.pack("<BBHHHQ", 16, 0, 1, 0x8000, 0, 8)).ljust(510, b"\0") + b"\x55\xaa"
 # What dpkg and the tools that it calls write by themselves.
 BOOKKEEPING = re.compile(r"var/(lib/dpkg/|log/|cache/(ldconfig|man|debconf)/|lib/systemd/deb-systemd|lib/man-db/)"
                          r"|etc/apparmor\.d/disable$"       # an empty folder of its own that dh_apparmor removes
@@ -176,6 +182,31 @@ def serve_a_disk(machine):
     assert "Permission denied" in load(machine, group="nogroup", status=1).stderr
 
 
+def start_guest(machine):
+    """One that reads its disk again and again; QEMU is neither root nor the daemon."""
+    (machine.root / "srv/boot.img").write_bytes(BOOT_SECTOR.ljust(DISK, b"\0"))
+    machine.run("vhostctl", "bdev_uring_create", "--name", "boot", "--filename", "/srv/boot.img")
+    machine.run("vhostctl", "vhost_create_blk_controller", "--ctrlr", "vm2", "--dev_name", "boot")
+    qemu = (f"{QEMU} -nodefaults -no-user-config -display none -accel tcg -m 64M -machine q35,memory-backend=mem "
+            "-object memory-backend-memfd,id=mem,size=64M,share=on -chardev socket,id=disk,path=/run/vhostd/vm2,reconnect=1 "
+            "-device vhost-user-blk-pci,chardev=disk -debugcon file:/tmp/guest -daemonize -pidfile /tmp/guest.pid")
+    machine.run("setpriv", "--reuid=nobody", "--regid=nogroup", "--groups=kvm", *qemu.split())
+
+
+def check_guest(machine):
+    """It goes on, and no request has failed."""
+    output = machine.root / "tmp/guest"
+    before = output.stat().st_size
+    wait_until(lambda: output.stat().st_size > before + 20, "the guest reads its disk")
+    assert output.read_bytes().strip(b".") == b""
+
+
+def stop_guest(machine):
+    machine.run("kill", "-KILL", (machine.root / "tmp/guest.pid").read_text().strip())
+    for command in (["vhost_delete_controller", "--ctrlr", "vm2"], ["bdev_uring_delete", "--name", "boot"]):
+        machine.run("vhostctl", *command)
+
+
 def check_privileges(machine):
     """The daemon is not root, and may open files that are not its own; all else is taken away."""
     status = dict(line.split(":\t", 1) for line in
@@ -261,9 +292,14 @@ def test_life_of_a_package(package, machine):
     problems = machine.run("systemd-analyze", "verify", "vhostd.service")
     assert "vhostd" not in problems.stderr, problems.stderr
     serve_a_disk(machine)
+    start_guest(machine)
+    check_guest(machine)
     check_privileges(machine)
     crash(machine)
+    check_guest(machine)
     upgrade(machine, path)
+    check_guest(machine)
+    stop_guest(machine)
     remove(machine)
     machine.run("dpkg", "--install", path)
     machine.wait_for("active")
