@@ -153,7 +153,7 @@ test_rate_limit(void **state)
 	for (request.tag = 1; request.tag <= 3; request.tag++)
 		assert_int_equal(client_blk_submit(&guest.blk[0], &request), 0);
 	for (int i = 0; i < 3; i++)
-		assert_int_equal(client_blk_wait(&guest.blk[0], &completion, RIG_WAIT_MS), 0);
+		assert_int_equal(client_blk_wait(&guest.blk[0], &completion, DEADLINE_MS), 0);
 	call("bdev_set_qos_limit", json_pack("{s:s, s:i}", "name", "disk", "rw_ios_per_sec", 0));
 	requests = daemon_rpc(&rig_daemon, "vhost_get_slow_requests",
 			      json_pack("{s:s, s:i}", "ctrlr", "fast", "count", 1), NULL);
@@ -255,7 +255,7 @@ test_controller_made_anew(void **state)
 static void
 test_front_end_that_dies(void **state)
 {
-	uint64_t end = rig_now_ms() + RIG_WAIT_MS;
+	uint64_t end = now_ms() + DEADLINE_MS;
 	struct client_blk_request request = {.type = VIRTIO_BLK_T_IN, .segment_count = 1};
 	struct client_segment segment;
 	struct guest guest;
@@ -273,7 +273,7 @@ test_front_end_that_dies(void **state)
 
 		count = json_array_size(json_object_get(answer, "requests"));
 		json_decref(answer);
-		assert_true(rig_now_ms() < end);
+		assert_true(now_ms() < end);
 	}
 	assert_int_equal(count, 1);
 }
@@ -353,7 +353,7 @@ test_scsi_exclusion(void **state)
 	struct client_scsi_request first = {.cdb = compare, .cdb_length = 16, .segment_count = 1},
 				   second = {.cdb = read, .cdb_length = 10, .segment_count = 1};
 	struct client_scsi_completion completion;
-	uint64_t end = rig_now_ms() + RIG_WAIT_MS;
+	uint64_t end = now_ms() + DEADLINE_MS;
 
 	(void)state;
 	assert_int_equal(scsi_guest_try_start(guest, "scsi", NULL), 0);
@@ -365,13 +365,13 @@ test_scsi_exclusion(void **state)
 	client_scsi_lun(first.lun, 3, 1);
 	client_scsi_lun(second.lun, 3, 1);
 	while (longest_wait() < 10000) {
-		assert_true(rig_now_ms() < end);
+		assert_true(now_ms() < end);
 		assert_int_equal(client_scsi_submit(&guest->scsi[0], &first), 0);
 		usleep(10000);
 		assert_int_equal(client_scsi_submit(&guest->scsi[1], &second), 0);
-		assert_int_equal(client_scsi_wait(&guest->scsi[0], &completion, RIG_WAIT_MS), 0);
+		assert_int_equal(client_scsi_wait(&guest->scsi[0], &completion, DEADLINE_MS), 0);
 		assert_int_equal(completion.response.status, GOOD);
-		assert_int_equal(client_scsi_wait(&guest->scsi[1], &completion, RIG_WAIT_MS), 0);
+		assert_int_equal(client_scsi_wait(&guest->scsi[1], &completion, DEADLINE_MS), 0);
 		assert_int_equal(completion.response.status, GOOD);
 	}
 	scsi_guest_end(guest);
@@ -424,7 +424,7 @@ static void
 test_while_guests_run(void **state)
 {
 	struct rig_thread *thread;
-	uint64_t end = rig_now_ms() + RIG_WAIT_MS;
+	uint64_t end = now_ms() + DEADLINE_MS;
 	json_t *answer;
 
 	(void)state;
@@ -433,10 +433,10 @@ test_while_guests_run(void **state)
 	assert_int_equal(workload_open(&load, rig_socket("fast"), 0, 1), 0);
 	thread = rig_thread_start(ask_again_and_again, NULL);
 	do
-		assert_int_equal(workload_run(&load, 1000, RIG_WAIT_MS), 0);
-	while (answers < 20 && rig_now_ms() < end);
+		assert_int_equal(workload_run(&load, 1000, DEADLINE_MS), 0);
+	while (answers < 20 && now_ms() < end);
 	rig_thread_stop(thread);
-	assert_int_equal(workload_drain(&load, RIG_WAIT_MS), 0);
+	assert_int_equal(workload_drain(&load, DEADLINE_MS), 0);
 	assert_int_equal(workload_verify(&load), 0);
 	workload_close(&load);
 	assert_int_equal(wrong, 0);
