@@ -123,6 +123,10 @@ _vhostctl() {
 		_vhostctl_offer_files
 		return
 	fi
+	if [[ $command == trace && $cur != -* ]]; then
+		_vhostctl_offer "$(_vhostctl_ask vhost_get_controllers)"
+		return
+	fi
 	if ((at == COMP_CWORD - 1)); then
 		words=$(_vhostctl_commands "$program" | awk -v "command=$command" '
 			command == "call" && / *_/ { print }

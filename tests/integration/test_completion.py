@@ -42,6 +42,7 @@ def complete(*words, cwd=ROOT):
     (["libvirt", "a"], {"attach"}),
     (["libvirt", "attach", "vm1", "c", "--per"], {"--persistent"}),
     (["provision", "--si"], {"--size"}),
+    (["trace", "vm1", "--f"], {"--follow"}),
     (["--so"], {"--socket"}),
     (["-"], {"--help", "--json", "--markdown", "--socket", "--timeout", "--version"}),
     (["bdev_null_delete", ""], {"--name", "--help", "--json"}),
@@ -88,6 +89,8 @@ def test_names(shared, folder):
     assert complete(*daemon, "bdev_null_delete", "--name", "null") == ({"null0", "null1"}, False)
     assert complete(*daemon, "vhost_create_blk_controller", "--dev_name", "=", "null1") == ({"null1"}, False)
     assert complete(*daemon, "vhost_delete_controller", "--ctrlr", "") == ({"vm1"}, False)
+    assert complete(*daemon, "trace", "") == ({"vm1"}, False)
+    assert complete(*daemon, "trace", "vm1", "--count", "") == (set(), False)
     offered, _ = complete(*daemon, "bdev_null_delete", "--name", "$", cwd=folder)
     word, = offered
     assert subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, text=True).stdout == hostile

@@ -10,7 +10,10 @@
 
 static uint8_t data[4096];
 
-/* ---- disks: "disk", which is fast; "slow" on top of it; a controller of each, and one of both ---- */
+/*
+ * ---- disks: "disk", which is fast, and "slow" on top of another one, each with a controller; two like
+ * them of a SCSI controller, which shares its disks with nobody ----
+ */
 
 static void
 call(const char *method, json_t *params)
@@ -18,19 +21,31 @@ call(const char *method, json_t *params)
 	assert_int_equal(daemon_call(&rig_daemon, method, params), 0);
 }
 
+static const char *const fast_disks[] = {"disk", "below", "scsi_disk", "scsi_below"};
+
+static void
+create_slow(const char *name, const char *below)
+{
+	call("bdev_delay_create",
+	     json_pack("{s:s, s:s, s:i, s:i, s:i, s:i}", "name", name, "base_bdev_name", below,
+		       "avg_read_latency", DELAY_US, "p99_read_latency", DELAY_US,
+		       "avg_write_latency", DELAY_US, "p99_write_latency", DELAY_US));
+}
+
 static int
 setup(void **state)
 {
 	(void)state;
-	assert_int_equal(daemon_create_malloc(&rig_daemon, "disk", RIG_SECTORS, 512), 0);
-	call("bdev_delay_create",
-	     json_pack("{s:s, s:s, s:i, s:i, s:i, s:i}", "name", "slow", "base_bdev_name", "disk",
-		       "avg_read_latency", DELAY_US, "p99_read_latency", DELAY_US,
-		       "avg_write_latency", DELAY_US, "p99_write_latency", DELAY_US));
+	for (size_t i = 0; i < sizeof(fast_disks) / sizeof(fast_disks[0]); i++)
+		assert_int_equal(daemon_create_malloc(&rig_daemon, fast_disks[i], RIG_SECTORS, 512),
+				 0);
+	create_slow("slow", "below");
+	create_slow("scsi_slow", "scsi_below");
 	assert_int_equal(daemon_create_blk(&rig_daemon, "slow", "slow", false), 0);
 	assert_int_equal(daemon_create_blk(&rig_daemon, "fast", "disk", false), 0);
 	scsi_rig_create("scsi");
-	assert_int_equal(scsi_rig_add_target("scsi", 3, json_pack("[s, s]", "disk", "slow")), 3);
+	assert_int_equal(
+		scsi_rig_add_target("scsi", 3, json_pack("[s, s]", "scsi_disk", "scsi_slow")), 3);
 	return 0;
 }
 
@@ -44,7 +59,9 @@ teardown(void **state)
 	assert_int_equal(rig_delete_controller("slow"), 0);
 	assert_int_equal(rig_delete_controller("fast"), 0);
 	call("bdev_delay_delete", json_pack("{s:s}", "name", "slow"));
-	call("bdev_malloc_delete", json_pack("{s:s}", "name", "disk"));
+	call("bdev_delay_delete", json_pack("{s:s}", "name", "scsi_slow"));
+	for (size_t i = 0; i < sizeof(fast_disks) / sizeof(fast_disks[0]); i++)
+		call("bdev_malloc_delete", json_pack("{s:s}", "name", fast_disks[i]));
 	return 0;
 }
 

@@ -72,7 +72,8 @@ def test_help_of_every_method():
         text = vhostctl(method, "--help").stdout
         assert text.startswith(f"usage: vhostctl {method}")
         assert vhostctl(method.replace("_", "-"), "--help").stdout == text
-    for command in ("save-config", "load-config", "call", "nvme", "top", "bench", "doctor"):
+    for command in ("save-config", "load-config", "call", "nvme", "top", "trace", "bench",
+                    "doctor"):
         assert vhostctl(command, "--help").stdout == vhostctl("--help").stdout
     assert "--num_blocks VALUE" in vhostctl("bdev_malloc_create", "--help").stdout
 
