@@ -123,6 +123,11 @@ void app_save(void);
  * a negative errno.
  */
 int app_commit(struct errmsg *err);
+/*
+ * The same for whoever must not wait for the state to be replayed, which may have to wait for him:
+ * -EAGAIN then, and when the daemon stops.
+ */
+int app_try_commit(struct errmsg *err);
 /* One subsystem's part, or NULL when there is none of that name. */
 json_t *app_subsystem_config_json(const char *name);
 

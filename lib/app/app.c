@@ -239,6 +239,16 @@ app_commit(struct errmsg *err)
 	return config_commit(err);
 }
 
+int
+app_try_commit(struct errmsg *err)
+{
+	int rc = -EAGAIN;
+
+	if (app.phase != PHASE_STARTING)
+		rc = app_commit(err);
+	return rc == -ECANCELED ? -EAGAIN : rc;
+}
+
 static void
 save(void *arg)
 {
@@ -405,7 +415,7 @@ take_down(void)
 	while (app.phase == PHASE_STARTING)
 		wait_for_phase();
 	set_phase(PHASE_STOPPING);
-	config_end_retry();
+	config_end();
 	stop_subsystems();
 	if (!app.hung)
 		config_close();

@@ -26,6 +26,7 @@ static struct {
 	struct coroutine *replaying; /* calls what an entry says */
 	bool retrying;               /* a coroutine tries failed entries again */
 	bool retry_wanted;
+	bool ended; /* the subsystems are being stopped */
 } config;
 
 /* ---- from the subsystems ---- */
@@ -424,9 +425,10 @@ config_commit(struct errmsg *err)
 	if (config.file.path == NULL)
 		return 0;
 	coroutine_mutex_lock(&config.lock);
-	rc = commit_locked(err);
+	/* It may have waited for the lock until the subsystems stop. */
+	rc = config.ended ? err_set(err, -ECANCELED, "the daemon is stopping") : commit_locked(err);
 	coroutine_mutex_unlock(&config.lock);
-	if (rc != 0)
+	if (rc != 0 && rc != -ECANCELED)
 		notify_send(NOTIFY_STATE_SAVE_FAILED, "%s", err->text);
 	return rc;
 }
@@ -510,6 +512,7 @@ config_close(void)
 	config.failed = NULL;
 	config.order = NULL;
 	config.noted = false;
+	config.ended = false;
 	config.failures = 0;
 	config.written = NULL;
 }
@@ -665,8 +668,11 @@ config_retry(void)
 }
 
 void
-config_end_retry(void)
+config_end(void)
 {
 	while (config.retrying && coroutine_sleep(1000) == 0)
 		continue;
+	coroutine_mutex_lock(&config.lock);
+	config.ended = true;
+	coroutine_mutex_unlock(&config.lock);
 }

@@ -26,7 +26,7 @@ unsigned int config_replay(void);
 
 /*
  * Writes the journal if the configuration is not what was written last. 0 or a negative errno;
- * without a journal 0.
+ * without a journal 0. -ECANCELED after config_end().
  */
 int config_commit(struct errmsg *err);
 
@@ -42,7 +42,10 @@ void config_close(void);
  */
 void config_want_retry(bool now);
 void config_retry(void);
-/* Until that has ended; app_is_stopping(). */
-void config_end_retry(void);
+/*
+ * Until that has ended; app_is_stopping(). From now on nothing is written: subsystems that have
+ * begun to stop do not tell the configuration any more.
+ */
+void config_end(void);
 
 #endif
