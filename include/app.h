@@ -95,8 +95,11 @@ json_t *app_config_json(void);
 bool app_give_up(const char *method, const char *name);
 /* The same for those whose parameters have all that `params` (an object, borrowed) has. */
 bool app_give_up_where(const char *method, json_t *params);
-/* Whether there is such an entry, as app_give_up() has it. App thread. */
-bool app_has_failed(const char *method, const char *name);
+/*
+ * New array of the parameters of such entries, as app_give_up() has them. NULL: no memory. App
+ * thread.
+ */
+json_t *app_failed_params(const char *method, const char *name);
 /*
  * App thread: something has come to be that entries of the state may have missed when they failed:
  * they are tried again, soon. Does not wait.

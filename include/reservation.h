@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * reservation: the persistent reservations of one logical unit (SPC-4 §5.13) as a value and
- * functions of it: no threads, no I/O; and those of all disks, by name.
+ * functions of it: no threads, no I/O; and what is kept of all disks through restarts, by UUID.
  * For lib/scsi.
  *
  * A struct scsi_reservations belongs to one thread at a time. It may be copied: who wants a change
- * on disk before it counts lets scsi_reserve_out() work on a copy, saves that, and then copies it
- * back.
+ * on disk before it counts lets scsi_reserve_out() work on a copy, and hands that to
+ * scsi_kept_change().
  *
  * Registrations live on when their nexus goes, and through every reset (SPC-4 §5.13.1). A nexus is
  * two names, so it makes no difference here who is connected at the moment.
@@ -68,7 +68,7 @@ struct scsi_registration {
 
 struct scsi_reservations {
 	bool can_persist;    /* set once: APTPL may be asked for */
-	bool aptpl;          /* the last valid APTPL bit: all this survives a restart */
+	bool aptpl;          /* the last valid APTPL bit: all this survives a loss of power */
 	uint8_t type;        /* enum reservation_type */
 	uint16_t count;      /* of registrations, in the order in which they came */
 	uint32_t generation; /* PRgeneration */
@@ -82,7 +82,7 @@ bool scsi_registration_holds(const struct scsi_reservations *reservations,
 /* Whether there can be a reservation of that type with so many registrations, holders of which. */
 bool scsi_reservation_fits(int64_t type, uint32_t registrations, uint32_t holders);
 
-/* Nothing registered. can_persist: the caller saves the state when `save` says so. */
+/* Nothing registered. can_persist: APTPL is offered. */
 void scsi_reservations_init(struct scsi_reservations *reservations, bool can_persist);
 
 /* ---- the data path's check ---- */
@@ -167,7 +167,6 @@ struct scsi_reserve_result {
 	int8_t field_bit;
 	/* With SCSI_RESERVE_GOOD: */
 	bool changed; /* the state; PRgeneration alone does not count */
-	bool save;    /* and scsi_reservations_to_json() gives something else than before */
 	uint32_t effect_count;
 	/* At most one for each nexus. */
 	struct scsi_reserve_effect effects[SCSI_REGISTRATIONS_MAX];
@@ -189,53 +188,94 @@ void scsi_reserve_out(struct scsi_reservations *reservations, struct scsi_nexus_
 size_t scsi_reserve_in(const struct scsi_reservations *reservations, const uint8_t cdb[10],
 		       uint8_t *data, size_t size, struct scsi_reserve_result *result);
 
-/* ---- APTPL: through restarts ---- */
+/* ---- as JSON ---- */
 
 /*
- * What has to survive: {"type", "registrations": [{"initiator", "target_port", "key", "holder"}]},
- * or NULL in *json when APTPL is not active. 0 and a new reference, or -ENOMEM.
+ * {"type", "aptpl", "generation", "registrations": [{"initiator", "target_port", "key", "holder"}]},
+ * all of the state but can_persist. New reference, or NULL: no memory.
  */
-int scsi_reservations_to_json(const struct scsi_reservations *reservations, json_t **json);
+json_t *scsi_reservations_to_json(const struct scsi_reservations *reservations);
 
 /*
- * Replaces the state (all but can_persist) by what the above gave; PRgeneration begins at 0. 0, or
- * -EINVAL with the reason in err, and nothing changed: it contradicts itself, or is none of ours.
+ * Replaces the state (all but can_persist) by what the above gave; without "aptpl" it is true, and
+ * without "generation" 0. 0, or -EINVAL with the reason in err, and nothing changed: it contradicts
+ * itself, or is none of ours.
  */
 int scsi_reservations_from_json(struct scsi_reservations *reservations, const json_t *json,
 				struct errmsg *err);
 
-/* ---- of all disks, by name; app thread ---- */
+/* ---- what is kept of all disks, by UUID; app thread ---- */
+
+/* What MODE SELECT has made other than it is at first. */
+enum scsi_mode_change {
+	SCSI_MODE_WRITE_THROUGH = 1 << 0,    /* WCE 0 */
+	SCSI_MODE_DESCRIPTOR_SENSE = 1 << 1, /* D_SENSE 1 */
+	SCSI_MODE_WRITE_PROTECTED = 1 << 2,  /* SWP 1 */
+	SCSI_MODE_CHANGES = 3,               /* how many there are */
+};
 
 /*
- * commit, in a coroutine [waits], makes what scsi_reservations_json() says durable: 0 or a negative
- * errno. It is called before a PERSISTENT RESERVE OUT with APTPL (or which ends that) is answered.
- * NULL: APTPL is not offered. Before the first disk is opened.
+ * What initiators have made of a disk. A restart of this process is no event for them: all of it is
+ * in the state, until its LUNs are removed for good, and reservations with APTPL until the disk is
+ * deleted. Only when the machine was restarted, which is a loss of power, all goes but reservations
+ * with APTPL.
  */
-void scsi_on_commit(int (*commit)(void));
-/* {disk: state, …} of those with APTPL, also those that are not open. New object, or NULL. */
-json_t *scsi_reservations_json(void);
-/*
- * Array of {method, params} that restores them. NULL: no memory; nothing may be taken for all of
- * them but all.
- */
-json_t *scsi_reservations_config_json(void);
-/*
- * Takes the place of what is known of that disk, which is not open and need not exist. -EINVAL, -EBUSY
- * (it is open), -ENOMEM.
- */
-int scsi_reservations_restore(const char *disk, const json_t *state, struct errmsg *err);
-/* At the end: no disk is open any more. */
-void scsi_reservations_forget(void);
+struct scsi_kept {
+	uint8_t modes;   /* enum scsi_mode_change */
+	bool power_lost; /* since it was saved: each initiator is to hear of a POWER ON */
+	struct scsi_reservations reservations;
+};
 
-/* Those that are known of the disk, or none; the caller's until closed. NULL: no memory. */
-struct scsi_reservations *scsi_reservations_open(const char *disk);
-/* Known from then on only if APTPL is active. NULL is ignored. */
-void scsi_reservations_close(struct scsi_reservations *reservations);
 /*
- * [waits] Replaces them by next; save: when that is durable. 0, or what commit failed with: nothing
- * has changed.
+ * boot: of the machine, at most SCSI_BOOT_MAX bytes that are others after its next start; copied.
+ * NULL: not known, the power is never lost. commit, in a coroutine [waits], makes what
+ * scsi_kept_config_json() says durable: 0, -EAGAIN (not now: the initiator is to try again) or what
+ * went wrong. It is called before a command that changes anything is answered. NULL: nothing
+ * outlives this process, and APTPL is not offered. Before the first disk is opened.
  */
-int scsi_reservations_change(struct scsi_reservations *reservations,
-			     const struct scsi_reservations *next, bool save);
+#define SCSI_BOOT_MAX 36
+void scsi_kept_start(const char *boot, int (*commit)(void));
+/*
+ * Array of {method, params} that restores all of it, of all disks, also of those that are not open.
+ * NULL: no memory.
+ */
+json_t *scsi_kept_config_json(void);
+
+#define SCSI_DISK_NAME_MAX 127 /* bytes */
+#define SCSI_DISK_UUID     36  /* the same */
+struct scsi_kept_opts {
+	const char *uuid;           /* in lower case */
+	const char *name;           /* for messages, and for scsi_kept_forget() */
+	const char *boot;           /* during which it was kept; NULL: this one */
+	const json_t *modes;        /* array of names; NULL: as at first */
+	const json_t *reservations; /* as above; NULL: none */
+};
+/*
+ * Takes the place of what is known of that disk, which is not open and need not exist. 0, -EINVAL,
+ * -EBUSY (it is open), -ENOMEM.
+ */
+int scsi_kept_restore(const struct scsi_kept_opts *opts, struct errmsg *err);
+/*
+ * Of a disk, by its name or UUID, whose LUNs are removed for good: what goes with them is forgotten,
+ * unless it still has one.
+ */
+void scsi_kept_release(const char *disk);
+/* The same of one that is deleted: nothing stays. NULL: of all, at the end. */
+void scsi_kept_forget(const char *disk);
+
+/* What is known of the disk; the caller's until closed. NULL: no memory. */
+struct scsi_kept *scsi_kept_open(const char *uuid, const char *name);
+/* It stays as it is for the disk's next LUN. NULL is ignored. */
+void scsi_kept_close(struct scsi_kept *kept);
+/*
+ * [waits] Replaces modes and reservations by next's when that is durable. 0, or what commit failed
+ * with: nothing has changed.
+ */
+int scsi_kept_change(struct scsi_kept *kept, const struct scsi_kept *next);
+/*
+ * [waits] A reset of the logical unit, which cannot fail: if it cannot be saved, modes are after a
+ * restart what they were before it.
+ */
+void scsi_kept_reset_modes(struct scsi_kept *kept);
 
 #endif

@@ -88,7 +88,7 @@ int scsi_lun_add(struct scsi_target *target, const struct scsi_lun_opts *opts,
 /*
  * In a coroutine [waits]. Nothing new is submitted to it and its channels have been put; tasks and
  * TMFs that are still on the app thread are waited for. The other LUNs of the target get REPORTED
- * LUNS DATA HAS CHANGED. The registrations of this nexus stay with the disk while it has LUNs.
+ * LUNS DATA HAS CHANGED. The registrations of this nexus stay, up to scsi_kept_release().
  */
 void scsi_lun_remove(struct scsi_lun *lun);
 /* NULL: none has that number. */
@@ -104,7 +104,6 @@ struct scsi_lun *scsi_lun_next(const struct scsi_target *target, const struct sc
 struct scsi_lun *scsi_lun_well_known(void);
 
 /* Any thread while the LUN is there. */
-uint16_t scsi_lun_number(const struct scsi_lun *lun);
 const char *scsi_lun_bdev_name(const struct scsi_lun *lun);
 /*
  * The desc, for bdev_memory_map(): who maps memory keeps the LUN from being removed meanwhile.
@@ -280,9 +279,8 @@ struct scsi_tmf {
 void scsi_tmf_submit(struct scsi_tmf *tmf);
 
 /*
- * Reservations that survive a restart: scsi_on_commit(), scsi_reservations_json(),
- * scsi_reservations_restore() and scsi_reservations_forget() of reservation.h; a disk is open while
- * it has LUNs, under the name of its block device.
+ * What survives a restart: scsi_kept_start(), scsi_kept_config_json(), scsi_kept_restore() and
+ * scsi_kept_forget() of reservation.h; a disk is open while it has LUNs.
  */
 
 #endif

@@ -323,14 +323,17 @@ struct rpc_nvme_set_hotplug {
 /* ---- SCSI ---- */
 
 enum rpc_scsi_index {
-	RPC_SCSI_SET_RESERVATIONS,
+	RPC_SCSI_SET_DISK_STATE,
 	RPC_SCSI_METHODS,
 };
 extern const struct rpc_schema rpc_scsi_schemas[RPC_SCSI_METHODS + 1];
 extern const struct rpc_method rpc_scsi_methods[RPC_SCSI_METHODS + 1];
 
-struct rpc_scsi_set_reservations {
+struct rpc_scsi_set_disk_state {
 	const char *name;
+	const char *uuid;
+	const char *boot_id;
+	json_t *modes;
 	json_t *reservations;
 };
 

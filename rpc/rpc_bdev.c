@@ -11,6 +11,7 @@
 #include "params.h"
 #include "rpc.h"
 #include "rpc_bdev.h"
+#include "scsi.h"
 
 #define APPEAR_POLL_US 10000
 
@@ -200,14 +201,21 @@ int
 rpc_delete_bdev(const char *name, const char *module, const char *const *creates,
 		struct errmsg *err)
 {
-	int rc = bdev_delete(name, module, err);
+	const struct bdev *bdev = bdev_by_name(name);
+	char uuid[BDEV_UUID_TEXT] = "";
 	bool given_up = false;
+	int rc;
 
+	if (bdev != NULL)
+		memcpy(uuid, bdev_get_info(bdev)->uuid, sizeof(uuid));
+	rc = bdev_delete(name, module, err);
 	for (; rc == -ENODEV && *creates != NULL; creates++)
 		given_up |= app_give_up(*creates, name);
 	if (rc == 0 || given_up) {
 		app_give_up("bdev_enable_histogram", name);
 		app_give_up("bdev_set_qos_limit", name);
+		scsi_kept_forget(name);
+		scsi_kept_forget(uuid);
 	}
 	return given_up ? 0 : rc;
 }

@@ -5,6 +5,7 @@
 #include "app.h"
 #include "params.h"
 #include "rpc.h"
+#include "rpc_vhost.h"
 #include "vhost.h"
 
 #define TRANSPORT "vhost_user_blk"
@@ -54,8 +55,7 @@ give_up_rest(const char *ctrlr)
 {
 	app_give_up("vhost_controller_set_coalescing", ctrlr);
 	app_give_up("vhost_controller_set_slow_threshold", ctrlr);
-	app_give_up("vhost_scsi_controller_add_target", ctrlr);
-	app_give_up("vhost_start_scsi_controller", ctrlr);
+	rpc_vhost_scsi_give_up_targets(ctrlr);
 }
 
 static int

@@ -5,19 +5,69 @@
 #include "app.h"
 #include "params.h"
 #include "rpc.h"
+#include "rpc_vhost.h"
+#include "scsi.h"
 #include "vhost.h"
 
 #define ADD_TARGET "vhost_scsi_controller_add_target"
+#define START      "vhost_start_scsi_controller"
 
-/* Forgets what the state wanted that target to be, and what could not be made. */
+/* Of a target that could not be made: what initiators have made of its disks goes with it. */
+static void
+release_disks(json_t *params)
+{
+	json_t *bdevs = json_object_get(params, "bdev_name");
+	json_t *bdev;
+	size_t i;
+
+	if (json_is_string(bdevs))
+		scsi_kept_release(json_string_value(bdevs));
+	json_array_foreach (bdevs, i, bdev) {
+		if (json_is_string(bdev))
+			scsi_kept_release(json_string_value(bdev));
+	}
+}
+
+/* The number of a target of the state; -1 where it has none. */
+static int64_t
+target_number(json_t *params)
+{
+	json_t *number = json_object_get(params, "scsi_target_num");
+
+	return json_is_integer(number) ? json_integer_value(number) : VHOST_SCSI_ANY_NUMBER;
+}
+
+/* Forgets what the state wanted targets of that number to be, and what could not be made. */
 static bool
 give_up_target(const char *ctrlr, int64_t number)
 {
-	json_t *params = json_pack("{s:s, s:I}", "ctrlr", ctrlr, "scsi_target_num", number);
-	bool found = params != NULL && app_give_up_where(ADD_TARGET, params);
+	json_t *wanted = json_pack("{s:s, s:I}", "ctrlr", ctrlr, "scsi_target_num", number);
+	json_t *failed = app_failed_params(ADD_TARGET, ctrlr);
+	bool found = wanted != NULL && app_give_up_where(ADD_TARGET, wanted);
+	json_t *params;
+	size_t i;
 
-	json_decref(params);
+	json_array_foreach (failed, i, params) {
+		if (found && target_number(params) == number)
+			release_disks(params);
+	}
+	json_decref(failed);
+	json_decref(wanted);
 	return found;
+}
+
+void
+rpc_vhost_scsi_give_up_targets(const char *ctrlr)
+{
+	json_t *failed = app_failed_params(ADD_TARGET, ctrlr);
+	json_t *params;
+	size_t i;
+
+	app_give_up(ADD_TARGET, ctrlr);
+	app_give_up(START, ctrlr);
+	json_array_foreach (failed, i, params)
+		release_disks(params);
+	json_decref(failed);
 }
 
 static int
@@ -33,11 +83,20 @@ create_scsi_controller(const void *arg, json_t **result, struct errmsg *err)
 
 	(void)result;
 	/* Who makes it anew wants none of the old one's targets. */
-	if (rc == 0 && !app_is_replaying()) {
-		app_give_up(ADD_TARGET, params->ctrlr);
-		app_give_up("vhost_start_scsi_controller", params->ctrlr);
-	}
+	if (rc == 0 && !app_is_replaying())
+		rpc_vhost_scsi_give_up_targets(params->ctrlr);
 	return rc;
+}
+
+/* Targets that the state names and that could not be made, up to now. */
+static bool
+lacks_targets(const char *ctrlr)
+{
+	json_t *failed = app_failed_params(ADD_TARGET, ctrlr);
+	bool lacks = failed == NULL || json_array_size(failed) > 0;
+
+	json_decref(failed);
+	return lacks;
 }
 
 static int
@@ -48,14 +107,14 @@ start_scsi_controller(const void *arg, json_t **result, struct errmsg *err)
 
 	(void)result;
 	/* A guest that goes on would lose a disk that only is late: it waits for the socket. */
-	if (app_is_replaying() && app_has_failed(ADD_TARGET, params->ctrlr))
+	if (app_is_replaying() && lacks_targets(params->ctrlr))
 		return err_set(err, -ENODEV,
 			       "vhost controller %s: not all of its targets are there; it listens "
 			       "when they are, or the others are removed, or it is started by hand",
 			       params->ctrlr);
 	rc = vhost_scsi_start(params->ctrlr, err);
 	if (rc == 0)
-		app_give_up("vhost_start_scsi_controller", params->ctrlr);
+		app_give_up(START, params->ctrlr);
 	return rc;
 }
 

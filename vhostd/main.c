@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <systemd/sd-id128.h>
 #include <unistd.h>
 
 #include "app.h"
@@ -51,21 +52,35 @@ bdev_subsystem_config(void)
 	return array;
 }
 
-/* Reservations that shall outlive a loss of power are as durable as the state that has them. */
+/* What initiators rely on is as durable as the state that has it. */
 static int
-commit_reservations(void)
+commit_kept(void)
 {
 	struct errmsg err = {""};
 
-	return app_commit(&err);
+	return app_try_commit(&err);
 }
 
 static int
 start_scsi(const struct app_opts *opts, struct errmsg *err)
 {
+	char boot[SD_ID128_STRING_MAX];
+	sd_id128_t id;
+	int rc = sd_id128_get_boot(&id);
+
 	(void)err;
-	scsi_on_commit(opts->state_file != NULL ? commit_reservations : NULL);
+	if (rc != 0)
+		log_warn("scsi: a restart of the machine will not be noticed: no boot ID: %s",
+			 strerror(-rc));
+	scsi_kept_start(rc == 0 ? sd_id128_to_string(id, boot) : NULL,
+			opts->state_file != NULL ? commit_kept : NULL);
 	return 0;
+}
+
+static void
+stop_scsi(void)
+{
+	scsi_kept_forget(NULL);
 }
 
 static int
@@ -85,8 +100,8 @@ static const struct app_subsystem bdev_subsystem = {
 static const struct app_subsystem scsi_subsystem = {
 	.name = "scsi",
 	.start = start_scsi,
-	.stop = scsi_reservations_forget,
-	.config = scsi_reservations_config_json,
+	.stop = stop_scsi,
+	.config = scsi_kept_config_json,
 	.depends_on = (const char *const[]){"bdev", NULL},
 };
 

@@ -357,10 +357,22 @@ app_give_up_where(const char *method, json_t *params)
 	return give_up(method, has_params, params);
 }
 
-bool
-app_has_failed(const char *method, const char *name)
+json_t *
+app_failed_params(const char *method, const char *name)
 {
-	return find_meant(json_array_size(config.failed), method, is_named, name) != SIZE_MAX;
+	json_t *array = json_array();
+	size_t i = json_array_size(config.failed);
+	int rc = array != NULL ? 0 : -ENOMEM;
+
+	while ((i = find_meant(i, method, is_named, name)) != SIZE_MAX) {
+		json_t *entry = json_object_get(json_array_get(config.failed, i), "entry");
+
+		rc |= json_array_append(array, json_object_get(entry, "params"));
+	}
+	if (rc == 0)
+		return array;
+	json_decref(array);
+	return NULL;
 }
 
 /* ---- the journal ---- */

@@ -28,15 +28,11 @@ parse_number(const json_t *json, uint64_t *value)
 	return *value != 0;
 }
 
-int
-scsi_reservations_to_json(const struct scsi_reservations *reservations, json_t **json)
+json_t *
+scsi_reservations_to_json(const struct scsi_reservations *reservations)
 {
-	json_t *list;
+	json_t *list = json_array();
 
-	*json = NULL;
-	if (!reservations->aptpl)
-		return 0;
-	list = json_array();
 	for (uint32_t i = 0; i < reservations->count; i++) {
 		const struct scsi_registration *registration = &reservations->registrations[i];
 		char initiator[19], key[19];
@@ -48,11 +44,12 @@ scsi_reservations_to_json(const struct scsi_reservations *reservations, json_t *
 					    "target_port", registration->nexus.target_port, "key",
 					    key, "holder", registration->holder)) != 0) {
 			json_decref(list);
-			return -ENOMEM;
+			return NULL;
 		}
 	}
-	*json = json_pack("{s:i, s:o}", "type", reservations->type, "registrations", list);
-	return *json != NULL ? 0 : -ENOMEM;
+	return json_pack("{s:i, s:b, s:I, s:o}", "type", reservations->type, "aptpl",
+			 reservations->aptpl, "generation", (json_int_t)reservations->generation,
+			 "registrations", list);
 }
 
 static bool
@@ -82,17 +79,37 @@ is_known(const struct scsi_reservations *reservations, struct scsi_nexus_id nexu
 	return false;
 }
 
+/* The members besides the list; those that are missing are as they were before they were saved. */
+static bool
+parse_head(const json_t *json, struct scsi_reservations *reservations)
+{
+	const json_t *type = json_object_get(json, "type");
+	const json_t *aptpl = json_object_get(json, "aptpl");
+	const json_t *generation = json_object_get(json, "generation");
+	json_int_t number = json_integer_value(generation);
+
+	reservations->aptpl = aptpl == NULL || json_is_true(aptpl);
+	reservations->generation = (uint32_t)number;
+	return json_object_size(json) == 2u + (aptpl != NULL) + (generation != NULL) &&
+	       json_is_integer(type) && json_is_array(json_object_get(json, "registrations")) &&
+	       (aptpl == NULL || json_is_boolean(aptpl)) &&
+	       (generation == NULL || json_is_integer(generation)) && number >= 0 &&
+	       number <= UINT32_MAX;
+}
+
 int
 scsi_reservations_from_json(struct scsi_reservations *reservations, const json_t *json,
 			    struct errmsg *err)
 {
-	const json_t *type = json_object_get(json, "type");
+	json_int_t type = json_integer_value(json_object_get(json, "type"));
 	const json_t *list = json_object_get(json, "registrations");
-	struct scsi_reservations next = {.can_persist = reservations->can_persist, .aptpl = true};
+	struct scsi_reservations next = {.can_persist = reservations->can_persist};
 	uint32_t holders = 0;
 
-	if (json_object_size(json) != 2 || !json_is_integer(type) || !json_is_array(list))
-		return err_set(err, -EINVAL, "reservations: not {\"type\", \"registrations\"}");
+	if (!parse_head(json, &next))
+		return err_set(err, -EINVAL,
+			       "reservations: not {\"type\", \"aptpl\", \"generation\", "
+			       "\"registrations\"}");
 	if (json_array_size(list) > SCSI_REGISTRATIONS_MAX)
 		return err_set(err, -EINVAL, "reservations: more than %u registrations",
 			       SCSI_REGISTRATIONS_MAX);
@@ -108,12 +125,12 @@ scsi_reservations_from_json(struct scsi_reservations *reservations, const json_t
 		next.registrations[next.count++] = registration;
 		holders += registration.holder;
 	}
-	if (!scsi_reservation_fits(json_integer_value(type), next.count, holders))
+	if (!scsi_reservation_fits(type, next.count, holders))
 		return err_set(err, -EINVAL,
 			       "reservations: no reservation of type %" JSON_INTEGER_FORMAT
 			       " has %u of %u registrations as holder",
-			       json_integer_value(type), holders, next.count);
-	next.type = json_integer_value(type);
+			       type, holders, next.count);
+	next.type = (uint8_t)type;
 	*reservations = next;
 	return 0;
 }

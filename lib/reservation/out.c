@@ -597,13 +597,11 @@ scsi_reserve_out(struct scsi_reservations *reservations, struct scsi_nexus_id ne
 		.nexus = nexus,
 		.list = list,
 	};
-	bool aptpl = reservations->aptpl;
 
 	memset(result, 0, sizeof(*result));
 	result->status = run(&command, cdb, length);
 	if (result->status != SCSI_RESERVE_GOOD)
 		result->changed = false;
-	result->save = result->changed && (aptpl || reservations->aptpl);
 }
 
 void

@@ -1,37 +1,43 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The reservations of all disks, those that are there and those that are not now, by name. */
-#include "reservation.h"
-
+/* What is kept of all disks, those that are there and those that are not now, by UUID. */
 #include <errno.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/queue.h>
 
+#include "reservation.h"
+
 struct entry {
-	LIST_ENTRY(entry) link;
-	char *disk;
+	TAILQ_ENTRY(entry) link;
+	char uuid[SCSI_DISK_UUID + 1];
+	char name[SCSI_DISK_NAME_MAX + 1];
+	char boot[SCSI_BOOT_MAX + 1]; /* during which it was kept; "": not known */
 	bool open;
-	const struct scsi_reservations *saving; /* not in force yet; or NULL */
-	struct scsi_reservations now;
+	const struct scsi_kept *saving; /* not in force yet; or NULL */
+	struct scsi_kept now;
 };
 
-static LIST_HEAD(, entry) entries = LIST_HEAD_INITIALIZER(entries);
+static TAILQ_HEAD(, entry) entries = TAILQ_HEAD_INITIALIZER(entries);
+static char this_boot[SCSI_BOOT_MAX + 1];
 static int (*commit)(void);
 
 void
-scsi_on_commit(int (*fn)(void))
+scsi_kept_start(const char *boot, int (*fn)(void))
 {
+	snprintf(this_boot, sizeof(this_boot), "%s", boot != NULL ? boot : "");
 	commit = fn;
 }
 
 static struct entry *
-find(const char *disk)
+find(const char *uuid)
 {
 	struct entry *entry;
 
-	LIST_FOREACH (entry, &entries, link) {
-		if (strcmp(entry->disk, disk) == 0)
+	TAILQ_FOREACH (entry, &entries, link) {
+		if (strcasecmp(entry->uuid, uuid) == 0)
 			return entry;
 	}
 	return NULL;
@@ -40,138 +46,243 @@ find(const char *disk)
 static void
 drop(struct entry *entry)
 {
-	LIST_REMOVE(entry, link);
-	free(entry->disk);
+	TAILQ_REMOVE(&entries, entry, link);
 	free(entry);
 }
 
-static struct entry *
-find_or_add(const char *disk)
+/* There is nothing that a disk of which nothing is known has not. */
+static bool
+is_empty(const struct scsi_kept *kept)
 {
-	struct entry *entry = find(disk);
+	const struct scsi_reservations *reservations = &kept->reservations;
 
-	if (entry != NULL)
-		return entry;
-	entry = calloc(1, sizeof(*entry));
-	if (entry == NULL)
-		return NULL;
-	LIST_INSERT_HEAD(&entries, entry, link);
-	entry->disk = strdup(disk);
-	if (entry->disk != NULL)
-		return entry;
-	drop(entry);
-	return NULL;
+	return kept->modes == 0 && reservations->count == 0 && !reservations->aptpl &&
+	       reservations->generation == 0;
 }
 
-struct scsi_reservations *
-scsi_reservations_open(const char *disk)
+/* What outlives neither a loss of power nor the disk's LUNs. */
+static void
+reset(struct scsi_kept *kept)
 {
-	struct entry *entry = find_or_add(disk);
+	kept->modes = 0;
+	kept->reservations.generation = 0;
+	if (!kept->reservations.aptpl || kept->reservations.count == 0)
+		scsi_reservations_init(&kept->reservations, false);
+}
 
-	if (entry == NULL)
-		return NULL;
+/* Of one that is not known nobody can tell. */
+static bool
+is_another_boot(const char *boot)
+{
+	return boot[0] != '\0' && this_boot[0] != '\0' && strcmp(boot, this_boot) != 0;
+}
+
+/* ---- in use ---- */
+
+struct scsi_kept *
+scsi_kept_open(const char *uuid, const char *name)
+{
+	struct entry *entry = find(uuid);
+
+	if (entry == NULL) {
+		entry = calloc(1, sizeof(*entry));
+		if (entry == NULL)
+			return NULL;
+		snprintf(entry->uuid, sizeof(entry->uuid), "%s", uuid);
+		TAILQ_INSERT_TAIL(&entries, entry, link);
+	} else if (is_another_boot(entry->boot)) {
+		reset(&entry->now);
+		entry->now.power_lost = true;
+	}
+	/* Not before it is open: until then the loss of power is to come. */
+	memcpy(entry->boot, this_boot, sizeof(entry->boot));
+	snprintf(entry->name, sizeof(entry->name), "%s", name);
 	entry->open = true;
-	entry->now.can_persist = commit != NULL;
+	entry->now.reservations.can_persist = commit != NULL;
 	return &entry->now;
 }
 
 static struct entry *
-entry_of(struct scsi_reservations *now)
+entry_of(struct scsi_kept *now)
 {
 	return (struct entry *)((char *)now - offsetof(struct entry, now));
 }
 
 void
-scsi_reservations_close(struct scsi_reservations *now)
+scsi_kept_close(struct scsi_kept *now)
 {
 	if (now == NULL)
 		return;
 	entry_of(now)->open = false;
-	if (!now->aptpl)
+	if (is_empty(now) && !now->power_lost)
 		drop(entry_of(now));
 }
 
 int
-scsi_reservations_change(struct scsi_reservations *now, const struct scsi_reservations *next,
-			 bool save)
+scsi_kept_change(struct scsi_kept *now, const struct scsi_kept *next)
 {
 	struct entry *entry = entry_of(now);
 	int rc;
 
 	entry->saving = next;
-	rc = save && commit != NULL ? commit() : 0;
+	rc = commit != NULL ? commit() : 0;
 	entry->saving = NULL;
-	if (rc == 0)
-		*now = *next;
-	return rc;
+	if (rc != 0)
+		return rc;
+	now->modes = next->modes;
+	now->reservations = next->reservations;
+	return 0;
 }
 
-json_t *
-scsi_reservations_json(void)
+void
+scsi_kept_reset_modes(struct scsi_kept *now)
 {
-	json_t *all = json_object(), *one;
-	struct entry *entry;
-	int rc = all != NULL ? 0 : -ENOMEM;
+	struct scsi_kept next = *now;
 
-	LIST_FOREACH (entry, &entries, link) {
-		if (rc == 0)
-			rc = scsi_reservations_to_json(
-				entry->saving != NULL ? entry->saving : &entry->now, &one);
-		if (rc == 0 && one != NULL)
-			rc = json_object_set_new(all, entry->disk, one);
+	next.modes = 0;
+	if (now->modes != 0)
+		scsi_kept_change(now, &next);
+	now->modes = 0;
+}
+
+void
+scsi_kept_release(const char *disk)
+{
+	struct entry *entry, *next;
+
+	for (entry = TAILQ_FIRST(&entries); entry != NULL; entry = next) {
+		next = TAILQ_NEXT(entry, link);
+		if (entry->open ||
+		    (strcmp(entry->name, disk) != 0 && strcasecmp(entry->uuid, disk) != 0))
+			continue;
+		reset(&entry->now);
+		entry->now.power_lost = false;
+		if (is_empty(&entry->now))
+			drop(entry);
 	}
-	if (rc == 0)
-		return all;
-	json_decref(all);
-	return NULL;
 }
 
-json_t *
-scsi_reservations_config_json(void)
+void
+scsi_kept_forget(const char *disk)
 {
-	json_t *all = scsi_reservations_json();
-	json_t *array = all != NULL ? json_array() : NULL;
-	int rc = array != NULL ? 0 : -ENOMEM;
-	const char *disk;
-	json_t *state;
+	struct entry *entry, *next;
 
-	json_object_foreach (all, disk, state)
-		rc |= json_array_append_new(array, json_pack("{s:s, s:{s:s, s:O}}", "method",
-							     "scsi_set_reservations", "params",
-							     "name", disk, "reservations", state));
-	json_decref(all);
+	for (entry = TAILQ_FIRST(&entries); entry != NULL; entry = next) {
+		next = TAILQ_NEXT(entry, link);
+		if (!entry->open && (disk == NULL || strcmp(entry->name, disk) == 0 ||
+				     strcasecmp(entry->uuid, disk) == 0))
+			drop(entry);
+	}
+}
+
+/* ---- in the state ---- */
+
+static const char *const mode_names[SCSI_MODE_CHANGES] = {
+	"write_through",
+	"descriptor_sense",
+	"write_protected",
+};
+
+/* NULL: no memory. */
+static json_t *
+modes_json(uint8_t modes)
+{
+	json_t *array = json_array();
+	int rc = 0;
+
+	for (unsigned int i = 0; i < SCSI_MODE_CHANGES; i++) {
+		if (modes & 1u << i)
+			rc |= json_array_append_new(array, json_string(mode_names[i]));
+	}
 	if (rc == 0)
 		return array;
 	json_decref(array);
 	return NULL;
 }
 
-int
-scsi_reservations_restore(const char *disk, const json_t *state, struct errmsg *err)
+static int
+parse_modes(const json_t *array, uint8_t *modes, struct errmsg *err)
 {
-	struct entry *entry = find_or_add(disk);
-	int rc;
+	for (size_t i = 0; i < json_array_size(array); i++) {
+		const char *name = json_string_value(json_array_get(array, i));
+		unsigned int mode = 0;
 
-	if (entry == NULL)
-		return err_set(err, -ENOMEM, "SCSI disk %s: no memory", disk);
-	if (entry->open)
-		return err_set(err, -EBUSY, "block device %s is a SCSI disk already", disk);
-	rc = scsi_reservations_from_json(&entry->now, state, err);
-	if (!entry->now.aptpl)
-		drop(entry);
-	return rc;
+		while (mode < SCSI_MODE_CHANGES &&
+		       (name == NULL || strcmp(name, mode_names[mode]) != 0))
+			mode++;
+		if (mode == SCSI_MODE_CHANGES)
+			return err_set(err, -EINVAL, "modes: number %zu is none", i);
+		*modes |= (uint8_t)(1u << mode);
+	}
+	return array == NULL || json_is_array(array) ? 0 : err_set(err, -EINVAL, "modes: no array");
 }
 
-void
-scsi_reservations_forget(void)
+static json_t *
+entry_json(const struct entry *entry)
 {
-	struct entry *entry = LIST_FIRST(&entries);
+	const struct scsi_kept *kept = entry->saving != NULL ? entry->saving : &entry->now;
+	json_t *modes = modes_json(kept->modes);
+	json_t *reservations = scsi_reservations_to_json(&kept->reservations);
 
-	while (entry != NULL) {
-		struct entry *next = LIST_NEXT(entry, link);
+	return json_pack("{s:s, s:{s:s, s:s, s:s, s:o, s:o}}", "method", "scsi_set_disk_state",
+			 "params", "name", entry->name, "uuid", entry->uuid, "boot_id", entry->boot,
+			 "modes", modes, "reservations", reservations);
+}
 
-		if (!entry->open)
-			drop(entry);
-		entry = next;
+json_t *
+scsi_kept_config_json(void)
+{
+	json_t *array = json_array();
+	const struct entry *entry;
+	int rc = array != NULL ? 0 : -ENOMEM;
+
+	TAILQ_FOREACH (entry, &entries, link) {
+		if (!is_empty(entry->saving != NULL ? entry->saving : &entry->now))
+			rc |= json_array_append_new(array, entry_json(entry));
 	}
+	if (rc == 0)
+		return array;
+	json_decref(array);
+	return NULL;
+}
+
+static int
+parse(const struct scsi_kept_opts *opts, struct entry *entry, struct errmsg *err)
+{
+	const char *boot = opts->boot != NULL ? opts->boot : this_boot;
+	int rc = 0;
+
+	if (strlen(opts->uuid) > SCSI_DISK_UUID || strlen(opts->name) > SCSI_DISK_NAME_MAX ||
+	    strlen(boot) > SCSI_BOOT_MAX)
+		return err_set(err, -EINVAL, "SCSI disk: its name, uuid or boot_id is too long");
+	strcpy(entry->uuid, opts->uuid);
+	strcpy(entry->name, opts->name);
+	strcpy(entry->boot, boot);
+	if (opts->reservations != NULL)
+		rc = scsi_reservations_from_json(&entry->now.reservations, opts->reservations, err);
+	return rc == 0 ? parse_modes(opts->modes, &entry->now.modes, err) : rc;
+}
+
+int
+scsi_kept_restore(const struct scsi_kept_opts *opts, struct errmsg *err)
+{
+	struct entry *before = find(opts->uuid), *entry;
+	int rc;
+
+	if (before != NULL && before->open)
+		return err_set(err, -EBUSY, "block device %s is a SCSI disk already", before->name);
+	entry = calloc(1, sizeof(*entry));
+	if (entry == NULL)
+		return err_set(err, -ENOMEM, "SCSI disk %s: no memory", opts->name);
+	rc = parse(opts, entry, err);
+	if (rc != 0) {
+		free(entry);
+		return rc;
+	}
+	TAILQ_INSERT_TAIL(&entries, entry, link);
+	if (before != NULL)
+		drop(before);
+	if (is_empty(&entry->now))
+		drop(entry);
+	return 0;
 }

@@ -165,12 +165,6 @@ struct scsi_lun {
 	struct completion *left; /* it is being removed, once they have ended; or NULL */
 };
 
-#define SCSI_MODE_PAGES 4
-#define SCSI_MODE_BYTES 12 /* of a page that are not always zeroes */
-struct scsi_modes {
-	uint8_t pages[SCSI_MODE_PAGES][SCSI_MODE_BYTES];
-};
-
 /*
  * A logical unit: the block device as SCSI sees it, shared by all LUNs on it.
  *
@@ -207,8 +201,7 @@ struct scsi_unit {
 	bool closed;              /* no channel is left */
 	struct completion *idle;  /* the coroutine waits for any of these, or for a walk */
 	struct completion *ended; /* for whoever removes the last LUN */
-	struct scsi_modes modes;
-	struct scsi_reservations *reservations;
+	struct scsi_kept *kept;   /* changed by scsi_kept_change() */
 };
 
 /* What one visit of all channels does. */
@@ -266,8 +259,10 @@ uint32_t scsi_unit_find_tasks(struct scsi_unit *unit, struct scsi_walk *walk);
 void scsi_walk_continue(struct scsi_channel *channel);
 /* The reservations changed: each LUN's conflicts. */
 void scsi_unit_update_conflicts(struct scsi_unit *unit);
-/* mode.c: as they are at the beginning. */
-void scsi_modes_init(struct scsi_unit *unit);
+/* mode.c. Makes what unit->kept says count; commands that were submitted before are not concerned. */
+void scsi_modes_apply(struct scsi_unit *unit);
+/* reserve.c. [waits] What a command changes, before it is done; false: it has its status. */
+bool scsi_keep(struct scsi_task *task, const struct scsi_kept *next);
 
 /*
  * nexus.c; app thread: the first LUN of the same initiator's, on whichever target, that a designation

@@ -15,58 +15,56 @@
 enum page_control { CURRENT_VALUES, CHANGEABLE_VALUES, DEFAULT_VALUES, SAVED_VALUES };
 
 enum { ERROR_RECOVERY, CACHING, CONTROL, EXCEPTIONS, PAGES };
-_Static_assert(PAGES == SCSI_MODE_PAGES, "room for all");
 
 /* In the order of MODE SENSE. Behind the bytes that are here there are zeroes. */
 static const struct mode_page {
-	uint8_t length;
-	uint8_t bytes[SCSI_MODE_BYTES], may_change[SCSI_MODE_BYTES];
+	uint8_t length, bytes[12];
 } pages[] = {
 	/* AWRE, ARRE: below us */
-	[ERROR_RECOVERY] = {12, {0x01, 10, 0xc0}, {0}},
+	[ERROR_RECOVERY] = {12, {0x01, 10, 0xc0}},
 	/* WCE where there is a cache */
-	[CACHING] = {20, {0x08, 18, WCE}, {[2] = WCE}},
+	[CACHING] = {20, {0x08, 18, WCE}},
 	/*
 	 * TST 0: one task set for all. GLTSD: no log parameters are saved. Commands may be
 	 * reordered; QERR 0: an error concerns its own command only. Busy for as long as it takes.
 	 */
-	[CONTROL] = {12, {0x0a, 10, 0x02, 0x10, [8] = 0xff, 0xff}, {[2] = D_SENSE, [4] = SWP}},
+	[CONTROL] = {12, {0x0a, 10, 0x02, 0x10, [8] = 0xff, 0xff}},
 	/* DEXCPT: there are none to report */
-	[EXCEPTIONS] = {12, {0x1c, 10, 0x08}, {0}},
+	[EXCEPTIONS] = {12, {0x1c, 10, 0x08}},
 };
+
+/* The bits that may change, as enum scsi_mode_change has them. */
+static const struct {
+	uint8_t page, byte, bit;
+} changes[SCSI_MODE_CHANGES] = {{CACHING, 2, WCE}, {CONTROL, 2, D_SENSE}, {CONTROL, 4, SWP}};
 
 /* data: PAGE_MAX zeroes. */
 static void
-get_page(const struct scsi_unit *unit, const struct scsi_modes *modes, int i,
-	 enum page_control control, uint8_t *data)
+get_page(const struct scsi_unit *unit, int i, enum page_control control, uint8_t *data)
 {
-	memcpy(data, control == CURRENT_VALUES ? modes->pages[i] : pages[i].bytes, SCSI_MODE_BYTES);
-	if (control == CHANGEABLE_VALUES)
-		memcpy(data + 2, pages[i].may_change + 2, SCSI_MODE_BYTES - 2);
+	const uint8_t flips[SAVED_VALUES] = {
+		[CURRENT_VALUES] = unit->kept->modes, [CHANGEABLE_VALUES] = 0xff};
+
+	memcpy(data, pages[i].bytes, control == CHANGEABLE_VALUES ? 2 : sizeof(pages[i].bytes));
+	for (int change = 0; change < SCSI_MODE_CHANGES; change++) {
+		if (changes[change].page == i && flips[control] >> change & 1)
+			data[changes[change].byte] ^= changes[change].bit;
+	}
 	if (i == CACHING && !unit->info.write_cache)
 		data[2] &= (uint8_t)~WCE;
 }
 
-/* Makes what pages say count. Commands that were submitted before are not concerned. */
-static void
-apply(struct scsi_unit *unit)
+void
+scsi_modes_apply(struct scsi_unit *unit)
 {
-	const uint8_t *control = unit->modes.pages[CONTROL];
-	bool wce = unit->modes.pages[CACHING][2] & WCE;
+	uint8_t modes = unit->kept->modes;
 
-	atomic_store(&unit->descriptor_sense, (control[2] & D_SENSE) != 0);
-	atomic_store(&unit->write_through, unit->info.write_cache && !wce);
-	unit->write_protected = unit->read_only || control[4] & SWP;
+	atomic_store(&unit->descriptor_sense, (modes & SCSI_MODE_DESCRIPTOR_SENSE) != 0);
+	atomic_store(&unit->write_through,
+		     unit->info.write_cache && modes & SCSI_MODE_WRITE_THROUGH);
+	unit->write_protected = unit->read_only || modes & SCSI_MODE_WRITE_PROTECTED;
 	scsi_unit_alert(unit, NULL, unit->write_protected ? SCSI_ALERT_PROTECTED : 0,
 			unit->write_protected ? 0 : SCSI_ALERT_PROTECTED);
-}
-
-void
-scsi_modes_init(struct scsi_unit *unit)
-{
-	for (int i = 0; i < PAGES; i++)
-		get_page(unit, NULL, i, DEFAULT_VALUES, unit->modes.pages[i]);
-	apply(unit);
 }
 
 /* ---- MODE SENSE, SPC-4 §6.11 ---- */
@@ -107,7 +105,7 @@ scsi_run_mode_sense(struct scsi_task *task)
 	for (int i = 0; i < PAGES; i++) {
 		if (code != ALL_PAGES && code != pages[i].bytes[0])
 			continue;
-		get_page(unit, &unit->modes, i, cdb[2] >> 6, data + length);
+		get_page(unit, i, cdb[2] >> 6, data + length);
 		length += pages[i].length;
 	}
 	if (length == header + descriptor)
@@ -188,24 +186,30 @@ take_header(struct mode_list *list)
 
 /* One page into modes; only bits that may change may differ. */
 static bool
-take_page(struct mode_list *list, struct scsi_modes *modes)
+take_page(struct mode_list *list, uint8_t *modes)
 {
 	const struct scsi_unit *unit = list->task->channel->unit;
 	const uint8_t *bytes = list->bytes + list->at;
-	uint8_t expected[PAGE_MAX] = {0}, any[PAGE_MAX] = {0};
+	uint8_t first[PAGE_MAX] = {0}, any[PAGE_MAX] = {0};
 	int i = 0;
 
 	while (i < PAGES && bytes[0] != pages[i].bytes[0])
 		i++;
 	if (i == PAGES)
 		return !scsi_refuse_list(list->task, (uint16_t)list->at, 7);
-	get_page(unit, modes, i, CURRENT_VALUES, expected);
-	get_page(unit, modes, i, CHANGEABLE_VALUES, any);
+	get_page(unit, i, DEFAULT_VALUES, first);
+	get_page(unit, i, CHANGEABLE_VALUES, any);
 	/* The length, behind the code, is that of the page here. */
 	memset(any, 0, 2);
-	if (!take_bytes(list, expected, any, pages[i].length))
+	if (!take_bytes(list, first, any, pages[i].length))
 		return false;
-	memcpy(modes->pages[i], bytes, SCSI_MODE_BYTES);
+	for (int change = 0; change < SCSI_MODE_CHANGES; change++) {
+		uint8_t byte = changes[change].byte, mask = (uint8_t)(1u << change);
+		bool set = (bytes[byte] ^ first[byte]) & changes[change].bit;
+
+		if (changes[change].page == i)
+			*modes = (uint8_t)((*modes & ~mask) | (set ? mask : 0));
+	}
 	return true;
 }
 
@@ -221,7 +225,7 @@ scsi_run_mode_select(struct scsi_task *task)
 {
 	struct scsi_unit *unit = task->channel->unit;
 	struct mode_list list = {.task = task, .length = task->cdb[4]};
-	struct scsi_modes modes = unit->modes;
+	struct scsi_kept next = *unit->kept;
 	bool cached = !load(unit->write_through), good;
 
 	if (task->command->length == 10)
@@ -235,16 +239,15 @@ scsi_run_mode_select(struct scsi_task *task)
 	list.bytes = task->buffer;
 	good = take_header(&list);
 	while (good && list.at < list.length)
-		good = take_page(&list, &modes);
-	if (good && memcmp(&modes, &unit->modes, sizeof(modes)) != 0) {
-		unit->modes = modes;
-		apply(unit);
-		/* What is cached, or on its way there, is to be durable with this command. */
-		if (cached && load(unit->write_through)) {
-			scsi_unit_walk(unit, &(struct scsi_walk){.waits_for = is_write});
-			task->write_flags = BDEV_FUA;
-		}
-		scsi_unit_alert(unit, task->lun, 1u << SCSI_UA_MODE_CHANGED, 0);
+		good = take_page(&list, &next.modes);
+	if (!good || next.modes == unit->kept->modes || !scsi_keep(task, &next))
+		return true;
+	scsi_modes_apply(unit);
+	/* What is cached, or on its way there, is to be durable with this command. */
+	if (cached && load(unit->write_through)) {
+		scsi_unit_walk(unit, &(struct scsi_walk){.waits_for = is_write});
+		task->write_flags = BDEV_FUA;
 	}
+	scsi_unit_alert(unit, task->lun, 1u << SCSI_UA_MODE_CHANGED, 0);
 	return true;
 }

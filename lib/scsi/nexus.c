@@ -133,12 +133,6 @@ scsi_lun_next(const struct scsi_target *target, const struct scsi_lun *lun)
 	return lun == NULL ? TAILQ_FIRST(&target->luns) : TAILQ_NEXT(lun, target_link);
 }
 
-uint16_t
-scsi_lun_number(const struct scsi_lun *lun)
-{
-	return lun->number;
-}
-
 const char *
 scsi_lun_bdev_name(const struct scsi_lun *lun)
 {

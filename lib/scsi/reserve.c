@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * PERSISTENT RESERVE IN and OUT: what they mean is in lib/reservation; here is what they do to
- * LUNs and to tasks in flight. In the unit's coroutine on the app thread, whose
- * stack has room for all that.
+ * LUNs and to tasks in flight. In the unit's coroutine, whose stack has room for all that.
  */
+#include <errno.h>
 #include <string.h>
 
 #include "internal.h"
-#include "log.h"
 
 static bool
 refuse(struct scsi_task *task, const struct scsi_reserve_result *result)
@@ -29,7 +28,7 @@ scsi_run_reserve_in(struct scsi_task *task)
 {
 	struct scsi_reserve_result result;
 	uint8_t data[SCSI_RESERVE_IN_MAX];
-	size_t length = scsi_reserve_in(task->channel->unit->reservations, task->cdb, data,
+	size_t length = scsi_reserve_in(&task->channel->unit->kept->reservations, task->cdb, data,
 					sizeof(data), &result);
 
 	return result.status == SCSI_RESERVE_GOOD ? scsi_data_in(task, data, length, length)
@@ -61,27 +60,35 @@ take_effect(struct scsi_task *task, const struct scsi_reserve_effect *effect)
 }
 
 bool
+scsi_keep(struct scsi_task *task, const struct scsi_kept *next)
+{
+	int rc = scsi_kept_change(task->channel->unit->kept, next);
+
+	if (rc == -EAGAIN)
+		task->status = SCSI_BUSY;
+	else if (rc != 0)
+		scsi_refuse(task, SCSI_KEY_HARDWARE_ERROR, SCSI_CODE_INTERNAL_TARGET_FAILURE);
+	return rc == 0;
+}
+
+bool
 scsi_run_reserve_out(struct scsi_task *task)
 {
 	struct scsi_unit *unit = task->channel->unit;
 	uint32_t length = get_be32(task->cdb + 5);
-	struct scsi_reservations changed = *unit->reservations;
+	struct scsi_kept next = *unit->kept;
 	struct scsi_reserve_result result;
-	int rc;
 
 	if (length > SCSI_LIST_MAX)
 		return scsi_illegal(task, SCSI_CODE_PARAMETER_LIST_LENGTH);
 	if (!scsi_take_data_out(task, length, 0))
 		return true;
-	scsi_reserve_out(&changed, task->target->nexus, task->cdb, task->buffer, length, &result);
+	scsi_reserve_out(&next.reservations, task->target->nexus, task->cdb, task->buffer, length,
+			 &result);
 	if (result.status != SCSI_RESERVE_GOOD)
 		return refuse(task, &result);
-	rc = scsi_reservations_change(unit->reservations, &changed, result.save);
-	if (rc != 0) {
-		log_err("scsi %s: reservations cannot be saved: %s", unit->name, strerror(-rc));
-		return scsi_refuse(task, SCSI_KEY_HARDWARE_ERROR,
-				   SCSI_CODE_INTERNAL_TARGET_FAILURE);
-	}
+	if (!scsi_keep(task, &next))
+		return true;
 	if (result.changed)
 		scsi_unit_update_conflicts(unit);
 	for (uint32_t i = 0; i < result.effect_count; i++)

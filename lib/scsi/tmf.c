@@ -51,7 +51,8 @@ manage(const struct scsi_tmf *tmf, struct scsi_lun *lun)
 	uint32_t found = scsi_unit_find_tasks(lun->unit, &walk);
 
 	if (function->resets) {
-		scsi_modes_init(lun->unit);
+		scsi_kept_reset_modes(lun->unit->kept);
+		scsi_modes_apply(lun->unit);
 		scsi_unit_alert(lun->unit, NULL, 1u << function->attention, 0);
 	} else if (function->attention != SCSI_ATTENTIONS) {
 		scsi_lun_alert(lun, 1u << function->attention, 0);

@@ -156,9 +156,9 @@ unit_run(void *arg)
 		TAILQ_REMOVE(&unit->orders, order, link);
 		order->run(order);
 	}
-	/* From here on the disk's next LUN makes another unit, which has the reservations then. */
+	/* From here on the disk's next LUN makes another unit, which has what is kept then. */
 	TAILQ_REMOVE(&units, unit, registry_link);
-	scsi_reservations_close(unit->reservations);
+	scsi_kept_close(unit->kept);
 	io_device_unregister(unit, on_unregistered);
 	scsi_unit_wait(unit, &unit->closed);
 	bdev_close(unit->desc);
@@ -334,7 +334,6 @@ open_bdev(struct scsi_unit *unit, struct errmsg *err)
 	unit->lacks = (unit->can_discard ? 0 : SCSI_CMD_DISCARD) |
 		      (unit->atomic_blocks != 0 ? 0 : SCSI_CMD_ATOMIC);
 	atomic_init(&unit->blocks, unit->info.num_blocks);
-	scsi_modes_init(unit);
 	return 0;
 }
 
@@ -343,11 +342,12 @@ unit_start(struct scsi_unit *unit, struct errmsg *err)
 {
 	int rc = -ENOMEM;
 
-	unit->reservations = scsi_reservations_open(unit->name);
-	if (unit->reservations != NULL)
+	unit->kept = scsi_kept_open(unit->info.uuid, unit->name);
+	if (unit->kept != NULL)
 		rc = io_device_register(unit, channel_create, channel_destroy,
 					sizeof(struct scsi_channel), unit->name);
 	if (rc == 0) {
+		scsi_modes_apply(unit);
 		rc = coroutine_start(unit->app, "scsi_unit", unit_run, unit);
 		if (rc == 0)
 			return 0;
@@ -379,7 +379,7 @@ unit_create(const char *bdev, struct scsi_unit **created, struct errmsg *err)
 	}
 	if (unit->desc != NULL)
 		bdev_close(unit->desc);
-	scsi_reservations_close(unit->reservations);
+	scsi_kept_close(unit->kept);
 	free(unit);
 	return rc;
 }
@@ -402,6 +402,7 @@ scsi_unit_attach(const char *name, struct scsi_lun *lun, struct errmsg *err)
 	TAILQ_INSERT_TAIL(&unit->luns, lun, unit_link);
 	scsi_unit_update_conflicts(unit);
 	scsi_lun_alert(lun, unit->write_protected ? SCSI_ALERT_PROTECTED : 0, 0);
+	scsi_lun_alert(lun, unit->kept->power_lost ? 1u << SCSI_UA_POWER_ON : 0, 0);
 	return 0;
 }
 
@@ -423,7 +424,8 @@ scsi_unit_update_conflicts(struct scsi_unit *unit)
 
 	TAILQ_FOREACH (lun, &unit->luns, unit_link) {
 		uint8_t conflicts =
-			scsi_reservation_view(unit->reservations, lun->target->nexus).conflicts;
+			scsi_reservation_view(&unit->kept->reservations, lun->target->nexus)
+				.conflicts;
 
 		atomic_store(&lun->conflicts, conflicts);
 		scsi_lun_alert(lun, conflicts != 0 ? SCSI_ALERT_CONFLICTS : 0,

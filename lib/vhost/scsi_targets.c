@@ -155,13 +155,19 @@ add_lun(struct vhost_scsi_lun *lun, bool listening, struct errmsg *err)
 
 /* ---- targets ---- */
 
-/* No thread knows it any more. */
+/*
+ * No thread knows it any more. for_good: it is not to come back either, with what initiators have
+ * made of its disks.
+ */
 static void
-end_target(struct vhost_scsi_target *target)
+end_target(struct vhost_scsi_target *target, bool for_good)
 {
 	target->scsi->targets[target->number] = NULL;
-	for (uint32_t i = 0; i < target->lun_count; i++)
+	for (uint32_t i = 0; i < target->lun_count; i++) {
 		remove_lun(&target->luns[i]);
+		if (for_good)
+			scsi_kept_release(target->luns[i].bdev_name);
+	}
 	if (target->target != NULL)
 		scsi_target_destroy(target->target);
 	free(target);
@@ -169,12 +175,12 @@ end_target(struct vhost_scsi_target *target)
 
 /* Of what is not shown any more. 0, or what drain() returns: then it is to be tried again. */
 static int
-withdraw(struct vhost_scsi_target *target)
+withdraw(struct vhost_scsi_target *target, bool for_good)
 {
 	int rc = drain(target->scsi, vhost_scsi_paths_remove, target);
 
 	if (rc == 0)
-		end_target(target);
+		end_target(target, for_good);
 	return rc;
 }
 
@@ -279,7 +285,7 @@ add_target(struct vhost_scsi *scsi, int number, const char *const *bdevs, uint32
 	/* One that cannot be withdrawn now is the controller's to end. */
 	target->removing = true;
 	show(target, false);
-	withdraw(target);
+	withdraw(target, false);
 	return rc;
 }
 
@@ -299,7 +305,7 @@ remove_target(struct vhost_scsi *scsi, uint32_t number, struct errmsg *err)
 		visit(scsi, vhost_scsi_paths_remove, target);
 		send_all(target, VIRTIO_SCSI_EVT_RESET_REMOVED);
 	}
-	rc = withdraw(target);
+	rc = withdraw(target, true);
 	if (rc == 0)
 		log_notice("vhost %s: target %u is removed", scsi->name, number);
 	else if (rc == -ESHUTDOWN)
@@ -401,7 +407,7 @@ vhost_scsi_remove_all(struct vhost_scsi *scsi)
 	scsi->ended = true;
 	for (uint32_t i = 0; i < VHOST_SCSI_TARGETS; i++) {
 		if (scsi->targets[i] != NULL)
-			end_target(scsi->targets[i]);
+			end_target(scsi->targets[i], true);
 	}
 	coroutine_mutex_unlock(&scsi->changing);
 }

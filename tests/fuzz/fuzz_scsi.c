@@ -578,7 +578,7 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 		world.io[i] = thread_create("io", NULL);
 	thread_set_current(world.app);
 	require(bdev_lib_init() == 0);
-	scsi_on_commit(commit);
+	scsi_kept_start("boot", commit);
 	thread_set_current(NULL);
 	on_app(register_disks, NULL);
 	disks[0].dirty = disks[1].dirty = true;
@@ -614,7 +614,7 @@ end(void *arg)
 			scsi_lun_remove(paths[i].lun);
 		scsi_target_destroy(paths[i].target);
 	}
-	scsi_reservations_forget();
+	scsi_kept_forget(NULL);
 }
 
 static void

@@ -3,7 +3,9 @@
 /* links: client testlib */
 #include "vhost_scsi_rig.h"
 
-#define KEY 0x1122334455667788ULL
+#define KEY      0x1122334455667788ULL
+#define UUID     "00000000-0000-4000-8000-000000000001"
+#define CONFLICT 0x18
 
 static const char *const cpus[] = {"--cpus", "0-1", NULL};
 
@@ -183,7 +185,29 @@ count_keys(struct scsi_guest *guest, uint8_t target)
 	return data[7] / 8u;
 }
 
-/* Two targets on one disk are two initiators; who holds the reservation keeps it over a kill. */
+/* Of target 9, for target 3: with or without APTPL. */
+static void
+make_reservation(bool persist)
+{
+	static uint8_t data[512];
+
+	scsi_guest_make_ready(&rig_guest, 9, 0);
+	scsi_guest_make_ready(&rig_guest, 3, 0);
+	assert_int_equal(reserve_out(&rig_guest, 9, 0, 0, KEY, persist), GOOD);
+	assert_int_equal(reserve_out(&rig_guest, 9, 1, KEY, 0, false), GOOD);
+	assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 3, 0, 0, 1, data, 512), CONFLICT);
+}
+
+static void
+go_on(void)
+{
+	assert_int_equal(client_device_reconnect(&rig_guest.device), 0);
+}
+
+/*
+ * Two targets on one disk are two initiators; who holds the reservation keeps it over a kill, with
+ * APTPL or without, and nobody is told anything.
+ */
 static void
 test_reservations(void **state)
 {
@@ -193,39 +217,206 @@ test_reservations(void **state)
 	(void)state;
 	create_disks();
 	assert_int_equal(scsi_guest_try_start(&rig_guest, "scsi", NULL), 0);
-	scsi_guest_make_ready(&rig_guest, 9, 0);
-	scsi_guest_make_ready(&rig_guest, 3, 0);
-	assert_int_equal(reserve_out(&rig_guest, 9, 0, 0, KEY, true), GOOD);
-	assert_int_equal(reserve_out(&rig_guest, 9, 1, KEY, 0, false), GOOD);
-	assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 3, 0, 0, 1, data, 512), 0x18);
-	before = get_config("scsi");
-	assert_int_equal(json_array_size(before), 1);
-	restart();
-	after = get_config("scsi");
-	assert_true(json_equal(before, after));
-	json_decref(before);
-	json_decref(after);
-	assert_int_equal(client_device_reconnect(&rig_guest.device), 0);
-	scsi_guest_make_ready(&rig_guest, 9, 0);
-	scsi_guest_make_ready(&rig_guest, 3, 0);
-	assert_int_equal(count_keys(&rig_guest, 3), 1);
-	assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 3, 0, 0, 1, data, 512), 0x18);
-	assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 9, 0, 0, 1, data, 512), 0);
-	/* Without APTPL from now on. */
-	assert_int_equal(reserve_out(&rig_guest, 9, 0, KEY, KEY + 1, false), GOOD);
-	restart();
-	assert_int_equal(client_device_reconnect(&rig_guest.device), 0);
-	scsi_guest_make_ready(&rig_guest, 3, 0);
-	assert_int_equal(count_keys(&rig_guest, 3), 0);
-	assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 3, 0, 0, 1, data, 512), 0);
+	make_reservation(false);
+	for (int persist = 0; persist < 2; persist++) {
+		before = get_config("scsi");
+		assert_int_equal(json_array_size(before), 1);
+		restart();
+		after = get_config("scsi");
+		assert_true(json_equal(before, after));
+		json_decref(before);
+		json_decref(after);
+		go_on();
+		assert_int_equal(scsi_guest_test_unit(&rig_guest, 9, 0), 0);
+		assert_int_equal(count_keys(&rig_guest, 3), 1);
+		assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 3, 0, 0, 1, data, 512),
+				 CONFLICT);
+		assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 9, 0, 0, 1, data, 512), 0);
+		assert_int_equal(reserve_out(&rig_guest, 9, 0, KEY, KEY, true), GOOD);
+	}
 	/* Of a disk that is one: refused. */
-	assert_int_equal(daemon_call(&rig_daemon, "scsi_set_reservations",
+	assert_int_equal(daemon_call(&rig_daemon, "scsi_set_disk_state",
 				     json_pack("{s:s, s:{s:i, s:[]}}", "name", "m", "reservations",
 					       "type", 0, "registrations")),
 			 -EBUSY);
-	assert_int_equal(daemon_call(&rig_daemon, "scsi_set_reservations",
-				     json_pack("{s:s, s:i}", "name", "x", "reservations", 1)),
+	assert_int_equal(daemon_call(&rig_daemon, "scsi_set_disk_state",
+				     json_pack("{s:s, s:s, s:i}", "name", "x", "uuid", UUID,
+					       "reservations", 1)),
 			 -EINVAL);
+	assert_int_equal(
+		daemon_call(&rig_daemon, "scsi_set_disk_state", json_pack("{s:s}", "name", "x")),
+		-ENODEV);
+}
+
+/* MODE SELECT(10) of the control page: SWP. */
+static unsigned int
+protect(struct scsi_guest *guest, uint8_t target, bool on)
+{
+	const uint8_t cdb[10] = {0x55, 0x10, 0, 0, 0, 0, 0, 0, 20};
+	uint8_t list[20] = {[8] = 0x0a, 10, 0x02, 0x10, on ? 8 : 0, [16] = 0xff, 0xff};
+	struct client_scsi_command command = {.target = target,
+					      .cdb = cdb,
+					      .cdb_length = sizeof(cdb),
+					      .out = list,
+					      .size = sizeof(list)};
+	struct client_scsi_completion completion;
+
+	assert_int_equal(client_scsi_command(&guest->scsi[0], &command, &completion), 0);
+	assert_int_equal(completion.response.response, VIRTIO_OK);
+	return completion.response.status;
+}
+
+static void
+test_modes(void **state)
+{
+	static uint8_t data[512];
+
+	(void)state;
+	create_disks();
+	assert_int_equal(scsi_guest_try_start(&rig_guest, "scsi", NULL), 0);
+	scsi_guest_make_ready(&rig_guest, 9, 0);
+	assert_int_equal(protect(&rig_guest, 9, true), GOOD);
+	scsi_guest_make_ready(&rig_guest, 3, 0);
+	restart();
+	go_on();
+	assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 3, 0, 0, 1, data, 512), CONDITION);
+	assert_int_equal(protect(&rig_guest, 3, false), GOOD);
+	restart();
+	go_on();
+	assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 3, 0, 0, 1, data, 512), 0);
+}
+
+/* ---- the state's file, between two lives ---- */
+
+static json_t *
+load_state(void)
+{
+	char path[DAEMON_PATH];
+	json_t *state;
+
+	daemon_path(&rig_daemon, "state.json", path);
+	state = json_load_file(path, 0, NULL);
+	assert_non_null(state);
+	return state;
+}
+
+static void
+store_state(json_t *state)
+{
+	char path[DAEMON_PATH];
+
+	daemon_path(&rig_daemon, "state.json", path);
+	assert_int_equal(json_dump_file(state, path, 0), 0);
+	json_decref(state);
+}
+
+/* Borrowed. */
+static json_t *
+entries_of(json_t *state, const char *name)
+{
+	json_t *subsystem;
+	size_t i;
+
+	json_array_foreach (json_object_get(state, "subsystems"), i, subsystem) {
+		if (strcmp(json_string_value(json_object_get(subsystem, "subsystem")), name) == 0)
+			return json_object_get(subsystem, "config");
+	}
+	fail();
+	return NULL;
+}
+
+/* As if the machine had been restarted, and the guest gone on from where it was saved. */
+static void
+lose_power(void)
+{
+	json_t *state, *entry;
+	size_t i;
+
+	daemon_kill(&rig_daemon);
+	state = load_state();
+	json_array_foreach (entries_of(state, "scsi"), i, entry)
+		json_object_set_new(json_object_get(entry, "params"), "boot_id", json_string("x"));
+	store_state(state);
+	assert_int_equal(daemon_restart(&rig_daemon, cpus), 0);
+	go_on();
+}
+
+/* Only what came with APTPL is there again, and each initiator hears of it. */
+static void
+test_power_loss(void **state)
+{
+	static uint8_t data[512];
+
+	(void)state;
+	create_disks();
+	assert_int_equal(scsi_guest_try_start(&rig_guest, "scsi", NULL), 0);
+	make_reservation(false);
+	lose_power();
+	assert_int_equal(scsi_guest_test_unit(&rig_guest, 9, 0), POWERED_ON);
+	assert_int_equal(scsi_guest_test_unit(&rig_guest, 3, 0), POWERED_ON);
+	assert_int_equal(count_keys(&rig_guest, 3), 0);
+	assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 3, 0, 0, 1, data, 512), 0);
+	make_reservation(true);
+	lose_power();
+	assert_int_equal(scsi_guest_test_unit(&rig_guest, 3, 0), POWERED_ON);
+	assert_int_equal(scsi_guest_test_unit(&rig_guest, 9, 0), POWERED_ON);
+	assert_int_equal(count_keys(&rig_guest, 3), 1);
+	assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 3, 0, 0, 1, data, 512), CONFLICT);
+	/* Once. */
+	restart();
+	go_on();
+	assert_int_equal(scsi_guest_test_unit(&rig_guest, 9, 0), 0);
+	assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 3, 0, 0, 1, data, 512), CONFLICT);
+}
+
+/* A target that cannot be made loses nothing; one that is removed does, and so does a disk. */
+static void
+test_whose(void **state)
+{
+	static uint8_t data[512];
+	char path[DAEMON_PATH], away[DAEMON_PATH];
+	json_t *config;
+
+	(void)state;
+	assert_int_equal(daemon_create_null(&rig_daemon, "m", 2048, 512), 0);
+	assert_int_equal(daemon_create_file(&rig_daemon, "file", 1 << 20), 0);
+	scsi_rig_create("scsi");
+	assert_int_equal(scsi_rig_add_target("scsi", 9, json_pack("[s, s]", "m", "file")), 9);
+	assert_int_equal(scsi_rig_add_target("scsi", 3, json_pack("[s, s]", "m", "file")), 3);
+	assert_int_equal(scsi_guest_try_start(&rig_guest, "scsi", NULL), 0);
+	make_reservation(false);
+	daemon_path(&rig_daemon, "file.img", path);
+	daemon_path(&rig_daemon, "away.img", away);
+	assert_int_equal(rename(path, away), 0);
+	restart();
+	assert_int_equal(rename(away, path), 0);
+	restart();
+	go_on();
+	assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 3, 0, 0, 1, data, 512), CONFLICT);
+	/* The last LUN on it goes, and comes back. */
+	assert_int_equal(scsi_rig_remove_target("scsi", 3), 0);
+	assert_int_equal(scsi_rig_remove_target("scsi", 9), 0);
+	config = get_config("scsi");
+	assert_int_equal(json_array_size(config), 0);
+	json_decref(config);
+	assert_int_equal(scsi_rig_add_target("scsi", 3, json_string("m")), 3);
+	assert_int_equal(scsi_rig_add_target("scsi", 9, json_string("m")), 9);
+	make_reservation(true);
+	assert_int_equal(scsi_rig_remove_target("scsi", 3), 0);
+	assert_int_equal(scsi_rig_remove_target("scsi", 9), 0);
+	config = get_config("scsi");
+	assert_int_equal(json_array_size(config), 1);
+	json_decref(config);
+	/* Another disk of that name. */
+	assert_int_equal(
+		daemon_call(&rig_daemon, "bdev_null_delete", json_pack("{s:s}", "name", "m")), 0);
+	config = get_config("scsi");
+	assert_int_equal(json_array_size(config), 0);
+	json_decref(config);
+	assert_int_equal(daemon_create_null(&rig_daemon, "m", 2048, 512), 0);
+	assert_int_equal(scsi_rig_add_target("scsi", 3, json_string("m")), 3);
+	scsi_guest_make_ready(&rig_guest, 3, 0);
+	assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 3, 0, 0, 1, data, 512), 0);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -234,9 +425,8 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_restart),
-		TEST(test_entries),
-		TEST(test_reservations),
+		TEST(test_restart), TEST(test_entries),    TEST(test_reservations),
+		TEST(test_modes),   TEST(test_power_loss), TEST(test_whose),
 	};
 
 	return cmocka_run_group_tests_name("vhost_scsi_restart", tests, NULL, NULL);

@@ -272,6 +272,106 @@ expect_attention(int who, int ascq)
 		     ascq);
 }
 
+/* ---- mode pages ---- */
+
+/* One page, current values; free *made. */
+static inline struct scsi_mode_page *
+get_page(int who, int code, struct iscsi_task **made)
+{
+	struct scsi_mode_sense *sense;
+	struct scsi_mode_page *page;
+
+	*made = scsi_cdb_modesense6(0, SCSI_MODESENSE_PC_CURRENT,
+				    (enum scsi_modesense_page_code)code, 0, 255);
+	sense = ask(who, *made, 255);
+	page = scsi_modesense_get_page(sense, (enum scsi_modesense_page_code)code, 0);
+	assert_non_null(page);
+	return page;
+}
+
+/* Does not wait; out_iov's memory is the caller's to free. */
+static inline struct command *
+select_page_start(int who, struct scsi_mode_page *page, bool six)
+{
+	struct iscsi_task *made =
+		six ? scsi_cdb_modeselect6(1, 0, 0) : scsi_cdb_modeselect10(1, 0, 0);
+	struct scsi_data *data = scsi_modesense_dataout_marshall(made, page, six);
+	struct command *command;
+
+	assert_non_null(data);
+	made->cdb[six ? 4 : 8] = (uint8_t)data->size;
+	command =
+		command_start(who, made->cdb, (size_t)made->cdb_size, NULL, (size_t)data->size, 0);
+	command->out_iov.iov_base = malloc((size_t)data->size);
+	memcpy(command->out_iov.iov_base, data->data, (size_t)data->size);
+	scsi_free_scsi_task(made);
+	command_submit(who, command);
+	return command;
+}
+
+static inline struct command *
+select_page(int who, struct scsi_mode_page *page, bool six)
+{
+	struct command *command = select_page_start(who, page, six);
+
+	command_wait(command);
+	free(command->out_iov.iov_base);
+	return command;
+}
+
+/* ---- reservations ---- */
+
+static inline struct command *
+start_reserve(int who, int action, int type, uint64_t key, uint64_t new_key, bool aptpl)
+{
+	struct scsi_persistent_reserve_out_basic basic = {
+		.reservation_key = key, .service_action_reservation_key = new_key, .aptpl = aptpl};
+	struct iscsi_task *made = scsi_cdb_persistent_reserve_out(
+		(enum scsi_persistent_out_sa)action, SCSI_PERSISTENT_RESERVE_SCOPE_LU,
+		(enum scsi_persistent_out_type)type, &basic);
+	struct scsi_iovec *list;
+	struct command *command;
+
+	assert_non_null(made);
+	list = made->iovector_out.iov;
+	command = command_start(who, made->cdb, (size_t)made->cdb_size, NULL, list->iov_len, 0);
+	command->out_iov.iov_base = malloc(list->iov_len);
+	memcpy(command->out_iov.iov_base, list->iov_base, list->iov_len);
+	scsi_free_scsi_task(made);
+	command_submit(who, command);
+	return command;
+}
+
+static inline int
+end_reserve(struct command *command)
+{
+	int status;
+
+	command_wait(command);
+	free(command->out_iov.iov_base);
+	status = command->task->outcome == SCSI_COMPLETE ? command->task->status : -1;
+	command_free(command);
+	return status;
+}
+
+static inline int
+reserve(int who, int action, int type, uint64_t key, uint64_t new_key)
+{
+	return end_reserve(start_reserve(who, action, type, key, new_key, false));
+}
+
+static inline struct iscsi_task *
+make_write(void)
+{
+	return scsi_cdb_write16(0, 512, 512, 0, 0, 0, 0, 0);
+}
+
+static inline struct iscsi_task *
+make_read(void)
+{
+	return scsi_cdb_read10(0, 512, 512, 0, 0, 0, 0, 0);
+}
+
 /* ---- task management ---- */
 
 struct rig_tmf {
@@ -313,16 +413,25 @@ tmf_run(int who, enum scsi_tmf_function function, uint64_t tag)
 /* ---- beginning and end ---- */
 
 static inline struct scsi_lun *
-lun_add(int who, uint16_t number, const char *bdev, int *rc)
+lun_add_as(int who, uint16_t number, const char *bdev, bool quiet, int *rc)
 {
-	struct scsi_lun_opts opts = {
-		.number = number, .bdev = bdev, .event = on_lun_event, .ctx = &nexus[who]};
+	struct scsi_lun_opts opts = {.number = number,
+				     .bdev = bdev,
+				     .event = on_lun_event,
+				     .ctx = &nexus[who],
+				     .quiet = quiet};
 	struct scsi_lun *lun = NULL;
 
 	thread_set_current(rig_app);
 	*rc = scsi_lun_add(nexus[who].target, &opts, &lun, &rig_err);
 	thread_set_current(NULL);
 	return lun;
+}
+
+static inline struct scsi_lun *
+lun_add(int who, uint16_t number, const char *bdev, int *rc)
+{
+	return lun_add_as(who, number, bdev, false, rc);
 }
 
 static inline void
@@ -332,7 +441,7 @@ lun_remove_run(void *arg)
 }
 
 static inline void
-nexus_start(int who, const char *name, const char *bdev)
+nexus_make(int who, const char *name, const char *bdev, bool quiet)
 {
 	struct rig_nexus *at = &nexus[who];
 	int rc;
@@ -342,12 +451,25 @@ nexus_start(int who, const char *name, const char *bdev)
 	at->target = scsi_target_create(name, 1);
 	thread_set_current(NULL);
 	assert_non_null(at->target);
-	at->lun = lun_add(who, 0, bdev, &rc);
+	at->lun = lun_add_as(who, 0, bdev, quiet, &rc);
 	assert_int_equal(rc, 0);
 	thread_set_current(at->thread);
 	at->channel = scsi_channel_get(at->lun);
 	thread_set_current(NULL);
 	assert_non_null(at->channel);
+}
+
+static inline void
+nexus_start(int who, const char *name, const char *bdev)
+{
+	nexus_make(who, name, bdev, false);
+}
+
+/* The initiator was there before, and goes on. */
+static inline void
+nexus_go_on(int who, const char *name, const char *bdev)
+{
+	nexus_make(who, name, bdev, true);
 }
 
 static inline void
@@ -396,7 +518,7 @@ disk_teardown(void **state)
 	assert_int_equal(rig_delete("disk", "fake"), 0);
 	assert_int_equal(fake.channels, 0);
 	thread_set_current(rig_app);
-	scsi_reservations_forget();
+	scsi_kept_forget(NULL);
 	thread_set_current(NULL);
 	return fake_teardown(state);
 }

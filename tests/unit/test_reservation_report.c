@@ -235,15 +235,16 @@ test_round_trip(void **unused)
 		json_t *json, *again;
 		char *text;
 
-		begin(types[i], true);
-		assert_int_equal(scsi_reservations_to_json(&state, &json), 0);
+		begin(types[i], i % 2 == 0);
+		state.generation = UINT32_MAX - i;
+		json = scsi_reservations_to_json(&state);
 		text = json_dumps(json, 0);
 		again = json_loads(text, 0, NULL);
 		scsi_reservations_init(&after, true);
 		after.generation = 77;
 		assert_int_equal(scsi_reservations_from_json(&after, again, &err), 0);
 		expect_same(&state, &after);
-		assert_int_equal(after.generation, 0);
+		assert_int_equal(after.generation, state.generation);
 		for (unsigned int who = 0; who < 4; who++)
 			assert_int_equal(scsi_reservation_view(&state, nexus_of(who)).conflicts,
 					 scsi_reservation_view(&after, nexus_of(who)).conflicts);
@@ -251,89 +252,63 @@ test_round_trip(void **unused)
 		json_decref(json);
 		json_decref(again);
 	}
-	begin(5, false);
-	{
-		json_t *json = json_null();
-
-		assert_int_equal(scsi_reservations_to_json(&state, &json), 0);
-		assert_null(json);
-	}
 }
 
-static unsigned int fail_at; /* the n-th allocation from now; 0: none */
-
-static void *
-failing_malloc(size_t size)
-{
-	return fail_at > 0 && --fail_at == 0 ? NULL : malloc(size);
-}
-
-/* Without memory there is no list of all disks' reservations, rather than one that lacks some. */
+/* Of before they had both members: what was saved had come with APTPL. */
 static void
-test_config_without_memory(void **unused)
+test_old_form(void **unused)
 {
-	static const char *const disks[] = {"one", "two"};
-	json_t *config = NULL, *json;
+	struct scsi_reservations after;
 	struct errmsg err;
+	json_t *json;
 
 	(void)unused;
 	begin(5, true);
-	assert_int_equal(scsi_reservations_to_json(&state, &json), 0);
-	for (int i = 0; i < 2; i++)
-		assert_int_equal(scsi_reservations_restore(disks[i], json, &err), 0);
-	for (unsigned int nth = 1; config == NULL; nth++) {
-		fail_at = nth;
-		json_set_alloc_funcs(failing_malloc, free);
-		config = scsi_reservations_config_json();
-		json_set_alloc_funcs(malloc, free);
-	}
-	assert_int_equal(json_array_size(config), 2);
-	for (size_t i = 0; i < 2; i++) {
-		json_t *params = json_object_get(json_array_get(config, i), "params");
-
-		assert_true(json_equal(json_object_get(params, "reservations"), json));
-	}
-	json_decref(config);
+	json = scsi_reservations_to_json(&state);
+	json_object_del(json, "aptpl");
+	json_object_del(json, "generation");
+	scsi_reservations_init(&after, true);
+	assert_int_equal(scsi_reservations_from_json(&after, json, &err), 0);
+	expect_same(&state, &after);
+	assert_int_equal(after.generation, 0);
 	json_decref(json);
-	scsi_reservations_forget();
 }
 
-/* What has to be written, and what not. */
+/* What is said to have changed: APTPL as well. */
 static void
-test_save(void **unused)
+test_changed(void **unused)
 {
 	struct scsi_persistent_reserve_out_basic basic = {.service_action_reservation_key = 1};
 	struct move_list move = make_move(1, 2, 1, false);
 
 	(void)unused;
 	send_basic(0, SCSI_PERSISTENT_RESERVE_REGISTER, 0, 0, basic);
-	assert_true(result.changed && !result.save);
+	assert_true(result.changed && !state.aptpl);
 	send_out(0, SCSI_PERSISTENT_RESERVE_RESERVE, 1, 1, 0);
-	assert_true(result.changed && !result.save);
+	assert_true(result.changed);
 	basic = (struct scsi_persistent_reserve_out_basic){1, 1, 0, 0, 1};
 	send_basic(0, SCSI_PERSISTENT_RESERVE_REGISTER, 0, 0, basic);
-	assert_true(result.changed && result.save && state.aptpl);
+	assert_true(result.changed && state.aptpl);
 	send_basic(0, SCSI_PERSISTENT_RESERVE_REGISTER, 0, 0, basic);
-	assert_false(result.changed || result.save);
+	assert_false(result.changed);
 	/* Other service actions ignore APTPL. */
 	send_out(0, SCSI_PERSISTENT_RESERVE_RESERVE, 1, 1, 0);
-	assert_false(result.changed || result.save);
+	assert_false(result.changed);
 	send_out(0, SCSI_PERSISTENT_RESERVE_RELEASE, 1, 1, 0);
-	assert_true(result.save && state.aptpl);
+	assert_true(result.changed && state.aptpl);
 	send_out(0, SCSI_PERSISTENT_RESERVE_RESERVE, 1, 1, 0);
-	assert_true(result.save && state.aptpl);
-	/* Its end is to be written as well. */
+	assert_true(result.changed && state.aptpl);
 	send_list(0, move_cdb, &move, sizeof(move));
-	assert_true(result.status == SCSI_RESERVE_GOOD && result.save && !state.aptpl);
+	assert_true(result.status == SCSI_RESERVE_GOOD && result.changed && !state.aptpl);
 	move = make_move(2, 3, 0, false);
 	move.flags = 1;
 	send_list(1, move_cdb, &move, sizeof(move));
-	assert_true(result.status == SCSI_RESERVE_GOOD && result.save && state.aptpl);
+	assert_true(result.status == SCSI_RESERVE_GOOD && result.changed && state.aptpl);
 	send_out(0, SCSI_PERSISTENT_RESERVE_CLEAR, 0, 3, 0);
-	assert_true(result.status == SCSI_RESERVE_GOOD && result.save && state.aptpl);
+	assert_true(result.status == SCSI_RESERVE_GOOD && result.changed && state.aptpl);
 	/* What does nothing does not turn it off either. */
 	send_out(0, SCSI_PERSISTENT_RESERVE_REGISTER, 0, 0, 0);
-	assert_true(result.status == SCSI_RESERVE_GOOD && !result.save && state.aptpl);
+	assert_true(result.status == SCSI_RESERVE_GOOD && !result.changed && state.aptpl);
 }
 
 #define ONE(holder)                                                                                \
@@ -357,6 +332,13 @@ test_hostile_json(void **unused)
 		"{\"type\": 0, \"registrations\": {}}", "{\"type\": \"0\", \"registrations\": []}",
 		"{\"type\": 0.0, \"registrations\": []}",
 		"{\"type\": 0, \"registrations\": [], \"more\": 1}",
+		"{\"type\": 0, \"registrations\": [], \"aptpl\": 1}",
+		"{\"type\": 0, \"registrations\": [], \"aptpl\": null}",
+		"{\"type\": 0, \"registrations\": [], \"generation\": \"1\"}",
+		"{\"type\": 0, \"registrations\": [], \"generation\": 1.0}",
+		"{\"type\": 0, \"registrations\": [], \"generation\": -1}",
+		"{\"type\": 0, \"registrations\": [], \"generation\": 4294967296}",
+		"{\"registrations\": [], \"generation\": 1}",
 		/* types that do not exist, or do not go with the holders */
 		STATE("2", ONE("true")), STATE("4", ONE("true")), STATE("9", ONE("true")),
 		STATE("-1", ONE("true")), STATE("257", ONE("true")),
@@ -377,9 +359,13 @@ test_hostile_json(void **unused)
 		WITH(ADDRESS, "65536", A_KEY), WITH(ADDRESS, "-1", A_KEY),
 		WITH(ADDRESS, "\"1\"", A_KEY), WITH(ADDRESS, "1.0", A_KEY), WITH(ADDRESS, "1", "7"),
 		WITH(ADDRESS, "1", "\"0x0000000000000000\""), WITH(ADDRESS, "1", "\"7\"")};
-	static const char *const good[] = {
-		STATE("0", ""), STATE("1", ONE("true")), STATE("8", ONE("false")),
-		STATE("6", ONE("false") "," TWO("true")), WITH(ADDRESS, "65535", A_KEY)};
+	static const char *const good[] = {STATE("0", ""),
+					   "{\"type\": 0, \"registrations\": [], \"aptpl\": false, "
+					   "\"generation\": 4294967295}",
+					   STATE("1", ONE("true")),
+					   STATE("8", ONE("false")),
+					   STATE("6", ONE("false") "," TWO("true")),
+					   WITH(ADDRESS, "65535", A_KEY)};
 	struct scsi_reservations before;
 	struct errmsg err;
 	json_t *json;
@@ -441,8 +427,8 @@ main(void)
 		cmocka_unit_test_setup(test_no_such_action, setup),
 		cmocka_unit_test_setup(test_transport_id, setup),
 		cmocka_unit_test_setup(test_round_trip, setup),
-		cmocka_unit_test_setup(test_config_without_memory, setup),
-		cmocka_unit_test_setup(test_save, setup),
+		cmocka_unit_test_setup(test_old_form, setup),
+		cmocka_unit_test_setup(test_changed, setup),
 		cmocka_unit_test_setup(test_hostile_json, setup),
 		cmocka_unit_test_setup(test_too_many, setup),
 	};

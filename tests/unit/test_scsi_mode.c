@@ -4,37 +4,6 @@
 /* ldflags: -liscsi */
 #include "scsi_rig.h"
 
-/* One page, current values; free *made. */
-static struct scsi_mode_page *
-get_page(int who, int code, struct iscsi_task **made)
-{
-	struct scsi_mode_sense *sense;
-	struct scsi_mode_page *page;
-
-	*made = scsi_cdb_modesense6(0, SCSI_MODESENSE_PC_CURRENT,
-				    (enum scsi_modesense_page_code)code, 0, 255);
-	sense = ask(who, *made, 255);
-	page = scsi_modesense_get_page(sense, (enum scsi_modesense_page_code)code, 0);
-	assert_non_null(page);
-	return page;
-}
-
-static struct command *
-select_page(int who, struct scsi_mode_page *page, bool six)
-{
-	struct iscsi_task *made =
-		six ? scsi_cdb_modeselect6(1, 0, 0) : scsi_cdb_modeselect10(1, 0, 0);
-	struct scsi_data *data = scsi_modesense_dataout_marshall(made, page, six);
-	struct command *command;
-
-	assert_non_null(data);
-	made->cdb[six ? 4 : 8] = (uint8_t)data->size;
-	command = command_run(who, made->cdb, (size_t)made->cdb_size, data->data,
-			      (size_t)data->size, 0);
-	scsi_free_scsi_task(made);
-	return command;
-}
-
 static void
 test_pages(void **state)
 {
