@@ -57,10 +57,17 @@ struct vhost_blk_opts {
  */
 int vhost_blk_create(const struct vhost_blk_opts *opts, struct errmsg *err);
 
+/*
+ * virtio 1.2 §5.6.4: the sizes that a driver may choose. 256 is more than any CDB or sense data has.
+ */
+#define VHOST_SCSI_CDB_MAX   256
+#define VHOST_SCSI_SENSE_MAX 256
 struct vhost_scsi_opts {
 	const char *name;              /* the socket is <socket dir>/<name>; copied */
 	const struct cpumask *cpumask; /* where its threads may run; NULL: anywhere */
 	bool delay;                    /* the socket listens when vhost_scsi_start() is called */
+	/* What the driver that may go on has chosen; cdb_size 0: the defaults of both. */
+	uint32_t sense_size, cdb_size;
 };
 /*
  * App thread, in a coroutine [waits]. A virtio-scsi controller without targets. The errors are

@@ -405,6 +405,7 @@ struct rpc_vhost_create_scsi_controller {
 	const char *ctrlr;
 	struct cpumask cpumask;
 	bool delay;
+	int64_t sense_size, cdb_size;
 };
 
 struct rpc_vhost_scsi_add_target {

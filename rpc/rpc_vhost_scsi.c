@@ -78,6 +78,8 @@ create_scsi_controller(const void *arg, json_t **result, struct errmsg *err)
 		.name = params->ctrlr,
 		.cpumask = cpumask_is_empty(&params->cpumask) ? NULL : &params->cpumask,
 		.delay = params->delay,
+		.sense_size = (uint32_t)params->sense_size,
+		.cdb_size = (uint32_t)params->cdb_size,
 	};
 	int rc = vhost_scsi_create(&opts, err);
 

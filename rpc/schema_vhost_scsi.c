@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+#include <linux/virtio_scsi.h>
+
 #include "params.h"
 #include "rpc.h"
 #include "vhost.h"
@@ -23,6 +25,20 @@ static const struct rpc_param create_params[] = {
 	 .type = RPC_BOOL,
 	 .offset = CREATE(delay),
 	 .help = "the socket listens when vhost_start_scsi_controller is called"},
+	{.name = "sense_size",
+	 .type = RPC_INT,
+	 .offset = CREATE(sense_size),
+	 .preset = VIRTIO_SCSI_SENSE_DEFAULT_SIZE,
+	 .min = 0,
+	 .max = VHOST_SCSI_SENSE_MAX,
+	 .help = "bytes, as the driver has chosen that was there before and goes on"},
+	{.name = "cdb_size",
+	 .type = RPC_INT,
+	 .offset = CREATE(cdb_size),
+	 .preset = VIRTIO_SCSI_CDB_DEFAULT_SIZE,
+	 .min = 1,
+	 .max = VHOST_SCSI_CDB_MAX,
+	 .help = "bytes, as the driver has chosen that was there before and goes on"},
 };
 
 static const struct rpc_param start_params[] = {

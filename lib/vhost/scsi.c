@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "controller.h"
+#include "log.h"
 
 #define FEATURE(name) (1ULL << VIRTIO_SCSI_F_##name)
 
@@ -23,6 +24,8 @@
 /* In sectors of 512 bytes, and commands: what QEMU says of its own devices. */
 #define MAX_SECTORS 65535
 #define CMD_PER_LUN 128
+/* Changes of the sizes in one session that are each brought to the disk. */
+#define MAX_SAVES 16
 
 /* ---- configuration space and features; vhost-events thread ---- */
 
@@ -41,6 +44,8 @@ scsi_set_features(void *device, uint64_t features)
 	/* A new front-end may yet go on with the driver of the last one. */
 	if (features != 0)
 		atomic_store(&scsi->negotiated, features);
+	else
+		scsi->saves = 0;
 }
 
 static void
@@ -62,6 +67,26 @@ scsi_get_config(void *device, uint8_t *bytes)
 	memcpy(bytes, &config, sizeof(config));
 }
 
+/*
+ * The next process must know them: a front-end that comes back does not repeat them, and its driver
+ * goes on. One that does nothing but change its mind keeps no disk busy: it alone loses by that.
+ */
+static void
+set_sizes(struct vhost_scsi *scsi, uint32_t sense_size, uint32_t cdb_size)
+{
+	bool changed = atomic_exchange(&scsi->sense_size, sense_size) != sense_size;
+
+	changed |= atomic_exchange(&scsi->cdb_size, cdb_size) != cdb_size;
+	if (!changed || scsi->saves > MAX_SAVES)
+		return;
+	if (scsi->saves++ < MAX_SAVES)
+		vhost_controllers_save();
+	else
+		log_warn("vhost %s: the driver changes sense_size and cdb_size again and again: "
+			 "they are not saved any more",
+			 scsi->name);
+}
+
 /* virtio 1.2 §5.6.4.1: sense_size and cdb_size, one of them or both, and nothing else. */
 static int
 scsi_set_config(void *device, uint32_t offset, uint32_t size, const uint8_t *data)
@@ -80,9 +105,8 @@ scsi_set_config(void *device, uint32_t offset, uint32_t size, const uint8_t *dat
 	memcpy((uint8_t *)sizes + (offset - first), data, size);
 	if (sizes[0] > VHOST_SCSI_SENSE_MAX || sizes[1] == 0 || sizes[1] > VHOST_SCSI_CDB_MAX)
 		return -EINVAL;
-	atomic_store(&scsi->sense_size, sizes[0]);
-	atomic_store(&scsi->cdb_size, sizes[1]);
 	atomic_store(&scsi->sizes_chosen, true);
+	set_sizes(scsi, sizes[0], sizes[1]);
 	return 0;
 }
 
@@ -102,10 +126,8 @@ scsi_begin(void *device)
 {
 	struct vhost_scsi *scsi = device;
 
-	if (!atomic_exchange(&scsi->sizes_chosen, false)) {
-		atomic_store(&scsi->sense_size, VIRTIO_SCSI_SENSE_DEFAULT_SIZE);
-		atomic_store(&scsi->cdb_size, VIRTIO_SCSI_CDB_DEFAULT_SIZE);
-	}
+	if (!atomic_exchange(&scsi->sizes_chosen, false))
+		set_sizes(scsi, VIRTIO_SCSI_SENSE_DEFAULT_SIZE, VIRTIO_SCSI_CDB_DEFAULT_SIZE);
 	vhost_scsi_events_forget(scsi);
 	thread_call_within(scsi->app, VHOST_DRAIN_US, power_on_on_app, &scsi, sizeof(scsi));
 }
@@ -187,10 +209,13 @@ scsi_destroy(void *device)
 static json_t *
 scsi_config(void *device)
 {
-	(void)device;
+	struct vhost_scsi *scsi = device;
+
 	/* It listens when its targets are there: a guest that waits for it must not miss any. */
-	return json_pack("{s:s, s:{s:b}}", "method", "vhost_create_scsi_controller", "params",
-			 "delay", true);
+	return json_pack("{s:s, s:{s:b, s:I, s:I}}", "method", "vhost_create_scsi_controller",
+			 "params", "delay", true, "sense_size",
+			 (json_int_t)atomic_load(&scsi->sense_size), "cdb_size",
+			 (json_int_t)atomic_load(&scsi->cdb_size));
 }
 
 const struct vhost_device_ops vhost_scsi_ops = {
@@ -221,16 +246,18 @@ const struct vhost_device_ops vhost_scsi_ops = {
 };
 
 static int
-prepare(struct vhost_scsi *scsi, const char *name, struct errmsg *err)
+prepare(struct vhost_scsi *scsi, const struct vhost_scsi_opts *opts, struct errmsg *err)
 {
+	const char *name = opts->name;
+	bool chosen = opts->cdb_size != 0;
 	int rc;
 
 	memcpy(scsi->name, name, strlen(name) + 1);
 	pthread_mutex_init(&scsi->lock, NULL);
 	scsi->app = thread_current();
 	scsi->refs = 1;
-	atomic_init(&scsi->sense_size, VIRTIO_SCSI_SENSE_DEFAULT_SIZE);
-	atomic_init(&scsi->cdb_size, VIRTIO_SCSI_CDB_DEFAULT_SIZE);
+	atomic_init(&scsi->sense_size, chosen ? opts->sense_size : VIRTIO_SCSI_SENSE_DEFAULT_SIZE);
+	atomic_init(&scsi->cdb_size, chosen ? opts->cdb_size : VIRTIO_SCSI_CDB_DEFAULT_SIZE);
 	scsi->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	scsi->memory = vhost_scsi_memory_create();
 	if (scsi->memory == NULL)
@@ -259,7 +286,7 @@ vhost_scsi_create(const struct vhost_scsi_opts *opts, struct errmsg *err)
 	scsi = calloc(1, sizeof(*scsi));
 	if (scsi == NULL)
 		return err_set(err, -ENOMEM, "vhost controller %s: no memory", opts->name);
-	rc = prepare(scsi, opts->name, err);
+	rc = prepare(scsi, opts, err);
 	if (rc != 0) {
 		vhost_scsi_put(scsi);
 		return rc;

@@ -40,12 +40,6 @@
 #define VHOST_SCSI_REQUEST_HEADER  offsetof(struct virtio_scsi_cmd_req, cdb)
 #define VHOST_SCSI_RESPONSE_HEADER offsetof(struct virtio_scsi_cmd_resp, sense)
 
-/*
- * virtio 1.2 §5.6.4: the sizes that a driver may choose. 256 is more than any CDB or sense data has.
- */
-#define VHOST_SCSI_CDB_MAX   256
-#define VHOST_SCSI_SENSE_MAX 256
-
 /* Events that wait for a buffer of the driver's; those that come then are missed. */
 #define VHOST_SCSI_EVENTS 64
 
@@ -113,6 +107,9 @@ struct vhost_scsi {
 	_Atomic uint64_t negotiated;
 	_Atomic uint32_t cdb_size, sense_size;
 	_Atomic bool sizes_chosen; /* by the driver that is about to begin */
+
+	/* vhost-events thread only */
+	uint32_t saves; /* of sizes, in this session */
 };
 
 /* ---- scsi_path.c: on the controller's threads ---- */

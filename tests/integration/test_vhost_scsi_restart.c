@@ -144,6 +144,58 @@ test_entries(void **state)
 	assert_int_equal(rig_delete_controller("late"), 0);
 }
 
+/* ---- configuration space ---- */
+
+static void
+expect_sizes(uint32_t sense_size, uint32_t cdb_size)
+{
+	struct virtio_scsi_config config;
+
+	assert_int_equal(client_get_config(&rig_guest.device.client, 0, sizeof(config), &config),
+			 0);
+	assert_int_equal(config.sense_size, sense_size);
+	assert_int_equal(config.cdb_size, cdb_size);
+	rig_guest.scsi[0].sense_size = sense_size;
+	rig_guest.scsi[0].cdb_size = cdb_size;
+	scsi_guest_round_trip(&rig_guest, 0, 3, 0, 0, 8, sense_size);
+}
+
+/* The driver goes on with the sizes that it had chosen; the next one has those that all begin with. */
+static void
+test_sizes(void **state)
+{
+	const uint32_t sizes[2] = {8, 16};
+
+	(void)state;
+	assert_int_equal(daemon_create_file(&rig_daemon, "file", 1 << 20), 0);
+	scsi_rig_create("scsi");
+	assert_int_equal(scsi_rig_add_target("scsi", 3, json_string("file")), 3);
+	assert_int_equal(scsi_guest_try_start(&rig_guest, "scsi", NULL), 0);
+	scsi_guest_make_ready(&rig_guest, 3, 0);
+	assert_int_equal(client_set_config(&rig_guest.device.client, 20, 8, sizes, true), 0);
+	expect_sizes(8, 16);
+	for (int i = 0; i < 2; i++) {
+		restart();
+		assert_int_equal(client_device_reconnect(&rig_guest.device), 0);
+		expect_sizes(8, 16);
+	}
+	scsi_guest_end(&rig_guest);
+	assert_int_equal(scsi_guest_try_start(&rig_guest, "scsi", NULL), 0);
+	scsi_guest_make_ready(&rig_guest, 3, 0);
+	expect_sizes(96, 32);
+	restart();
+	assert_int_equal(client_device_reconnect(&rig_guest.device), 0);
+	expect_sizes(96, 32);
+	/* It keeps no disk busy. */
+	for (uint32_t i = 0; i < 40; i++) {
+		uint32_t size = 96 - i % 2;
+
+		assert_int_equal(client_set_config(&rig_guest.device.client, 20, 4, &size, true),
+				 0);
+	}
+	assert_int_equal(daemon_log_count(&rig_daemon, "they are not saved any more"), 1);
+}
+
 /* ---- reservations ---- */
 
 static int
@@ -425,8 +477,9 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_restart), TEST(test_entries),    TEST(test_reservations),
-		TEST(test_modes),   TEST(test_power_loss), TEST(test_whose),
+		TEST(test_restart),      TEST(test_entries), TEST(test_sizes),
+		TEST(test_reservations), TEST(test_modes),   TEST(test_power_loss),
+		TEST(test_whose),
 	};
 
 	return cmocka_run_group_tests_name("vhost_scsi_restart", tests, NULL, NULL);

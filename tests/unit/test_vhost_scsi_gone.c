@@ -60,6 +60,11 @@ vhost_controller_config_changed(struct vhost_controller *changed)
 	(void)changed;
 }
 
+void
+vhost_controllers_save(void)
+{
+}
+
 /* It has no queues either. */
 const char *
 vhost_session_name(const struct vhost_session *session)
