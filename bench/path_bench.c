@@ -324,7 +324,7 @@ create_scsi(const char *name, struct errmsg *err)
 	const struct vhost_scsi_opts opts = {.name = name};
 	int rc = vhost_scsi_create(&opts, err);
 
-	return rc == 0 ? vhost_scsi_add_target(name, 0, &device->bdev, 1, err) : rc;
+	return rc == 0 ? vhost_scsi_add_target(name, 0, NULL, &device->bdev, 1, err) : rc;
 }
 
 static void

@@ -82,17 +82,18 @@ int vhost_scsi_create(const struct vhost_scsi_opts *opts, struct errmsg *err);
 int vhost_scsi_start(const char *name, struct errmsg *err);
 
 #define VHOST_SCSI_MAX_TARGET 255
-#define VHOST_SCSI_ANY_NUMBER (-1) /* the first that is free */
+#define VHOST_SCSI_ANY_NUMBER (-1) /* the first that is free and not reserved */
 /*
  * App thread, in a coroutine [waits]. Adds a target with a LUN on each of the block devices, LUN 0
- * on the first one, while guests run, which are told of it. Returns its number, -EEXIST (number),
+ * on the first one, while guests run, which are told of it. reserved: VHOST_SCSI_MAX_TARGET + 1 of
+ * them, whether that number is not to be chosen; NULL: none. Returns its number, -EEXIST (number),
  * -ENOSPC (none is free), -EINVAL (number; count is not 1 … VHOST_SCSI_MAX_LUNS; no SCSI
  * controller), -ENODEV (controller or block device), -EBUSY (one is being deleted), -ENOTSUP,
  * -ENOMEM, or why a block device gives no channel.
  */
 #define VHOST_SCSI_MAX_LUNS 64
-int vhost_scsi_add_target(const char *name, int number, const char *const *bdevs, uint32_t count,
-			  struct errmsg *err);
+int vhost_scsi_add_target(const char *name, int number, const bool *reserved,
+			  const char *const *bdevs, uint32_t count, struct errmsg *err);
 /*
  * App thread, in a coroutine [waits]. Guests are told, and requests in flight waited for. 0,
  * -ENODEV (controller or target), -EBUSY (being deleted or removed), -EINVAL (no SCSI controller),

@@ -120,13 +120,34 @@ start_scsi_controller(const void *arg, json_t **result, struct errmsg *err)
 	return rc;
 }
 
+/* Guests know the missing ones by their numbers, which nobody else gets unless he asks for them. */
+static int
+reserve_numbers(const char *ctrlr, bool reserved[VHOST_SCSI_MAX_TARGET + 1])
+{
+	json_t *failed = app_failed_params(ADD_TARGET, ctrlr);
+	json_t *params;
+	size_t i;
+
+	json_array_foreach (failed, i, params) {
+		int64_t number = target_number(params);
+
+		if (number >= 0 && number <= VHOST_SCSI_MAX_TARGET)
+			reserved[number] = true;
+	}
+	json_decref(failed);
+	return failed != NULL ? 0 : -ENOMEM;
+}
+
 static int
 add_target(const void *arg, json_t **result, struct errmsg *err)
 {
 	const struct rpc_vhost_scsi_add_target *params = arg;
-	int rc = vhost_scsi_add_target(params->ctrlr, (int)params->scsi_target_num,
-				       params->bdev_name.items, params->bdev_name.count, err);
+	bool reserved[VHOST_SCSI_MAX_TARGET + 1] = {false};
+	int rc = reserve_numbers(params->ctrlr, reserved);
 
+	if (rc == 0)
+		rc = vhost_scsi_add_target(params->ctrlr, (int)params->scsi_target_num, reserved,
+					   params->bdev_name.items, params->bdev_name.count, err);
 	if (rc < 0)
 		return rc;
 	give_up_target(params->ctrlr, rc);

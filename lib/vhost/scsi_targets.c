@@ -240,7 +240,7 @@ start_target(struct vhost_scsi_target *target, struct errmsg *err)
 }
 
 static int
-choose_number(const struct vhost_scsi *scsi, int number, struct errmsg *err)
+choose_number(const struct vhost_scsi *scsi, int number, const bool *reserved, struct errmsg *err)
 {
 	int free_number = 0;
 
@@ -253,7 +253,8 @@ choose_number(const struct vhost_scsi *scsi, int number, struct errmsg *err)
 			       : err_set(err, -EEXIST,
 					 "vhost controller %s: target %d: File exists", scsi->name,
 					 number);
-	while (free_number < VHOST_SCSI_TARGETS && scsi->targets[free_number] != NULL)
+	while (free_number < VHOST_SCSI_TARGETS &&
+	       (scsi->targets[free_number] != NULL || (reserved != NULL && reserved[free_number])))
 		free_number++;
 	return free_number < VHOST_SCSI_TARGETS
 		       ? free_number
@@ -262,13 +263,13 @@ choose_number(const struct vhost_scsi *scsi, int number, struct errmsg *err)
 }
 
 static int
-add_target(struct vhost_scsi *scsi, int number, const char *const *bdevs, uint32_t count,
-	   struct errmsg *err)
+add_target(struct vhost_scsi *scsi, int number, const bool *reserved, const char *const *bdevs,
+	   uint32_t count, struct errmsg *err)
 {
 	struct vhost_scsi_target *target;
 	int rc;
 
-	number = choose_number(scsi, number, err);
+	number = choose_number(scsi, number, reserved, err);
 	if (number < 0)
 		return number;
 	for (uint32_t i = 0; i < count; i++) {
@@ -444,8 +445,8 @@ end(struct vhost_scsi *scsi)
 }
 
 int
-vhost_scsi_add_target(const char *name, int number, const char *const *bdevs, uint32_t count,
-		      struct errmsg *err)
+vhost_scsi_add_target(const char *name, int number, const bool *reserved, const char *const *bdevs,
+		      uint32_t count, struct errmsg *err)
 {
 	struct vhost_scsi *scsi;
 	int rc;
@@ -457,7 +458,7 @@ vhost_scsi_add_target(const char *name, int number, const char *const *bdevs, ui
 	scsi = begin(name, &rc, err);
 	if (scsi == NULL)
 		return rc;
-	rc = add_target(scsi, number, bdevs, count, err);
+	rc = add_target(scsi, number, reserved, bdevs, count, err);
 	end(scsi);
 	return rc;
 }

@@ -144,6 +144,56 @@ test_entries(void **state)
 	assert_int_equal(rig_delete_controller("late"), 0);
 }
 
+static void
+expect_target(json_t *bdev, int number)
+{
+	assert_int_equal(scsi_rig_add_target("scsi", -1, bdev), number);
+}
+
+/*
+ * A guest that goes on waits for all of its disks; nobody else gets their numbers. When the
+ * missing one is there, the controller listens.
+ */
+static void
+test_missing(void **state)
+{
+	struct client client = {.fd = -1, .backend_fd = -1};
+	char path[DAEMON_PATH], away[DAEMON_PATH];
+
+	(void)state;
+	create_disks();
+	assert_int_equal(daemon_create_null(&rig_daemon, "x", 2048, 512), 0);
+	assert_int_equal(daemon_create_file(&rig_daemon, "file", 1 << 20), 0);
+	expect_target(json_string("file"), 0);
+	expect_target(json_string("m"), 1);
+	assert_int_equal(scsi_guest_try_start(&rig_guest, "scsi", NULL), 0);
+	scsi_guest_make_ready(&rig_guest, 0, 0);
+	daemon_path(&rig_daemon, "file.img", path);
+	daemon_path(&rig_daemon, "away.img", away);
+	assert_int_equal(rename(path, away), 0);
+	restart();
+	assert_int_equal(daemon_log_count(&rig_daemon, "not all of its targets are there"), 1);
+	assert_int_not_equal(client_connect(&client, rig_socket("scsi"), 50), 0);
+	expect_target(json_string("x"), 2);
+	expect_target(json_string("x"), 4);
+	assert_int_equal(rename(away, path), 0);
+	/* Another disk of the same name would do, too. */
+	assert_int_equal(daemon_create_file(&rig_daemon, "file", 1 << 20), 0);
+	assert_int_equal(client_device_reconnect(&rig_guest.device), 0);
+	assert_int_equal(scsi_guest_test_unit(&rig_guest, 0, 0), 0);
+	assert_int_equal(scsi_guest_test_unit(&rig_guest, 9, 0), 0);
+	/* Who asks for the number of a missing one means it. */
+	assert_int_equal(rename(path, away), 0);
+	restart();
+	assert_int_equal(scsi_rig_add_target("scsi", 0, json_string("x")), 0);
+	expect_target(json_string("x"), 5);
+	assert_int_not_equal(client_connect(&client, rig_socket("scsi"), 50), 0);
+	assert_int_equal(daemon_call(&rig_daemon, "vhost_start_scsi_controller",
+				     json_pack("{s:s}", "ctrlr", "scsi")),
+			 0);
+	assert_int_equal(client_device_reconnect(&rig_guest.device), 0);
+}
+
 /* ---- configuration space ---- */
 
 static void
@@ -477,9 +527,9 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_restart),      TEST(test_entries), TEST(test_sizes),
-		TEST(test_reservations), TEST(test_modes),   TEST(test_power_loss),
-		TEST(test_whose),
+		TEST(test_restart),    TEST(test_entries),      TEST(test_missing),
+		TEST(test_sizes),      TEST(test_reservations), TEST(test_modes),
+		TEST(test_power_loss), TEST(test_whose),
 	};
 
 	return cmocka_run_group_tests_name("vhost_scsi_restart", tests, NULL, NULL);

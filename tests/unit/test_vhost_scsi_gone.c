@@ -111,7 +111,7 @@ start_run(void *arg)
 	(void)arg;
 	rc = vhost_scsi_create(&opts, &rig_err);
 	for (int number = 0; number < 2 && rc == number; number++)
-		rc = vhost_scsi_add_target("scsi", number, bdevs, 1, &rig_err) + 1;
+		rc = vhost_scsi_add_target("scsi", number, NULL, bdevs, 1, &rig_err) + 1;
 }
 
 static void
