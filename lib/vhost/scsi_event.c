@@ -105,10 +105,9 @@ fill_one(struct vhost_queue *queue, struct virtq_slot *slot, const struct virtio
 	vhost_queue_complete(queue, slot, sizeof(*event));
 }
 
-void
-vhost_scsi_fill(struct vhost_queue *queue)
+static __attribute__((noinline)) void
+fill(struct vhost_queue *queue, struct vhost_scsi *scsi)
 {
-	struct vhost_scsi *scsi = queue->device;
 	struct virtio_scsi_event event;
 	struct virtq_slot *slot;
 
@@ -118,4 +117,12 @@ vhost_scsi_fill(struct vhost_queue *queue)
 		pthread_mutex_unlock(&scsi->lock);
 		fill_one(queue, slot, &event);
 	}
+}
+
+/* In each poll, and nearly never with anything to do. */
+void
+vhost_scsi_fill(struct vhost_queue *queue)
+{
+	if (vhost_scsi_wants_buffers(queue->device))
+		fill(queue, queue->device);
 }

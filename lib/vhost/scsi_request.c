@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The request queues: a chain is taken apart, becomes a SCSI task, and its outcome the response. */
+#include <endian.h>
 #include <string.h>
 
 #include "iov.h"
@@ -316,11 +317,19 @@ struct recent {
 	struct vhost_scsi_path *path; /* NULL: there was none */
 };
 
-static __attribute__((noinline)) void
+/* LUNs below 256 in peripheral device addressing, where there are any, without a call. */
+static inline void
 find_path(struct recent *recent, const struct vhost_scsi_channel *channel, uint64_t lun)
 {
+	uint64_t number = le64toh(lun);
+	struct vhost_scsi_paths *paths = channel->targets[number >> 8 & 0xff];
+
 	recent->lun = lun;
-	recent->path = vhost_scsi_find_path(channel, (const uint8_t *)&lun);
+	if (likely((number & ~0xff00ff00ull) == 1 && paths != NULL &&
+		   number >> 24 < paths->lun_count && paths->luns[number >> 24].lun != NULL))
+		recent->path = &paths->luns[number >> 24];
+	else
+		recent->path = vhost_scsi_find_path(channel, (const uint8_t *)&recent->lun);
 }
 
 static inline __attribute__((always_inline)) void
