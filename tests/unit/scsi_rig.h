@@ -361,13 +361,13 @@ reserve(int who, int action, int type, uint64_t key, uint64_t new_key)
 }
 
 static inline struct iscsi_task *
-make_write(void)
+write_one_block(void)
 {
 	return scsi_cdb_write16(0, 512, 512, 0, 0, 0, 0, 0);
 }
 
 static inline struct iscsi_task *
-make_read(void)
+read_one_block(void)
 {
 	return scsi_cdb_read10(0, 512, 512, 0, 0, 0, 0, 0);
 }

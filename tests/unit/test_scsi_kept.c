@@ -104,8 +104,8 @@ make_reservation(bool aptpl)
 static void
 expect_reservation(void)
 {
-	expect_status(run(B, make_write(), data, 512, 0), SCSI_RESERVATION_CONFLICT);
-	expect_good(run(A, make_write(), data, 512, 0));
+	expect_status(run(B, write_one_block(), data, 512, 0), SCSI_RESERVATION_CONFLICT);
+	expect_good(run(A, write_one_block(), data, 512, 0));
 }
 
 static uint32_t
@@ -165,7 +165,7 @@ test_reservations(void **state)
 		restart();
 		assert_int_equal(get_generation(A, &keys), generation + 1);
 		assert_int_equal(keys, 0);
-		expect_good(run(B, make_write(), data, 512, 0));
+		expect_good(run(B, write_one_block(), data, 512, 0));
 	}
 }
 
@@ -179,12 +179,12 @@ test_modes(void **state)
 	set_write_cache(A, false);
 	clear_attentions(B);
 	restart();
-	expect_good(run(B, make_write(), data, 512, 0));
+	expect_good(run(B, write_one_block(), data, 512, 0));
 	assert_int_equal(fake.log[0].flags, BDEV_FUA);
 	expect_good(set_control(B, true, true));
 	clear_attentions(A);
 	restart();
-	command = run(A, make_write(), data, 512, 0);
+	command = run(A, write_one_block(), data, 512, 0);
 	assert_int_equal(command->task->sense[0], SCSI_SENSE_DESCRIPTOR_CURRENT);
 	expect_sense(command, SCSI_SENSE_DATA_PROTECTION, SCSI_SENSE_ASCQ_WRITE_PROTECTED);
 	expect_good(set_control(A, false, false));
@@ -235,7 +235,7 @@ test_waits(void **state)
 	for (int i = 0; i < 5; i++) {
 		rig_settle();
 		assert_false(reserving->finished);
-		expect_good(run(A, make_write(), data, 512, 0));
+		expect_good(run(A, write_one_block(), data, 512, 0));
 	}
 	let_go();
 	assert_int_equal(end_reserve(reserving), SCSI_GOOD);
@@ -245,7 +245,7 @@ test_waits(void **state)
 	for (int i = 0; i < 5; i++) {
 		rig_settle();
 		assert_false(selecting->finished);
-		expect_good(run(A, make_write(), data, 512, 0));
+		expect_good(run(A, write_one_block(), data, 512, 0));
 	}
 	let_go();
 	command_wait(selecting);
@@ -280,7 +280,7 @@ test_fails(void **state)
 	journal.rc = -EIO;
 	assert_int_equal(tmf_run(A, SCSI_LOGICAL_UNIT_RESET, 0), SCSI_FUNCTION_COMPLETE);
 	clear_attentions(A);
-	expect_good(run(A, make_write(), data, 512, 0));
+	expect_good(run(A, write_one_block(), data, 512, 0));
 	get_generation(A, &keys);
 	assert_int_equal(keys, 0);
 }
@@ -302,7 +302,7 @@ test_power_loss(void **state)
 	expect_attention(B, 0x2900);
 	assert_int_equal(get_generation(A, &keys), 0);
 	assert_int_equal(keys, 0);
-	expect_good(run(B, make_write(), data, 512, 0));
+	expect_good(run(B, write_one_block(), data, 512, 0));
 	assert_int_equal(fake.log[0].flags, 0);
 	/* And with APTPL. */
 	make_reservation(true);
@@ -319,8 +319,8 @@ test_power_loss(void **state)
 	/* Of the same boot there is nothing to hear. */
 	stop_all();
 	start_all("boot 3");
-	expect_good(run(A, make_write(), data, 512, 0));
-	expect_good(run(B, make_write(), data, 512, 0));
+	expect_good(run(A, write_one_block(), data, 512, 0));
+	expect_good(run(B, write_one_block(), data, 512, 0));
 }
 
 /* ---- whose it is ---- */
@@ -350,10 +350,10 @@ test_same_name(void **state)
 	expect_good(set_control(A, true, false));
 	memcpy(uuid, bdev_get_info(fake.bdev)->uuid, sizeof(uuid));
 	replace_disk("disk", "disk", NULL);
-	expect_good(run(B, make_write(), data, 512, 0));
+	expect_good(run(B, write_one_block(), data, 512, 0));
 	/* The first one by another name. */
 	replace_disk("disk", "other", uuid);
-	expect_sense(run(A, make_write(), data, 512, 0), SCSI_SENSE_DATA_PROTECTION,
+	expect_sense(run(A, write_one_block(), data, 512, 0), SCSI_SENSE_DATA_PROTECTION,
 		     SCSI_SENSE_ASCQ_WRITE_PROTECTED);
 	expect_good(set_control(A, false, false));
 	clear_attentions(B);
@@ -371,13 +371,13 @@ test_release(void **state)
 	thread_set_current(rig_app);
 	scsi_kept_release("disk"); /* it has LUNs */
 	thread_set_current(NULL);
-	expect_sense(run(A, make_write(), data, 512, 0), SCSI_SENSE_DATA_PROTECTION,
+	expect_sense(run(A, write_one_block(), data, 512, 0), SCSI_SENSE_DATA_PROTECTION,
 		     SCSI_SENSE_ASCQ_WRITE_PROTECTED);
 	stop_all();
 	scsi_kept_release("disk");
 	nexus_go_on(A, "a", "disk");
 	nexus_go_on(B, "b", "disk");
-	expect_good(run(B, make_write(), data, 512, 0));
+	expect_good(run(B, write_one_block(), data, 512, 0));
 	make_reservation(true);
 	expect_good(set_control(A, true, false));
 	stop_all();
@@ -389,7 +389,7 @@ test_release(void **state)
 	scsi_kept_forget("disk");
 	nexus_go_on(A, "a", "disk");
 	nexus_go_on(B, "b", "disk");
-	expect_good(run(B, make_write(), data, 512, 0));
+	expect_good(run(B, write_one_block(), data, 512, 0));
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, kept_setup, kept_teardown)

@@ -251,9 +251,9 @@ test_conflicts(void **state)
 	(void)state;
 	assert_int_equal(reserve(A, SCSI_PERSISTENT_RESERVE_REGISTER, 0, 0, 0xa), SCSI_GOOD);
 	assert_int_equal(reserve(A, SCSI_PERSISTENT_RESERVE_RESERVE, 1, 0xa, 0), SCSI_GOOD);
-	expect_good(run(A, make_write(), data, 512, 0));
-	expect_status(run(B, make_write(), data, 512, 0), SCSI_RESERVATION_CONFLICT);
-	expect_good(run(B, make_read(), NULL, 0, 512));
+	expect_good(run(A, write_one_block(), data, 512, 0));
+	expect_status(run(B, write_one_block(), data, 512, 0), SCSI_RESERVATION_CONFLICT);
+	expect_good(run(B, read_one_block(), NULL, 0, 512));
 	expect_good(run(B, scsi_cdb_startstopunit(0, 0, 0, 0, 0, 1), NULL, 0, 0));
 	expect_status(run(B, scsi_cdb_startstopunit(0, 0, 0, 0, 0, 0), NULL, 0, 0),
 		      SCSI_RESERVATION_CONFLICT);
@@ -262,9 +262,9 @@ test_conflicts(void **state)
 	assert_int_equal(reserve(B, SCSI_PERSISTENT_RESERVE_RESERVE, 1, 0, 0),
 			 SCSI_RESERVATION_CONFLICT);
 	assert_int_equal(reserve(A, SCSI_PERSISTENT_RESERVE_RELEASE, 1, 0xa, 0), SCSI_GOOD);
-	expect_good(run(B, make_write(), data, 512, 0));
+	expect_good(run(B, write_one_block(), data, 512, 0));
 	assert_int_equal(reserve(A, SCSI_PERSISTENT_RESERVE_RESERVE, 3, 0xa, 0), SCSI_GOOD);
-	expect_status(run(B, make_read(), NULL, 0, 512), SCSI_RESERVATION_CONFLICT);
+	expect_status(run(B, read_one_block(), NULL, 0, 512), SCSI_RESERVATION_CONFLICT);
 	expect_good(run(B, scsi_cdb_testunitready(), NULL, 0, 0));
 	made = scsi_cdb_persistent_reserve_in(SCSI_PERSISTENT_RESERVE_READ_KEYS, 255);
 	keys = ask(B, made, 255);
@@ -275,9 +275,9 @@ test_conflicts(void **state)
 	assert_int_equal(tmf_run(B, SCSI_LOGICAL_UNIT_RESET, 0), SCSI_FUNCTION_COMPLETE);
 	clear_attentions(B);
 	clear_attentions(A);
-	expect_status(run(B, make_read(), NULL, 0, 512), SCSI_RESERVATION_CONFLICT);
+	expect_status(run(B, read_one_block(), NULL, 0, 512), SCSI_RESERVATION_CONFLICT);
 	assert_int_equal(reserve(A, SCSI_PERSISTENT_RESERVE_CLEAR, 0, 0xa, 0), SCSI_GOOD);
-	expect_good(run(B, make_read(), NULL, 0, 512));
+	expect_good(run(B, read_one_block(), NULL, 0, 512));
 }
 
 /* PREEMPT AND ABORT ends when the writes of the other one have, and none begins after it. */
@@ -309,8 +309,8 @@ test_preempt_and_abort(void **state)
 	assert_int_equal(end_reserve(preempt), SCSI_GOOD);
 	fake.delayed = false;
 	expect_attention(A, 0x2a05);
-	expect_status(run(A, make_write(), data, 512, 0), SCSI_RESERVATION_CONFLICT);
-	expect_good(run(B, make_write(), data, 512, 0));
+	expect_status(run(A, write_one_block(), data, 512, 0), SCSI_RESERVATION_CONFLICT);
+	expect_good(run(B, write_one_block(), data, 512, 0));
 	assert_int_equal(reserve(B, SCSI_PERSISTENT_RESERVE_CLEAR, 0, 0xb, 0), SCSI_GOOD);
 }
 
@@ -351,13 +351,13 @@ test_one_unit(void **state)
 	nexus_start(B, "b", uuid);
 	clear_attentions(B);
 	assert_string_equal(scsi_lun_bdev_name(nexus[B].lun), "disk");
-	expect_status(run(B, make_write(), data, 512, 0), SCSI_RESERVATION_CONFLICT);
+	expect_status(run(B, write_one_block(), data, 512, 0), SCSI_RESERVATION_CONFLICT);
 	/* And so it is when the UUID came first. */
 	nexus_stop(A);
 	nexus_start(A, "a", "disk");
 	clear_attentions(A);
-	expect_good(run(A, make_write(), data, 512, 0));
-	expect_status(run(B, make_write(), data, 512, 0), SCSI_RESERVATION_CONFLICT);
+	expect_good(run(A, write_one_block(), data, 512, 0));
+	expect_status(run(B, write_one_block(), data, 512, 0), SCSI_RESERVATION_CONFLICT);
 }
 
 /* A disk that gets its next LUN while the last one still goes has what was there. */
