@@ -6,6 +6,7 @@
 #define KEY      0x1122334455667788ULL
 #define UUID     "00000000-0000-4000-8000-000000000001"
 #define CONFLICT 0x18
+#define BUSY     0x08
 
 static const char *const cpus[] = {"--cpus", "0-1", NULL};
 
@@ -521,6 +522,65 @@ test_whose(void **state)
 	assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 3, 0, 0, 1, data, 512), 0);
 }
 
+/* Before the entry that adds a target to that controller there is one that takes its time. */
+static void
+slow_replay_down(const char *ctrlr)
+{
+	json_t *state = load_state();
+	json_t *entries = entries_of(state, "vhost"), *entry;
+	size_t i;
+
+	json_array_foreach (entries, i, entry) {
+		json_t *params = json_object_get(entry, "params");
+
+		if (strcmp(json_string_value(json_object_get(params, "ctrlr")), ctrlr) == 0 &&
+		    json_object_get(params, "bdev_name") != NULL)
+			break;
+	}
+	assert_true(i < json_array_size(entries));
+	json_array_insert_new(entries, i,
+			      json_pack("{s:s, s:{s:s, s:i}}", "method", "bdev_get_bdevs", "params",
+					"name", "nobody", "timeout", 3000));
+	store_state(state);
+}
+
+/*
+ * The guest of one controller goes on while the state is still being replayed, and reserves a disk
+ * of which another controller's LUN cannot stay: neither waits for the other.
+ */
+static void
+test_reserve_while_replaying(void **state)
+{
+	unsigned int tries = 0;
+	char path[DAEMON_PATH];
+	int status = BUSY;
+
+	(void)state;
+	create_disks();
+	assert_int_equal(daemon_create_file(&rig_daemon, "file", 1 << 20), 0);
+	scsi_rig_create("late");
+	assert_int_equal(scsi_rig_add_target("late", 0, json_pack("[s, s]", "m", "file")), 0);
+	assert_int_equal(scsi_guest_try_start(&rig_guest, "scsi", NULL), 0);
+	scsi_guest_make_ready(&rig_guest, 9, 0);
+	daemon_kill(&rig_daemon);
+	daemon_path(&rig_daemon, "file.img", path);
+	assert_int_equal(unlink(path), 0);
+	slow_replay_down("late");
+	daemon_launch(&rig_daemon, cpus);
+	go_on();
+	for (; status == BUSY && tries < 1000; tries++) {
+		if (tries > 0)
+			usleep(20000);
+		status = reserve_out(&rig_guest, 9, 0, 0, KEY, true);
+	}
+	assert_int_equal(status, GOOD);
+	assert_int_equal(count_keys(&rig_guest, 9), 1);
+	assert_int_equal(daemon_call(&rig_daemon, "framework_wait_init", NULL), 0);
+	restart();
+	go_on();
+	assert_int_equal(count_keys(&rig_guest, 9), 1);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int
@@ -529,7 +589,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_restart),    TEST(test_entries),      TEST(test_missing),
 		TEST(test_sizes),      TEST(test_reservations), TEST(test_modes),
-		TEST(test_power_loss), TEST(test_whose),
+		TEST(test_power_loss), TEST(test_whose),        TEST(test_reserve_while_replaying),
 	};
 
 	return cmocka_run_group_tests_name("vhost_scsi_restart", tests, NULL, NULL);
