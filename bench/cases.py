@@ -44,15 +44,16 @@ def load_sample(bench, server, case, workload, seconds, ramp):
     if workload.ring == 'packed':
         options.append('--packed')
     busy = server.busy_ticks() if isinstance(server, Vhostd) else None
-    used = cpu_ns(server.pid)
-    result = bench.load(*options)
+    used, quiet = cpu_ns(server.pid), {}
+    with bench.watching_others(server, quiet):
+        result = bench.load(*options)
     # The window of these is the whole run, ramp and drain included: so are the I/Os.
     ios = result['ios_total']
     if ios:
         result['cpu_cycles_per_io'] = (cpu_ns(server.pid) - used) * result['tsc_hz'] / 1e9 / ios
     if busy is not None and ios:
         result['cycles_per_io'] = (server.busy_ticks() - busy) / ios
-    return {'case': case, 'server': server.name, **result}
+    return {'case': case, 'server': server.name, **quiet, **result}
 
 
 def measure_near(bench, run, seconds):

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 
-from processes import BenchError, NotAvailable
+from processes import BenchError, NotAvailable, cpu_ns
 
 NOT_OFFERED = 3  # exit status of vhost_load
 NEAR_NS = 150  # round trip of a cache line between CPUs of one core complex
+QUIET_PERCENT = 5  # of the machine that other programs may use meanwhile
 
 
 def machine_busy_s():
@@ -30,6 +31,11 @@ def own_cpu_s():
 def is_near(round_trip_ns):
     """Where it cannot be measured there is nothing to choose."""
     return round_trip_ns is None or round_trip_ns <= NEAR_NS
+
+
+def is_undisturbed(sample):
+    return is_near(sample.get('round_trip_ns')) and \
+        sample.get('others_percent', 0) <= QUIET_PERCENT
 
 
 class Bench:
@@ -67,6 +73,16 @@ class Bench:
         began, busy, own = self.start
         others = machine_busy_s() - busy - (own_cpu_s() - own)
         return max(0, 100 * others / (time.monotonic() - began) / os.cpu_count())
+
+    @contextlib.contextmanager
+    def watching_others(self, server, sample):
+        """Around what is measured: says in the sample how much of the machine others used."""
+        def used():
+            return machine_busy_s() - own_cpu_s() - cpu_ns(server.pid) / 1e9
+        began, before = time.monotonic(), used()
+        yield
+        machine_s = (time.monotonic() - began) * os.cpu_count()
+        sample['others_percent'] = max(0, 100 * (used() - before) / machine_s)
 
     def error(self, text):
         print(f'error: {text}', file=sys.stderr, flush=True)
@@ -127,19 +143,20 @@ class Bench:
 
 
 class Summary:
-    """Medians of a run's samples: of those of near CPUs, where there are any."""
+    """Medians of a run's samples: of the undisturbed ones of near CPUs, where there are any."""
 
     def __init__(self, samples):
         groups = {}
         for sample in samples:
             groups.setdefault((sample['case'], sample['server']), []).append(sample)
-        self.groups = {key: self._medians(self._near(group)) for key, group in groups.items()}
+        self.groups = {key: self._medians(self._best(group)) for key, group in groups.items()}
         self.turns = {(sample['case'], sample['server'], sample['turn']): sample
                       for sample in samples if 'turn' in sample}
 
     @staticmethod
-    def _near(group):
-        return [s for s in group if is_near(s.get('round_trip_ns'))] or group
+    def _best(group):
+        return [s for s in group if is_undisturbed(s)] or \
+            [s for s in group if is_near(s.get('round_trip_ns'))] or group
 
     @staticmethod
     def _medians(group):
@@ -165,6 +182,7 @@ class Summary:
         """
         pairs = [(sample, self.turns[*other, turn]) for (*key, turn), sample in self.turns.items()
                  if tuple(key) == one and (*other, turn) in self.turns]
-        near = [pair for pair in pairs if is_near(pair[0].get('round_trip_ns'))]
-        figures = [figure(*pair) for pair in near or pairs]
+        best = [pair for pair in pairs if all(map(is_undisturbed, pair))] or \
+            [pair for pair in pairs if is_near(pair[0].get('round_trip_ns'))] or pairs
+        figures = [figure(*pair) for pair in best]
         return statistics.median(figures) if figures and None not in figures else None

@@ -99,39 +99,12 @@ put_good(struct virtio_scsi_cmd_resp *good, uint32_t resid, bool fill)
 
 /* ---- parsing ---- */
 
-/*
- * Any sizes and buffers. A CDB that is longer than any that is known here loses its end, which
- * nobody looks at.
- */
-static __attribute__((noinline)) void
-take_long_way(struct scsi_task *task, struct virtio_scsi_cmd_req *header, uint32_t cdb_size)
+static inline uint64_t
+adopt_header(struct scsi_task *task, const struct virtio_scsi_cmd_req *header, uint32_t cdb_size)
 {
-	uint32_t kept = cdb_size < SCSI_CDB_MAX ? cdb_size : SCSI_CDB_MAX;
-	uint8_t rest[VHOST_SCSI_CDB_MAX];
+	uint64_t lun;
 
-	vhost_iov_take(&task->out, &task->out_count, header, VHOST_SCSI_REQUEST_HEADER);
-	memset(header->cdb, 0, sizeof(header->cdb));
-	vhost_iov_take(&task->out, &task->out_count, header->cdb, kept);
-	vhost_iov_take(&task->out, &task->out_count, rest, cdb_size - kept);
-}
-
-/* The first buffer of nearly every driver is the header and nothing else: it is copied once. */
-static inline void
-take_header(struct scsi_task *task, const struct virtq_slot *slot, uint32_t cdb_size, uint64_t *lun)
-{
-	const struct virtio_scsi_cmd_req *header = slot->iov->iov_base;
-	struct virtio_scsi_cmd_req copy;
-
-	if (likely(slot->iov->iov_len == sizeof(*header) && cdb_size == sizeof(header->cdb))) {
-		task->out = slot->iov + 1;
-		task->out_count = slot->readable_count - 1;
-	} else {
-		task->out = slot->iov;
-		task->out_count = slot->readable_count;
-		take_long_way(task, &copy, cdb_size);
-		header = &copy;
-	}
-	memcpy(lun, header->lun, sizeof(*lun));
+	memcpy(&lun, header->lun, sizeof(lun));
 	task->tag = header->tag;
 	task->attribute = header->task_attr;
 	memcpy(task->cdb, header->cdb, sizeof(task->cdb));
@@ -140,6 +113,43 @@ take_header(struct scsi_task *task, const struct virtq_slot *slot, uint32_t cdb_
 	if (unlikely(task->attribute > SCSI_ACA))
 		task->attribute = SCSI_SIMPLE;
 	task->cdb_length = (uint8_t)(cdb_size < SCSI_CDB_MAX ? cdb_size : SCSI_CDB_MAX);
+	return lun;
+}
+
+/*
+ * Any sizes and buffers. A CDB that is longer than any that is known here loses its end, which
+ * nobody looks at.
+ */
+static __attribute__((noinline)) uint64_t
+gather_header(struct scsi_task *task, uint32_t cdb_size)
+{
+	uint32_t kept = cdb_size < SCSI_CDB_MAX ? cdb_size : SCSI_CDB_MAX;
+	struct virtio_scsi_cmd_req header = {0};
+	uint8_t rest[VHOST_SCSI_CDB_MAX];
+
+	vhost_iov_take(&task->out, &task->out_count, &header, VHOST_SCSI_REQUEST_HEADER);
+	vhost_iov_take(&task->out, &task->out_count, header.cdb, kept);
+	vhost_iov_take(&task->out, &task->out_count, rest, cdb_size - kept);
+	return adopt_header(task, &header, cdb_size);
+}
+
+/*
+ * The first buffer of nearly every driver is the header and nothing else: it is copied once.
+ * Returns the LUN field.
+ */
+static inline uint64_t
+take_header(struct scsi_task *task, const struct virtq_slot *slot, uint32_t cdb_size)
+{
+	const struct virtio_scsi_cmd_req *header = slot->iov->iov_base;
+
+	if (likely(slot->iov->iov_len == sizeof(*header) && cdb_size == sizeof(header->cdb))) {
+		task->out = slot->iov + 1;
+		task->out_count = slot->readable_count - 1;
+		return adopt_header(task, header, cdb_size);
+	}
+	task->out = slot->iov;
+	task->out_count = slot->readable_count;
+	return gather_header(task, cdb_size);
 }
 
 /* So is the first one that is to be filled with the response. */
@@ -176,7 +186,7 @@ parse(struct virtq_slot *slot, uint32_t cdb_size, uint32_t sense_size,
 	task->out_bytes = slot->readable_bytes - header_size;
 	if (unlikely(!take_response(task, slot, response_size, &request->response)))
 		return false;
-	take_header(task, slot, cdb_size, lun);
+	*lun = take_header(task, slot, cdb_size);
 	return true;
 }
 
@@ -317,19 +327,23 @@ struct recent {
 	struct vhost_scsi_path *path; /* NULL: there was none */
 };
 
+static __attribute__((noinline)) struct vhost_scsi_path *
+find_any_path(const struct vhost_scsi_channel *channel, uint64_t lun)
+{
+	return vhost_scsi_find_path(channel, (const uint8_t *)&lun);
+}
+
 /* LUNs below 256 in peripheral device addressing, where there are any, without a call. */
-static inline void
-find_path(struct recent *recent, const struct vhost_scsi_channel *channel, uint64_t lun)
+static inline struct vhost_scsi_path *
+find_path(const struct vhost_scsi_channel *channel, uint64_t lun)
 {
 	uint64_t number = le64toh(lun);
 	struct vhost_scsi_paths *paths = channel->targets[number >> 8 & 0xff];
 
-	recent->lun = lun;
 	if (likely((number & ~0xff00ff00ull) == 1 && paths != NULL &&
 		   number >> 24 < paths->lun_count && paths->luns[number >> 24].lun != NULL))
-		recent->path = &paths->luns[number >> 24];
-	else
-		recent->path = vhost_scsi_find_path(channel, (const uint8_t *)&recent->lun);
+		return &paths->luns[number >> 24];
+	return find_any_path(channel, lun);
 }
 
 static inline __attribute__((always_inline)) void
@@ -347,7 +361,7 @@ handle_request(struct vhost_queue *queue, struct virtq_slot *slot, uint32_t cdb_
 	}
 	request->seen = *queue->clock;
 	if (unlikely(recent->lun != lun || recent->path == NULL))
-		find_path(recent, queue->channel, lun);
+		*recent = (struct recent){lun, find_path(queue->channel, lun)};
 	if (unlikely(recent->path == NULL))
 		refuse(request, VIRTIO_SCSI_S_BAD_TARGET);
 	else if (unlikely((task->in_bytes != 0 && task->out_bytes != 0) ||

@@ -170,6 +170,18 @@ def test_medians_are_those_of_near_cpus():
     assert of("a", "ms", "a").value(Summary(samples[2:])) == 60
 
 
+def test_medians_are_those_of_quiet_runs():
+    samples = [{"case": "c", "server": "vhostd", "iops": iops, "round_trip_ns": trip,
+                "others_percent": others, "turn": turn}
+               for turn, (iops, trip, others) in enumerate(
+                   ((1, 90, 60), (10, 90, 2), (20, 95, 4), (90, 400, 1)))]
+    summary = Summary(samples)
+    assert summary.get("c", "iops") == 15
+    assert summary.in_turns(("c", "vhostd"), ("c", "vhostd"), lambda one, _: one["iops"]) == 15
+    # Where there is no such run, those of near CPUs.
+    assert Summary(samples[:1] + samples[3:]).get("c", "iops") == 1
+
+
 def test_ratios_are_those_within_turns():
     def ratio(*pairs):
         samples = [{"case": case, "server": "vhostd", "iops": iops, "turn": turn}
