@@ -157,6 +157,18 @@ def test_lintian(package):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_documents(package, tmp_path):
+    """What a document names is there, under that name."""
+    subprocess.run(["dpkg-deb", "--extract", package, tmp_path], check=True, timeout=DEADLINE)
+    folder = tmp_path / "usr/share/doc/vhostd"
+    documents = sorted(folder.rglob("*.md"))
+    assert {"README.md", "libvirt.md", "monitoring.md"} <= {document.name for document in documents}
+    for document in documents:
+        for name in re.findall(r"\]\(([^)#:]+)[)#]", document.read_text()):
+            name = name.replace("LICENSE", "copyright")     # as Debian calls it
+            assert (document.parent / name).exists(), f"{document.name}: {name}"
+
+
 def test_apparmor_profile():
     """It is one that the parser takes."""
     subprocess.run(["apparmor_parser", "--skip-kernel-load", "--skip-cache",
