@@ -149,6 +149,23 @@ look_at_files(const struct patient *patient, char finding[FINDING_MAX])
 
 /* ---- NVMe devices ---- */
 
+/* Whether it is a program's already, or could be: no file system of the machine is on it. */
+static bool
+is_for_guests(const struct patient *patient, const char *address)
+{
+	char driver[PCI_NAME_MAX];
+	bool is_free;
+	json_t *uses;
+
+	if (pci_link(patient->root, address, "driver", driver) == 0 &&
+	    strcmp(driver, "vfio-pci") == 0)
+		return true;
+	uses = nvme_uses(patient->root, address);
+	is_free = json_array_size(uses) == 0;
+	json_decref(uses);
+	return is_free;
+}
+
 static unsigned int
 count_nvme(const struct patient *patient)
 {
@@ -162,7 +179,8 @@ count_nvme(const struct patient *patient)
 	while (folder != NULL && (entry = readdir(folder)) != NULL)
 		count += pci_read(patient->root, entry->d_name, "class", class, sizeof(class)) ==
 				 0 &&
-			 strtoul(class, NULL, 16) == NVME_PCI_CLASS;
+			 strtoul(class, NULL, 16) == NVME_PCI_CLASS &&
+			 is_for_guests(patient, entry->d_name);
 	if (folder != NULL)
 		closedir(folder);
 	return count;
@@ -197,7 +215,7 @@ look_at_iommu(const struct patient *patient, char finding[FINDING_MAX])
 	if (has_iommu(patient))
 		return found(finding, HEALTH_OK, "on");
 	return found(finding, devices > 0 ? HEALTH_BAD : HEALTH_NOTE,
-		     "off or missing; there are %u NVMe devices", devices);
+		     "off or missing; there are %u NVMe devices for guests", devices);
 }
 
 static enum health
@@ -414,8 +432,7 @@ look_at_isolated(const struct patient *patient, char finding[FINDING_MAX])
 	if (cpumask_and(&unused, &patient->reactors))
 		return found(finding, HEALTH_OK, "%s; reactors run on %u of them", list,
 			     cpumask_count(&unused));
-	return found(finding, patient->answers ? HEALTH_BAD : HEALTH_NOTE,
-		     "%s, and no reactor runs there", list);
+	return found(finding, HEALTH_NOTE, "%s, and no reactor runs there", list);
 }
 
 /* ---- the table ---- */
@@ -459,7 +476,8 @@ const struct check doctor_checks[] = {
 	 "each of them",
 	 "cpupower frequency-set -g performance"},
 	{"isolated cores", look_at_isolated,
-	 "other work on a reactor's core delays guests; a core kept free for nobody is lost",
+	 "other work on a reactor's core delays guests; a core kept free that guests' CPUs do not "
+	 "have either is lost",
 	 "isolcpus= among the kernel's parameters and vhostd --cpus with the same cores"},
 };
 const size_t doctor_check_count = sizeof(doctor_checks) / sizeof(doctor_checks[0]);

@@ -120,7 +120,7 @@ CASES = {
     "swap-used": (lambda m: m.memory(8 << 20, 4 << 20), "swap", "bad", "4.0 of 8.0"),
     "ksm": (lambda m: m.write("sys/kernel/mm/ksm/run", "1\n"), "ksm", "note", "on"),
     "isolated-unused": (lambda m: m.write("sys/devices/system/cpu/isolated", "2-3\n"),
-                        "isolated cores", "bad", "2-3, and no reactor"),
+                        "isolated cores", "note", "2-3, and no reactor"),
     "isolated-used": (lambda m: m.write("sys/devices/system/cpu/isolated", "0,2\n"),
                       "isolated cores", "ok", "reactors run on 1 of them"),
 }
@@ -144,6 +144,21 @@ def test_without_nvme_devices_nothing_of_theirs_is_bad(machine):
     machine.limits(memory="65536")
     findings = machine.examine(0)
     assert {findings[name]["state"] for name in ("iommu", "vfio-pci", "memory lock")} == {"note"}
+
+
+def test_the_machines_own_nvme_device_needs_nothing(machine):
+    """It has the root file system on it, and is for no guest."""
+    machine.remove("sys/kernel/iommu_groups/7")
+    machine.remove("sys/bus/pci/drivers/vfio-pci")
+    assert machine.examine(FAILED)["iommu"]["state"] == "bad"
+    (machine.root / f"sys/bus/pci/devices/{NVME}/nvme/nvme0").mkdir(parents=True)
+    machine.write("sys/class/block/nvme0n1/dev", "259:0\n")
+    (machine.root / "sys/class/block/nvme0n1/device").symlink_to("../../nvme0")
+    machine.write("proc/self/mountinfo", "36 1 259:0 / / rw - ext4 /dev/nvme0n1 rw\n")
+    assert machine.examine(0)["iommu"]["state"] == "note"
+    # Given to programs it is again.
+    (machine.root / f"sys/bus/pci/devices/{NVME}/driver").symlink_to("../../drivers/vfio-pci")
+    assert machine.examine(FAILED)["iommu"]["state"] == "bad"
 
 
 def test_reactors_that_poll_want_cores_of_their_own(machine):
