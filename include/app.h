@@ -131,7 +131,7 @@ int app_commit(struct errmsg *err);
  * -EAGAIN then, and when the daemon stops.
  */
 int app_try_commit(struct errmsg *err);
-/* One subsystem's part, or NULL when there is none of that name. */
+/* One subsystem's part, or NULL when there is none of that name, or no memory. */
 json_t *app_subsystem_config_json(const char *name);
 
 #endif

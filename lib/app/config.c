@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -27,14 +28,58 @@ static struct {
 	bool retrying;               /* a coroutine tries failed entries again */
 	bool retry_wanted;
 	bool ended; /* the subsystems are being stopped */
+	bool lost;  /* an entry that failed, for lack of memory */
 } config;
+
+/* ---- lack of memory ---- */
+
+/*
+ * jansson drops what it has no memory for, down to one member of one entry, and its callers would
+ * have to look at each outcome: a disk might come back without "readonly". So its allocations are
+ * watched instead. A failure on another thread counts as well, and does no harm.
+ */
+static json_malloc_t json_malloc; /* set once */
+static json_free_t json_free;
+static _Atomic unsigned int json_failures;
+
+static void *
+malloc_watched(size_t size)
+{
+	void *memory = json_malloc(size);
+
+	if (memory == NULL)
+		atomic_fetch_add(&json_failures, 1);
+	return memory;
+}
+
+static void
+watch_memory(void)
+{
+	if (json_malloc != NULL)
+		return;
+	json_get_alloc_funcs(&json_malloc, &json_free);
+	json_set_alloc_funcs(malloc_watched, json_free);
+}
+
+/* json, made since there were so many failures; NULL if there have been more. */
+static json_t *
+only_whole(json_t *json, unsigned int failures)
+{
+	if (atomic_load(&json_failures) == failures)
+		return json;
+	json_decref(json);
+	return NULL;
+}
 
 /* ---- from the subsystems ---- */
 
+/* NULL: no memory. */
 static json_t *
 subsystem_config(const struct app_subsystem *subsystem)
 {
-	return subsystem->config != NULL ? subsystem->config() : json_array();
+	unsigned int failures = atomic_load(&json_failures);
+
+	return only_whole(subsystem->config != NULL ? subsystem->config() : json_array(), failures);
 }
 
 json_t *
@@ -119,6 +164,7 @@ get_number(json_t *entry)
 static void
 note_order(json_t *document)
 {
+	unsigned int failures = atomic_load(&json_failures);
 	json_t *order = json_object();
 	json_t *subsystem, *entry;
 	size_t i, j;
@@ -130,6 +176,9 @@ note_order(json_t *document)
 			set_number(order, entry, number >= 0 ? number : config.failures);
 		}
 	}
+	order = only_whole(order, failures);
+	if (order == NULL)
+		return;
 	json_decref(config.order);
 	config.order = order;
 }
@@ -153,8 +202,12 @@ keep(const char *subsystem, json_t *entry)
 	note_what_is_there();
 	kept = json_pack("{s:s, s:I, s:O}", "subsystem", subsystem, "number", ++config.failures,
 			 "entry", entry);
-	if (json_array_append_new(config.failed, kept) != 0)
-		log_err("state: no memory to keep the entry of %s", display_name(entry));
+	if (json_array_append_new(config.failed, kept) == 0)
+		return;
+	config.lost = true;
+	log_err("state: no memory to keep the entry of %s: the state is not written any more until "
+		"the next start",
+		display_name(entry));
 }
 
 static json_int_t
@@ -270,6 +323,7 @@ place_of(json_t *kept, json_t *entries, size_t first)
 static int
 merge_failed(json_t *document)
 {
+	unsigned int failures = atomic_load(&json_failures);
 	json_t *next = json_object(); /* by subsystem: the index after its last failed entry */
 	json_t *kept;
 	size_t i;
@@ -287,7 +341,7 @@ merge_failed(json_t *document)
 		rc |= json_object_set_new(next, subsystem, json_integer((json_int_t)place + 1));
 	}
 	json_decref(next);
-	return rc == 0 ? 0 : -ENOMEM;
+	return rc == 0 && atomic_load(&json_failures) == failures ? 0 : -ENOMEM;
 }
 
 /* name is a string, params an object */
@@ -394,7 +448,7 @@ write_blocking(void *arg)
 static char *
 compose(void)
 {
-	json_t *document = app_config_json();
+	json_t *document = config.lost ? NULL : app_config_json();
 	char *text = NULL;
 
 	if (document != NULL &&
@@ -501,6 +555,7 @@ config_open(const struct app_opts *opts, struct errmsg *err)
 {
 	int rc;
 
+	watch_memory();
 	config.opts = opts;
 	config.failed = json_array();
 	config.order = json_object();
@@ -525,6 +580,7 @@ config_close(void)
 	config.order = NULL;
 	config.noted = false;
 	config.ended = false;
+	config.lost = false;
 	config.failures = 0;
 	config.written = NULL;
 }

@@ -98,6 +98,58 @@ test_commits_at_the_stop(void **state)
 	assert_true(has("state.json", "late-0"));
 }
 
+/* ---- without memory ---- */
+
+static unsigned int fail_at; /* the n-th allocation from now; 0: none */
+
+static void *
+failing_malloc(size_t size)
+{
+	return fail_at > 0 && --fail_at == 0 ? NULL : malloc(size);
+}
+
+/* As a whole, or not at all. */
+static void
+run_out_of_memory(void *arg)
+{
+	json_t *whole, *config = NULL;
+
+	(void)arg;
+	CHECK(call("thing_create", "a") == 0);
+	CHECK(call("thing_create", "b") == 0);
+	whole = app_config_json();
+	CHECK(whole != NULL);
+	for (unsigned int nth = 1; config == NULL; nth++) {
+		struct errmsg err = {""};
+
+		/* So that there is something to write. */
+		snprintf(things[1], sizeof(things[1]), "b-%u", nth);
+		fail_at = nth;
+		CHECK(app_commit(&err) == -ENOMEM || fail_at > 0);
+		fail_at = 0;
+		strcpy(things[1], "b");
+		fail_at = nth;
+		config = app_config_json();
+		fail_at = 0;
+		CHECK(config == NULL || json_equal(config, whole));
+	}
+	CHECK(has("state.json", "\"b"));
+	json_decref(config);
+	json_decref(whole);
+	app_stop(0);
+}
+
+static void
+test_without_memory(void **state)
+{
+	struct app_opts opts = default_opts();
+
+	(void)state;
+	json_set_alloc_funcs(failing_malloc, free);
+	assert_int_equal(live(&opts, run_out_of_memory), 0);
+	json_set_alloc_funcs(malloc, free);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int
@@ -105,6 +157,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_commits_at_the_stop),
+		TEST(test_without_memory),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
