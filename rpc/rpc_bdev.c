@@ -106,9 +106,6 @@ get_bdevs(const void *arg, json_t **result, struct errmsg *err)
 int
 rpc_answer_bdev(const struct bdev *bdev, json_t **result)
 {
-	/* It may be the one that entries of the state were missing. */
-	if (!app_is_replaying())
-		app_retry_failed();
 	*result = json_string(bdev_get_info(bdev)->name);
 	return *result != NULL ? 0 : -ENOMEM;
 }

@@ -150,7 +150,9 @@ add_target(const void *arg, json_t **result, struct errmsg *err)
 					   params->bdev_name.items, params->bdev_name.count, err);
 	if (rc < 0)
 		return rc;
-	give_up_target(params->ctrlr, rc);
+	/* The controller may have waited for that one. */
+	if (give_up_target(params->ctrlr, rc))
+		app_retry_failed();
 	*result = json_integer(rc);
 	return *result != NULL ? 0 : -ENOMEM;
 }
@@ -164,7 +166,6 @@ remove_target(const void *arg, json_t **result, struct errmsg *err)
 	(void)result;
 	if (rc != -ENODEV || !give_up_target(params->ctrlr, params->scsi_target_num))
 		return rc;
-	/* The controller may have waited for that one. */
 	app_retry_failed();
 	return 0;
 }
