@@ -22,8 +22,10 @@ abort_waiting(struct bdev_thread_channel *thread_channel, const struct bdev_rele
 
 	while ((rq = request_fifo_pop(&held)) != NULL)
 		bdev_io_abort(rq);
-	while ((rq = request_fifo_pop(&pieces)) != NULL)
+	while ((rq = request_fifo_pop(&pieces)) != NULL) {
+		rq->start_ticks = thread_now(rq->channel->thread);
 		bdev_complete(rq, -ECANCELED);
+	}
 	return found;
 }
 

@@ -228,13 +228,22 @@ residual(const struct scsi_task *task)
 	return bytes < UINT32_MAX ? (uint32_t)bytes : UINT32_MAX;
 }
 
+/* Out of line, so that the others do without its registers. */
+static __attribute__((noinline)) void
+complete_slow(struct vhost_scsi_request *request, uint32_t length)
+{
+	vhost_scsi_trace(request);
+	vhost_queue_complete(request->queue, virtq_slot_from_ctx(request), length);
+}
+
 static void
 complete(struct vhost_scsi_request *request, uint32_t length)
 {
 	request->path->in_flight--;
 	if (unlikely(vhost_queue_is_slow(request->queue, request->seen)))
-		vhost_scsi_trace(request);
-	vhost_queue_complete(request->queue, virtq_slot_from_ctx(request), length);
+		complete_slow(request, length);
+	else
+		vhost_queue_complete(request->queue, virtq_slot_from_ctx(request), length);
 }
 
 /*

@@ -220,6 +220,28 @@ test_pieces(void **state)
 	stop();
 }
 
+/* The one that waits is aborted: it never was with the device. */
+static void
+test_abort_before_the_pieces(void **state)
+{
+	(void)state;
+	fake.ops.max_transfer = 512;
+	start_trace();
+	for (uint64_t i = 0; i < 17; i++)
+		submit(VIRTIO_BLK_T_IN, i * 8, 1024);
+	pass(SLOW_US);
+	thread_set_current(rig_io[1]);
+	bdev_abort_held(guest.queue.channel, NULL, NULL);
+	thread_set_current(NULL);
+	expect(0, SLOW_US, 0);
+	assert_int_equal(trace->records[0].lba, 16 * 8);
+	assert_string_equal(trace->records[0].status, "ECANCELED");
+	while (fake_complete_one(rig_io[1]))
+		;
+	serve();
+	stop();
+}
+
 /* ---- requests of several ranges ---- */
 
 static void
@@ -288,10 +310,10 @@ main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, trace_setup, fake_teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(test_device),           TEST(test_threshold_of_nothing),
-		TEST(test_rate_limit),       TEST(test_reset_of_what_waits),
-		TEST(test_pieces),           TEST(test_ranges),
-		TEST(test_oldest_make_room),
+		TEST(test_device),     TEST(test_threshold_of_nothing),
+		TEST(test_rate_limit), TEST(test_reset_of_what_waits),
+		TEST(test_pieces),     TEST(test_abort_before_the_pieces),
+		TEST(test_ranges),     TEST(test_oldest_make_room),
 	};
 
 	return cmocka_run_group_tests_name("vhost_trace", tests, NULL, NULL);
