@@ -104,7 +104,6 @@ struct scsi_lun *scsi_lun_next(const struct scsi_target *target, const struct sc
 struct scsi_lun *scsi_lun_well_known(void);
 
 /* Any thread while the LUN is there. */
-const char *scsi_lun_bdev_name(const struct scsi_lun *lun);
 /*
  * The desc, for bdev_memory_map(): who maps memory keeps the LUN from being removed meanwhile.
  * Unit events do not close it before that.

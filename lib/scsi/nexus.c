@@ -133,12 +133,6 @@ scsi_lun_next(const struct scsi_target *target, const struct scsi_lun *lun)
 	return lun == NULL ? TAILQ_FIRST(&target->luns) : TAILQ_NEXT(lun, target_link);
 }
 
-const char *
-scsi_lun_bdev_name(const struct scsi_lun *lun)
-{
-	return lun->unit->name;
-}
-
 struct bdev_desc *
 scsi_lun_desc(const struct scsi_lun *lun)
 {

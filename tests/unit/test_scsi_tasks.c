@@ -350,7 +350,7 @@ test_one_unit(void **state)
 	nexus_stop(B);
 	nexus_start(B, "b", uuid);
 	clear_attentions(B);
-	assert_string_equal(scsi_lun_bdev_name(nexus[B].lun), "disk");
+	assert_ptr_equal(bdev_desc_bdev(scsi_lun_desc(nexus[B].lun)), fake.bdev);
 	expect_status(run(B, write_one_block(), data, 512, 0), SCSI_RESERVATION_CONFLICT);
 	/* And so it is when the UUID came first. */
 	nexus_stop(A);
