@@ -51,6 +51,8 @@ struct server {
 	/* the server's OS thread only */
 	struct peer peers[METRICS_CONNECTIONS_MAX];
 	uint32_t peer_count;
+	uint64_t accepted;           /* connections */
+	bool refused;                /* to accept one, and it was said */
 	struct MHD_Response *answer; /* what was collected last; NULL: nothing */
 	uint64_t answer_ms;
 	bool collecting;
@@ -288,6 +290,8 @@ add_peer(struct server *server, struct MHD_Connection *connection, void **contex
 		.deadline_ms = now_ms() + METRICS_CONNECTION_MS,
 	};
 	server->peer_count++;
+	server->accepted++;
+	server->refused = false;
 	*context = &server->peers[i];
 }
 
@@ -346,6 +350,19 @@ run_http(struct server *server)
 	} while (server->peer_count < before);
 }
 
+/*
+ * A process without a free descriptor cannot accept, and the socket stays readable: without peers,
+ * at whose end libmicrohttpd would try again, it would be asked all the time.
+ */
+static void
+rest(struct server *server, struct pollfd *wake)
+{
+	if (!server->refused)
+		log_warn("metrics: cannot accept a connection: no descriptor or memory is left");
+	server->refused = true;
+	poll(wake, 1, TICK_MS);
+}
+
 static void
 serve(struct server *server)
 {
@@ -355,6 +372,9 @@ serve(struct server *server)
 	eventfd_t count;
 
 	while (!atomic_load(&server->stopping) || (server->collecting && !is_overdue(server))) {
+		uint64_t accepted = server->accepted;
+		bool is_alone = server->peer_count == 0;
+
 		poll(fds, 2, timeout(server));
 		eventfd_read(server->wake_fd, &count);
 		take_collection(server);
@@ -364,6 +384,8 @@ serve(struct server *server)
 		}
 		cut_off_late(server);
 		run_http(server);
+		if (is_alone && fds[0].revents != 0 && server->accepted == accepted)
+			rest(server, &fds[1]);
 	}
 }
 

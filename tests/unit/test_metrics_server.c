@@ -19,6 +19,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -63,6 +64,21 @@ collect(void)
 		json_array_append_new(reactors,
 				      json_pack("{s:i, s:i}", "core", i, "sleeps", 123456789));
 	return records;
+}
+
+/* ---- a process that has no descriptor left ---- */
+
+static atomic_bool no_descriptors;
+static atomic_uint refusals;
+
+int
+accept4(int fd, struct sockaddr *address_of, socklen_t *size, int flags)
+{
+	if (!atomic_load(&no_descriptors))
+		return (int)syscall(SYS_accept4, fd, address_of, size, flags);
+	atomic_fetch_add(&refusals, 1);
+	errno = EMFILE;
+	return -1;
 }
 
 /* ---- the app thread ---- */
@@ -148,6 +164,7 @@ teardown(void **state)
 {
 	(void)state;
 	atomic_store(&hold, false);
+	atomic_store(&no_descriptors, false);
 	on_app(stop_server, NULL);
 	atomic_store(&time_flies, false);
 	assert_int_equal(access(path, F_OK), -1);
@@ -493,6 +510,24 @@ test_many_connections(void **state)
 	expect_status(ask(GET), 200);
 }
 
+/* Who cannot accept tries it now and then, not as often as it can. */
+static void
+test_without_descriptors(void **state)
+{
+	int fd;
+
+	(void)state;
+	atomic_store(&refusals, 0);
+	atomic_store(&no_descriptors, true);
+	fd = client_open();
+	client_say(fd, GET);
+	WAIT_UNTIL(atomic_load(&refusals) > 0);
+	usleep(300000);
+	assert_in_range(atomic_load(&refusals), 1, 50);
+	atomic_store(&no_descriptors, false);
+	number_of(client_hear(fd));
+}
+
 /* ---- addresses ---- */
 
 static void
@@ -598,6 +633,7 @@ main(void)
 		WITH_SERVER(test_late_clients),
 		WITH_SERVER(test_pipelining),
 		WITH_SERVER(test_many_connections),
+		WITH_SERVER(test_without_descriptors),
 		cmocka_unit_test(test_addresses),
 		cmocka_unit_test(test_port),
 		cmocka_unit_test(test_socket_file),
