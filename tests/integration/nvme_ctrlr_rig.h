@@ -198,6 +198,22 @@ rig_expect_no_violation(void)
 	assert_int_equal(nvme_device_violations(&rig.device, "total"), 0);
 }
 
+/*
+ * Before it is attached: what is lost is noticed after a second. Elsewhere nothing is taken for
+ * lost because the machine is slow.
+ */
+static inline void
+rig_notice_lost_io(void)
+{
+	rig.opts.tuning.io_timeout_us = 1000000;
+}
+
+static inline void
+rig_notice_lost_admin(void)
+{
+	rig.opts.tuning.admin_timeout_us = 1000000;
+}
+
 static inline int
 rig_setup(void **state)
 {
@@ -220,8 +236,8 @@ rig_setup(void **state)
 				      .traddr = rig.device.socket,
 				      .io_queues = 4,
 				      .tuning = {.action = NVME_TIMEOUT_ABORT,
-						 .io_timeout_us = 1000000,
-						 .admin_timeout_us = 1000000,
+						 .io_timeout_us = DEADLINE_S * 1000000u,
+						 .admin_timeout_us = DEADLINE_S * 1000000u,
 						 .retries = 4}};
 	return 0;
 }

@@ -63,6 +63,18 @@ static struct {
 
 /* ---- the daemon, its controller, the guest ---- */
 
+/*
+ * Requests that the device lost end soon; so do, on a slow machine, others, which does not count
+ * against them. Admin commands have all the time they need.
+ */
+static inline void
+notice_lost_io(void)
+{
+	rpc("bdev_nvme_set_options", "{s:s, s:i, s:i, s:i}", "action_on_timeout", "abort",
+	    "timeout_us", 300000, "timeout_admin_us", DEADLINE_S * 1000000, "transport_retry_count",
+	    255);
+}
+
 static inline void
 attach(void)
 {

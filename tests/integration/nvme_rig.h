@@ -22,6 +22,7 @@
 
 #include "nvme_client.h"
 #include "nvme_device.h"
+#include "waiting.h"
 
 #define RIG_QUEUE     16
 #define RIG_PAGE      4096u
@@ -82,6 +83,13 @@ rig_teardown(void **state)
 	if (status != rig.exit_status)
 		fprintf(stderr, "# nvme_device: exit status %d, not %d\n", status, rig.exit_status);
 	return status == rig.exit_status ? 0 : -1;
+}
+
+/* Until a number of `stats` is that. */
+static inline void
+rig_wait_for_stat(const char *key, int64_t value)
+{
+	WAIT_UNTIL(nvme_device_stat(&rig.device, key) == value);
 }
 
 /* At least one, of this name and no other. */

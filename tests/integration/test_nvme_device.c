@@ -263,7 +263,7 @@ test_abort(void **state)
 	rig_control("fault delay ms=600000 opcode=2");
 	cid = nvme_client_put(&rig.client, 1, rig_io(nvme_cmd_read, 0, 1), false);
 	nvme_client_ring(&rig.client, 1);
-	assert_int_equal(nvme_client_wait(&rig.client, 1, RIG_QUIET_MS, &cqe), -ETIMEDOUT);
+	rig_wait_for_stat("delayed", 1);
 	assert_int_equal(rig_admin((struct nvme_sqe){.opcode = nvme_admin_abort_cmd,
 						     .cdw10 = (uint32_t)cid << 16 | 1},
 				   &not_aborted),
@@ -297,7 +297,7 @@ test_queues(void **state)
 	rig_control("fault delay ms=600000 queue=1");
 	nvme_client_put(&rig.client, 1, rig_io(nvme_cmd_read, 0, 1), false);
 	nvme_client_ring(&rig.client, 1);
-	assert_int_equal(nvme_client_wait(&rig.client, 1, RIG_QUIET_MS, &cqe), -ETIMEDOUT);
+	rig_wait_for_stat("delayed", 1);
 	assert_int_equal(rig_admin(sqe, NULL), 0);
 	assert_int_equal(nvme_client_wait(&rig.client, 1, DEADLINE_MS, &cqe), 0);
 	assert_int_equal(cqe.status >> 1, NVME_SC_ABORT_QUEUE);
@@ -318,9 +318,7 @@ test_keep_alive_and_format(void **state)
 		rig_admin((struct nvme_sqe){.opcode = nvme_admin_format_nvm, .nsid = 1}, NULL),
 		NVME_SC_INVALID_OPCODE | RIG_DNR);
 	assert_int_equal(rig_set_feature(NVME_FEAT_FID_KATO, 30, NULL), 0);
-	for (int i = 0; i < 5000 && nvme_device_stat(&rig.device, "fatal") == 0; i++)
-		usleep(1000);
-	assert_int_equal(nvme_device_stat(&rig.device, "fatal"), 1);
+	rig_wait_for_stat("fatal", 1);
 	rig_expect_no_violation();
 }
 

@@ -322,6 +322,7 @@ test_abort(void **state)
 	static struct io ios[3];
 
 	(void)state;
+	rig_notice_lost_io();
 	rig.opts.tuning.retries = 0;
 	attach();
 	rig_control("fault delay queue=io count=3 ms=60000");
@@ -349,6 +350,7 @@ test_many_aborts(void **state)
 	static struct io ios[REQUESTS];
 
 	(void)state;
+	rig_notice_lost_io();
 	rig_control("identify ctrl acl 1");
 	rig.opts.tuning.retries = 0;
 	attach();
@@ -368,6 +370,8 @@ static void
 test_abort_in_vain(void **state)
 {
 	(void)state;
+	rig_notice_lost_io();
+	rig_notice_lost_admin();
 	attach();
 	rig_control("fault lose queue=io");
 	assert_int_equal(run_io(nvme_cmd_read, 0), 0);
@@ -416,6 +420,7 @@ static void
 test_wrong_completions(void **state)
 {
 	(void)state;
+	rig_notice_lost_io();
 	attach();
 	rig_control("fault cid queue=io cid=5000");
 	assert_int_equal(run_io(nvme_cmd_read, 0), 0);
@@ -454,6 +459,7 @@ static void
 test_admin(void **state)
 {
 	(void)state;
+	rig_notice_lost_admin();
 	attach();
 	assert_int_equal(admin(), 0);
 	rig_control("fault status queue=0 opcode=10 status=0x4002");
@@ -486,6 +492,7 @@ static void
 test_admin_lost_at_start(void **state)
 {
 	(void)state;
+	rig_notice_lost_admin();
 	rig_control("fault lose queue=0 opcode=6 nth=2");
 	rig_expect_refused(-ETIMEDOUT, "Identify");
 	rig_control("fault phase queue=0 opcode=9");
@@ -622,6 +629,7 @@ test_detach_waits(void **state)
 	struct thread *other = thread_create("other", NULL);
 
 	(void)state;
+	rig_notice_lost_io();
 	attach();
 	assert_int_equal(coroutine_start(rig.app, "test", detach_main, &detaching), 0);
 	rig_poll_for_ms(50);

@@ -128,8 +128,7 @@ check_resets(bool packed)
 
 	start_device(NAMESPACE, NULL);
 	start_daemon_on_two_cores();
-	rpc("bdev_nvme_set_options", "{s:s, s:i, s:i}", "action_on_timeout", "abort", "timeout_us",
-	    300000, "timeout_admin_us", 1000000);
+	notice_lost_io();
 	start_load_on(packed);
 	until = now_ms() + seconds() * 1000;
 	start_injector();

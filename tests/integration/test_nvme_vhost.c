@@ -193,8 +193,7 @@ test_faults_under_load(void **state)
 	(void)state;
 	start_device(NAMESPACE, NULL);
 	start_daemon(NULL);
-	rpc("bdev_nvme_set_options", "{s:s, s:i, s:i}", "action_on_timeout", "abort", "timeout_us",
-	    300000, "timeout_admin_us", 1000000);
+	notice_lost_io();
 	start_load();
 	for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++) {
 		char answer[NVME_DEVICE_ANSWER];

@@ -200,18 +200,28 @@ test_no_hotplug(void **state)
 	delete_bdev("null", "n");
 }
 
-/* ---- requests that take their time ---- */
+/* ---- requests that take as long as the test wants ---- */
+
+#define HELD 3600000000LL /* us */
 
 static void
-create_slow(uint64_t us)
+set_read_latency(json_int_t us)
+{
+	assert_int_equal(daemon_call(&rig_daemon, "bdev_delay_update_latency",
+				     json_pack("{s:s, s:s, s:I}", "delay_bdev_name", "slow",
+					       "latency_type", "avg_read", "latency_us", us)),
+			 0);
+}
+
+static void
+create_slow(void)
 {
 	assert_int_equal(create_null("n", 2048), 0);
 	assert_int_equal(
 		daemon_call(&rig_daemon, "bdev_delay_create",
 			    json_pack("{s:s, s:s, s:I, s:I, s:I, s:I}", "base_bdev_name", "n",
-				      "name", "slow", "avg_read_latency", (json_int_t)us,
-				      "p99_read_latency", (json_int_t)us, "avg_write_latency",
-				      (json_int_t)us, "p99_write_latency", (json_int_t)us)),
+				      "name", "slow", "avg_read_latency", HELD, "p99_read_latency",
+				      HELD, "avg_write_latency", HELD, "p99_write_latency", HELD)),
 		0);
 	assert_int_equal(scsi_rig_add_target("scsi", 1, json_string("slow")), 1);
 	scsi_guest_make_ready(&rig_guest, 1, 0);
@@ -223,6 +233,20 @@ delete_slow(void)
 	assert_int_equal(scsi_rig_remove_target("scsi", 1), 0);
 	delete_bdev("delay", "slow");
 	delete_bdev("null", "n");
+}
+
+/* Of the disk below, where reads do not wait: how many have come by. */
+static json_int_t
+reads_below(void)
+{
+	json_t *result =
+		daemon_rpc(&rig_daemon, "bdev_get_iostat", json_pack("{s:s}", "name", "n"), NULL);
+	json_t *bdev = json_array_get(json_object_get(result, "bdevs"), 0);
+	json_int_t reads = json_integer_value(json_object_get(bdev, "num_read_ops"));
+
+	assert_non_null(bdev);
+	json_decref(result);
+	return reads;
 }
 
 /* Nobody is told: the queue's thread may well be asleep. */
@@ -264,7 +288,32 @@ expect_over(struct client_scsi *scsi, uint64_t tag, int response)
 	assert_int_equal(completion.used_len, 12);
 }
 
-static const uint8_t slow_lun[8] = {1, 1};
+static const uint8_t slow_lun[8] = {1, 1}, other_lun[8] = {1};
+
+/*
+ * The requests go on when the function has begun: a function for another target, behind it, has been
+ * answered.
+ */
+static void
+run_function(uint32_t function, uint64_t tag)
+{
+	struct client_scsi_control asking;
+	struct client_scsi_control *control = &rig_guest.control;
+	struct virtio_scsi_ctrl_tmf_req request = {
+		.type = VIRTIO_SCSI_T_TMF, .subtype = function, .tag = tag};
+	uint32_t used_len;
+
+	memcpy(request.lun, slow_lun, sizeof(slow_lun));
+	assert_int_equal(client_scsi_control_create(&asking, control->ring), 0);
+	asking.timeout_ms = DEADLINE_MS;
+	assert_int_equal(client_scsi_control_submit(control, &request, sizeof(request), 1), 0);
+	assert_int_equal(client_scsi_tmf(&asking, VIRTIO_SCSI_T_TMF_QUERY_TASK_SET, other_lun, 0),
+			 VIRTIO_OK);
+	set_read_latency(0);
+	assert_int_equal(client_scsi_control_wait(control, &used_len), 0);
+	assert_int_equal(used_len, 1);
+	assert_int_equal(control->response[0], VIRTIO_OK);
+}
 
 static void
 test_functions_with_effect(void **state)
@@ -282,11 +331,15 @@ test_functions_with_effect(void **state)
 	struct client_scsi_control *control = &rig_guest.control;
 
 	(void)state;
-	create_slow(300000);
+	create_slow();
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		json_int_t before = reads_below();
+
+		set_read_latency(HELD);
 		/* Of two queues, which are on two threads. */
 		submit_read(&rig_guest.scsi[0], 5);
 		submit_read(&rig_guest.scsi[1], 5);
+		WAIT_UNTIL(reads_below() == before + 2);
 		assert_int_equal(
 			client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_QUERY_TASK, slow_lun, 5),
 			VIRTIO_SCSI_S_FUNCTION_SUCCEEDED);
@@ -296,8 +349,7 @@ test_functions_with_effect(void **state)
 		assert_int_equal(
 			client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_QUERY_TASK_SET, slow_lun, 0),
 			VIRTIO_SCSI_S_FUNCTION_SUCCEEDED);
-		assert_int_equal(client_scsi_tmf(control, cases[i].function, slow_lun, 5),
-				 VIRTIO_OK);
+		run_function(cases[i].function, 5);
 		expect_over(&rig_guest.scsi[0], 5, cases[i].response);
 		expect_over(&rig_guest.scsi[1], 5, cases[i].response);
 		assert_int_equal(
@@ -315,7 +367,8 @@ test_functions_find_what_is_offered(void **state)
 	struct client_scsi_control *control = &rig_guest.control;
 
 	(void)state;
-	create_slow(300000);
+	create_slow();
+	set_read_latency(300000);
 	for (unsigned int i = 0; i < SCSI_RIG_QUEUES; i++) {
 		usleep(20000); /* it is asleep */
 		offer_read(&rig_guest.scsi[i], 5);
@@ -337,20 +390,35 @@ test_functions_find_what_is_offered(void **state)
 	delete_slow();
 }
 
+static void
+let_go_soon(struct rig_thread *thread, void *arg)
+{
+	(void)thread;
+	usleep(50000);
+	*(int *)arg = daemon_call(&rig_daemon, "bdev_delay_update_latency",
+				  json_pack("{s:s, s:s, s:i}", "delay_bdev_name", "slow",
+					    "latency_type", "avg_read", "latency_us", 0));
+}
+
 /* Requests that are in flight when their target is removed end as they would. */
 static void
 test_remove_waits(void **state)
 {
 	struct client_scsi_completion completion;
+	struct rig_thread *thread;
+	json_int_t before;
+	static int rc;
 
 	(void)state;
-	create_slow(300000);
+	create_slow();
+	before = reads_below();
 	submit_read(&rig_guest.scsi[0], 5);
 	submit_read(&rig_guest.scsi[1], 6);
-	assert_int_equal(
-		client_scsi_tmf(&rig_guest.control, VIRTIO_SCSI_T_TMF_QUERY_TASK, slow_lun, 6),
-		VIRTIO_SCSI_S_FUNCTION_SUCCEEDED);
+	WAIT_UNTIL(reads_below() == before + 2);
+	thread = rig_thread_start(let_go_soon, &rc);
 	delete_slow();
+	rig_thread_stop(thread);
+	assert_int_equal(rc, 0);
 	for (unsigned int i = 0; i < 2; i++) {
 		assert_int_equal(client_scsi_wait(&rig_guest.scsi[i], &completion, DEADLINE_MS), 0);
 		assert_int_equal(completion.response.response, VIRTIO_OK);

@@ -264,6 +264,14 @@ run_fault_clear(struct device *dev, const struct words *words, FILE *answer)
 }
 
 static bool
+run_release(struct device *dev, const struct words *words, FILE *answer)
+{
+	(void)words;
+	commands_run_delayed(dev, UINT64_MAX);
+	return ok(answer);
+}
+
+static bool
 run_faults(struct device *dev, const struct words *words, FILE *answer)
 {
 	(void)words;
@@ -451,6 +459,7 @@ static const struct {
 	{"fault", run_fault},
 	{"fault-clear", run_fault_clear},
 	{"faults", run_faults},
+	{"release", run_release},
 	{"fatal", run_fatal},
 	{"remove", run_remove},
 	{"replug", run_replug},

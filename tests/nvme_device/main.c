@@ -41,6 +41,7 @@
  *     fault KIND [queue=N|io|any] [opcode=N] [nsid=N] [nth=N] [count=N] [status=0x…] [ms=N] [cid=N]
  *     faults
  *     fault-clear
+ *     release (what was delayed is carried out now)
  *         The nth (1) command of those that match (queue=io, any opcode, any namespace), and count
  *         (1) of them from there on, meet KIND: status (not carried out, ends with status: SCT << 8
  *         | SC, 0x4000: do not retry), lose (no completion), delay (carried out ms later; an abort
