@@ -11,7 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from daemon import stop_process, wait_until
+from daemon import DEADLINE, stop_process, wait_until
 from guest_image import GuestImage
 
 QEMU = os.environ.get("VHOSTD_TEST_QEMU", "qemu-system-x86_64")
@@ -20,9 +20,6 @@ ACCEL = os.environ.get("VHOSTD_TEST_ACCEL", "tcg")
 CPU = "max,la57=off"
 # 16550 ports at 3f8h and 2f8h: the first is the console, the second the test's own channel.
 KERNEL_ARGUMENTS = "console=ttyS0 panic=-1 nokaslr mitigations=off random.trust_cpu=on"
-BOOT_DEADLINE = 60      # seconds, as are all deadlines here
-QMP_DEADLINE = 20
-STOP_DEADLINE = 10
 
 
 class Channel:
@@ -38,7 +35,7 @@ class Channel:
         self.qemu_end.close()
 
     def send(self, data: bytes) -> None:
-        self.socket.settimeout(QMP_DEADLINE)
+        self.socket.settimeout(DEADLINE)
         self.socket.sendall(data)
 
     def receive(self, end: float) -> None:
@@ -72,7 +69,7 @@ class Qmp:
         self.events: list[dict] = []
 
     def start(self) -> None:
-        self.message(time.monotonic() + QMP_DEADLINE)     # the greeting
+        self.message(time.monotonic() + DEADLINE)     # the greeting
         self.command("qmp_capabilities")
 
     def message(self, end: float) -> dict:
@@ -80,7 +77,7 @@ class Qmp:
 
     def command(self, name: str, **arguments):
         self.channel.send(json.dumps({"execute": name, "arguments": arguments}).encode() + b"\n")
-        end = time.monotonic() + QMP_DEADLINE
+        end = time.monotonic() + DEADLINE
         while True:
             message = self.message(end)
             if "event" in message:
@@ -90,9 +87,9 @@ class Qmp:
             else:
                 return message["return"]
 
-    def wait_event(self, name: str, deadline: float = QMP_DEADLINE, **data) -> dict:
+    def wait_event(self, name: str, **data) -> dict:
         """Takes the first event of that name whose data has the given values."""
-        end = time.monotonic() + deadline
+        end = time.monotonic() + DEADLINE
         while True:
             for event in self.events:
                 found = event.get("data", {})
@@ -106,7 +103,7 @@ class Qmp:
 
 def qemu_version() -> tuple[int, int]:
     """Major and minor version of QEMU."""
-    output = subprocess.run([QEMU, "--version"], check=True, timeout=QMP_DEADLINE,
+    output = subprocess.run([QEMU, "--version"], check=True, timeout=DEADLINE,
                             stdout=subprocess.PIPE, text=True).stdout
     major, minor = re.search(r"version (\d+)\.(\d+)", output).groups()
     return int(major), int(minor)
@@ -172,20 +169,20 @@ class Qemu:
                 with contextlib.suppress(OSError):      # it may end before it answers
                     self.qmp.command("quit")
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(STOP_DEADLINE)
-                stop_process(process, 9, STOP_DEADLINE)
+                    process.wait(DEADLINE)
+                stop_process(process, 9)
         finally:
             for channel in self.channels:
                 channel.close()
 
-    def wait_console(self, text: str, deadline: float) -> None:
+    def wait_console(self, text: str) -> None:
         """Waits until the text has been printed on the first serial port."""
         def printed() -> bool:
             if self.process.poll() is not None:
                 raise ChildProcessError(f"QEMU ended with status {self.process.returncode}")
             return self.console.exists() and text.encode() in self.console.read_bytes()
 
-        wait_until(printed, deadline, f"{text!r} on the console", 0.1)
+        wait_until(printed, f"{text!r} on the console", 0.1)
 
 
 class ScriptError(Exception):
@@ -215,7 +212,7 @@ class Guest(Qemu):
 
     def wait_ready(self) -> None:
         """Waits until the guest takes scripts: after a start or a reboot."""
-        self.shell.read_until(rb"READY\n", BOOT_DEADLINE)
+        self.shell.read_until(rb"READY\n", DEADLINE)
 
     def begin(self, script: str) -> str:
         """Sends a script; returns the word that finish() takes."""
@@ -223,18 +220,18 @@ class Guest(Qemu):
         self.shell.send(f"{word}\n{script}\n{word}\n".encode())
         return word
 
-    def finish(self, word: str, deadline: float = 60) -> tuple[str, int]:
+    def finish(self, word: str, deadline: float = DEADLINE) -> tuple[str, int]:
         """Waits for a script's end; returns its output and exit status."""
         output, match = self.shell.read_until(rb"\n%s (\d+)\n|READY\n" % word.encode(), deadline)
         if match.group(1) is None:
             raise ScriptError(f"the guest rebooted by itself:\n{output.decode(errors='replace')}")
         return output.decode(errors="replace"), int(match.group(1))
 
-    def status(self, script: str, deadline: float = 60) -> tuple[str, int]:
+    def status(self, script: str, deadline: float = DEADLINE) -> tuple[str, int]:
         """Runs a script (under sh -eu); returns its output and exit status."""
         return self.finish(self.begin(script), deadline)
 
-    def run(self, script: str, deadline: float = 60) -> str:
+    def run(self, script: str, deadline: float = DEADLINE) -> str:
         """Runs a script (under sh -eu) that must succeed; returns its output, stripped."""
         output, status = self.status(script, deadline)
         if status != 0:

@@ -11,12 +11,11 @@ import uuid
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
-from daemon import stop_process, wait_until
+from daemon import DEADLINE, stop_process, wait_until
 from guest import KERNEL_ARGUMENTS, Channel, Guest
 from guest_image import GuestImage
 
 PROGRAMS = ("libvirtd", "nsenter", "unshare", "virsh")
-DEADLINE = 60           # seconds, for each command and for libvirtd's start
 # Debian's libvirt-daemon-system makes them; libvirt does not start without.
 ACCOUNTS = {"passwd": ["libvirt-qemu:x:64055:{kvm}::/:/bin/false"],
             "group": ["kvm:x:64056:", "libvirt-qemu:x:64055:libvirt-qemu"]}
@@ -85,7 +84,7 @@ class Libvirtd:
                 ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
                  "sh", "-eu", "-c", SETUP, str(self.folder)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        wait_until(self.is_ready, DEADLINE, "libvirtd answering", 0.1)
+        wait_until(self.is_ready, "libvirtd answering", 0.1)
 
     def is_ready(self) -> bool:
         status = self.process.poll()
@@ -97,14 +96,14 @@ class Libvirtd:
         process, self.process = self.process, None
         if process and process.poll() is None:
             inner = self.inner_process(process)
-            stop_process(process, signal.SIGKILL, DEADLINE)     # unshare ignores SIGTERM
-            wait_until(lambda: not inner.exists(), DEADLINE, "the end of libvirtd's namespace")
+            stop_process(process, signal.SIGKILL)     # unshare ignores SIGTERM
+            wait_until(lambda: not inner.exists(), "the end of libvirtd's namespace")
 
     @staticmethod
     def inner_process(process: subprocess.Popen) -> Path:
         """/proc/PID of the namespace's process 1."""
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        return Path("/proc", wait_until(lambda: children.read_text().split(), DEADLINE, "a child")[0])
+        return Path("/proc", wait_until(lambda: children.read_text().split(), "a child")[0])
 
     def inside(self, command: list[str], **options) -> subprocess.CompletedProcess:
         """Runs a command in the namespace."""

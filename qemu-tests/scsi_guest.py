@@ -6,7 +6,6 @@ from pathlib import Path
 from guest import Guest, disk_arguments
 
 DRIVER = "vhost-user-scsi-pci"
-SCAN_DEADLINE = 60      # seconds
 
 
 def boot_scsi(boot, sockets: list[Path], luns: list[str], properties: str = "",
@@ -31,13 +30,13 @@ def wait_for_luns(guest: Guest, luns: list[str]) -> None:
                 [ -c /dev/$(echo scsi_generic/* | cut -d/ -f2) ] || return 1
             done
         }}
-        left=1200
+        left=4000
         until ready 2>/dev/null; do
             left=$((left - 1))
             [ $left -gt 0 ] || {{ echo /sys/class/scsi_device/*; dmesg | tail -30; exit 1; }}
             usleep 50000
         done
-    """, SCAN_DEADLINE + 30)
+    """)
     assert status == 0, f"the guest does not have just {expected}:\n{output}"
 
 

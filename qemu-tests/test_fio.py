@@ -18,7 +18,7 @@ MIB = 1 << 20
 
 def fio(guest, options: str) -> dict:
     """Runs fio in the guest and returns what the jobs did."""
-    output = guest.run(FIO.format(options=options), deadline=120)
+    output = guest.run(FIO.format(options=options))
     jobs = json.loads(output[output.index("{"):])["jobs"]
     assert all(job["error"] == 0 for job in jobs)
     return jobs

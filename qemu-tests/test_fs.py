@@ -35,7 +35,7 @@ def test_ext4(vhostd, boot):
         mount -o ro /dev/vda /mnt
         (cd /mnt && sha256sum -c -s sums)
         umount /mnt
-    """, deadline=120)
+    """)
     host_e2fsck(image)
     assert host_read(image, "/small/200") == b"file 200\n"
     assert host_read(image, "/bin/busybox").startswith(b"\x7fELF")

@@ -13,6 +13,7 @@ MODES = ("poll", "adaptive", "interrupt")
 MIB = 1 << 20
 STALL_MS = 100          # that a mode may show beyond what the mode poll does
 ROUNDS = 2
+SWITCHES = 180
 
 # One request at a time, with pauses in which the reactor falls asleep.
 PACED = """
@@ -44,7 +45,7 @@ def set_mode(vhostd, mode: str) -> None:
 def worst_ms(vhostd, guest, mode: str) -> float:
     """The longest completion latency of paced requests in that mode."""
     set_mode(vhostd, mode)
-    job, = jobs_of(guest.run(PACED, deadline=60))
+    job, = jobs_of(guest.run(PACED))
     assert job["read"]["total_ios"] > 20 and job["write"]["total_ios"] > 20
     return max(job[kind]["clat_ns"]["max"] for kind in ("read", "write")) / 1e6
 
@@ -70,17 +71,13 @@ def test_switching(vhostd, boot):
     disk = vhostd.serve(vhostd.image(size=64 * MIB))
     guest = boot(*disk_arguments([disk], "num-queues=2"), cpus=2)
     choose = random.Random(5)
-    switches = 0
     word = guest.begin(VERIFY)
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
+    for _ in range(SWITCHES):
         set_mode(vhostd, choose.choice(MODES))
-        switches += 1
         time.sleep(0.05)
-    output, status = guest.finish(word, deadline=120)
+    output, status = guest.finish(word)
     assert status == 0, output
     jobs = jobs_of(output)
-    assert switches > 20
     written = sum(job["write"]["io_bytes"] for job in jobs)
     assert written >= 16 * MIB
     assert sum(job["read"]["io_bytes"] for job in jobs) == written

@@ -29,7 +29,7 @@ def test_verify(vhostd, boot, packed, event_idx):
     features = guest.run(FEATURES).strip()
     assert (features[RING_PACKED] == "1") == (packed == "on")
     assert (features[EVENT_IDX] == "1") == (event_idx == "on")
-    output = guest.run(FIO, deadline=180)
+    output = guest.run(FIO)
     jobs = json.loads(output[output.index("{"):])["jobs"]
     assert all(job["error"] == 0 for job in jobs)
     assert sum(job["read"]["io_bytes"] for job in jobs) == sum(job["write"]["io_bytes"] for job in jobs)

@@ -13,8 +13,6 @@ import pytest
 from daemon import ROOT, VHOSTD, stop_process, wait_until
 from guest import ACCEL, CPU, Guest
 
-START_DEADLINE = 180    # seconds; it may have to build first
-STOP_DEADLINE = 2       # what the README promises for Ctrl-C
 
 # What the test chooses itself: options without and with a value.
 OWN_FLAGS = {"-enable-kvm", "-nographic"}
@@ -39,7 +37,7 @@ class MakeRun:
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log,
                                             stderr=log, env=environment, start_new_session=True)
-        wait_until(self.is_ready, START_DEADLINE, "make run printing its two blocks")
+        wait_until(self.is_ready, "make run printing its two blocks")
 
     def is_ready(self) -> bool:
         status = self.process.poll()
@@ -68,9 +66,9 @@ class MakeRun:
             os.killpg(process.pid, signal.SIGINT)
             try:
                 wait_until(lambda: process.poll() is not None and not group_lives(process.pid),
-                           STOP_DEADLINE, "the end of make run after Ctrl-C")
+                           "the end of make run after Ctrl-C")
             finally:
-                stop_process(process, signal.SIGKILL, STOP_DEADLINE)
+                stop_process(process, signal.SIGKILL)
                 if group_lives(process.pid):
                     os.killpg(process.pid, signal.SIGKILL)
 

@@ -6,7 +6,7 @@ import pytest
 
 from guest import Qemu, disk_arguments, machine_arguments
 from scsi_guest import DRIVER
-from test_firmware import BIOS_DEADLINE, BUSES, MARKER, write_bios_disk
+from test_firmware import BUSES, MARKER, write_bios_disk
 
 
 @BUSES
@@ -18,4 +18,4 @@ def test_seabios(vhostd, folder, start_qemu, port, properties, target):
     socket = vhostd.serve_scsi({target: "disk0"})
     disk = disk_arguments([socket], properties, driver=DRIVER)
     qemu = start_qemu(Qemu(folder, [*machine_arguments(), *port, *disk]))
-    qemu.wait_console(MARKER, BIOS_DEADLINE)
+    qemu.wait_console(MARKER)

@@ -31,7 +31,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DEADLINE = {"unit": 300, "integration": 600, "fuzz": 300, "qemu": 1200}  # seconds for one program
+DEADLINE = {"unit": 600, "integration": 600, "fuzz": 300, "qemu": 1200}  # seconds for one program
 PYTEST_NO_TESTS = 5     # the exit status when a file skips itself
 TAP_PLAN = re.compile(r"^1\.\.(\d+)$")
 # Not what a failed test leaves behind: memory and threads.

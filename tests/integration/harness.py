@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 VHOSTD = Path(os.environ.get("VHOSTD_BIN", ROOT / "build" / "bin" / "vhostd"))
 VHOSTCTL = Path(os.environ.get("VHOSTCTL_BIN", VHOSTD.with_name("vhostctl")))
-DEADLINE = 60   # seconds, for each wait: virtual CPUs stand still for long, at times
+DEADLINE = 120  # seconds, for each wait: virtual CPUs stand still for long, at times
 
 
 class RpcError(Exception):
@@ -163,6 +163,6 @@ class Vhostd:
 
 def vhostctl(*args: str, status: int = 0, stdin: str = "", env=None) -> subprocess.CompletedProcess:
     done = subprocess.run([str(VHOSTCTL), *args], input=stdin, capture_output=True, text=True,
-                          timeout=2 * DEADLINE, env=env)
+                          timeout=DEADLINE, env=env)
     assert done.returncode == status, f"vhostctl {args}: {done}"
     return done

@@ -5,10 +5,9 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
-from harness import ROOT, VHOSTD
+from harness import DEADLINE, ROOT, VHOSTD, wait_until
 
 BENCH = ROOT / "bench"
 sys.path.insert(0, str(BENCH))
@@ -26,7 +25,7 @@ BIN = os.path.dirname(VHOSTD)
 def run_json(program, *options):
     """What a run prints."""
     result = subprocess.run([os.path.join(BIN, program), "--json", *options], capture_output=True,
-                            text=True, timeout=120)
+                            text=True, timeout=DEADLINE)
     assert result.returncode == 0, result.stderr
     return [json.loads(line) for line in result.stdout.splitlines()]
 
@@ -80,20 +79,17 @@ def test_nvme_perf_with_the_software_device(folder, options):
     device = subprocess.Popen([os.path.join(BIN, "nvme_device"), "--socket", socket, "--control",
                                folder / "control", "-c", "ns add 1 null 16384 4096"])
     try:
-        deadline = time.monotonic() + 30
-        while not socket.exists():
-            assert device.poll() is None and time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: device.poll() is not None or socket.exists(), "a socket")
         check_nvme_perf(run_json("nvme_perf", "--socket", socket, "--seconds", "0.05", *options),
                         1)
     finally:
         device.terminate()
-    assert device.wait(30) == 0  # it has seen no violation
+    assert device.wait(DEADLINE) == 0  # it has seen no violation
 
 
 def test_nvme_perf_says_what_is_wrong(folder):
     result = subprocess.run([os.path.join(BIN, "nvme_perf"), "--socket", folder / "nothing"],
-                            capture_output=True, text=True, timeout=60)
+                            capture_output=True, text=True, timeout=DEADLINE)
     assert result.returncode == 1
     assert "there is no such socket" in result.stderr
 
@@ -139,7 +135,7 @@ def test_load_of_a_scsi_disk_says_what_is_wrong(scsi_disk):
 
 def test_run_fails_without_programs(folder):
     result = subprocess.run([sys.executable, "-B", BENCH / "run.py", "--bin", folder],
-                            capture_output=True, text=True, timeout=60)
+                            capture_output=True, text=True, timeout=DEADLINE)
     assert result.returncode == 1
     assert "vhostd" in result.stderr and "not built" in result.stderr
 

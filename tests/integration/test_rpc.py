@@ -12,7 +12,7 @@ import time
 import uuid
 
 import pytest
-from harness import vhostctl, wait_until
+from harness import DEADLINE, vhostctl, wait_until
 
 PARSE_ERROR, INVALID_REQUEST, NO_METHOD, INVALID_PARAMS = -32700, -32600, -32601, -32602
 ENOENT, EAGAIN, EBUSY, EEXIST, ENODEV, EISDIR, EINVAL = -2, -11, -16, -17, -19, -21, -22
@@ -264,7 +264,7 @@ def test_get_bdevs_waits(shared):
 
     thread = threading.Thread(target=create)
     thread.start()
-    bdev, = shared.rpc("bdev_get_bdevs", name="late", timeout=20000)
+    bdev, = shared.rpc("bdev_get_bdevs", name="late", timeout=1000 * DEADLINE)
     thread.join()
     assert bdev["name"] == "late"
     assert shared.error("bdev_get_bdevs", name="never", timeout=30).code == ENODEV
@@ -901,7 +901,7 @@ def test_stop_does_not_wait_for_a_waiting_client(vhostd):
 def test_rpc_socket(vhostd):
     assert vhostd.socket.stat().st_mode & 0o777 == 0o600
     second = vhostd.spawn("--state", str(vhostd.folder / "other.json"))
-    assert second.wait(30) != 0
+    assert second.wait(DEADLINE) != 0
     assert str(vhostd.socket) in vhostd.log_text()
     vhostd.rpc("spdk_get_version")
     vhostd.kill()

@@ -9,7 +9,7 @@ import subprocess
 import threading
 
 import pytest
-from harness import ROOT, VHOSTCTL, vhostctl
+from harness import DEADLINE, ROOT, VHOSTCTL, vhostctl
 
 FAILED, USAGE = 1, 2
 
@@ -150,7 +150,7 @@ def test_save_config_asks_for_all_parts_at_once(folder):
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(path))
         listener.listen(2)
-        listener.settimeout(60)
+        listener.settimeout(DEADLINE)
 
         def run():
             for answer in answers:
@@ -181,7 +181,7 @@ def test_control_characters_do_not_reach_the_terminal(serve):
 def test_output_that_cannot_be_written():
     with open("/dev/full", "w") as full:
         done = subprocess.run([str(VHOSTCTL), "--help"], stdout=full, stderr=subprocess.PIPE,
-                              text=True, timeout=30)
+                              text=True, timeout=DEADLINE)
     assert done.returncode == FAILED and "cannot write" in done.stderr
 
 
