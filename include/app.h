@@ -115,9 +115,9 @@ bool app_is_replaying(void);
  */
 json_t *app_state_json(void);
 /*
- * Saves the configuration in the state, after a change that did not come by RPC. Waits until that is
- * done, for at most APP_SAVE_US; what goes wrong is in the log. Any OS thread that may block, and
- * that the app thread does not wait for.
+ * Saves the configuration in the state, after a change that did not come by RPC. Waits until that
+ * is done, for at most APP_SAVE_US; what goes wrong is in the log. Any OS thread that may block,
+ * and that the app thread does not wait for.
  */
 #define APP_SAVE_US 5000000
 void app_save(void);

@@ -249,12 +249,12 @@ bool bdev_release_held(struct bdev_channel *channel);
 struct bdev_memory;
 /*
  * Any OS thread; may block (pages are pinned): not on a lightweight thread. desc must stay open
- * until it returns. addr, length and fd_offset are multiples of 4096; fd (borrowed) is the file that
- * backs the memory from fd_offset on, or -1. The pages that are there now are the device's until
- * they are unmapped, whatever happens to the file meanwhile. *memory: for bdev_memory_unmap();
- * NULL where the device needs no map. 0, or with the reason and what to do about it in err: -EINVAL
- * (not whole pages, or they overlap what is mapped already), -ENOMEM (also RLIMIT_MEMLOCK), -ENOSPC,
- * or what the device says; *memory is NULL then.
+ * until it returns. addr, length and fd_offset are multiples of 4096; fd (borrowed) is the file
+ * that backs the memory from fd_offset on, or -1. The pages that are there now are the device's
+ * until they are unmapped, whatever happens to the file meanwhile. *memory: for
+ * bdev_memory_unmap(); NULL where the device needs no map. 0, or with the reason and what to do
+ * about it in err: -EINVAL (not whole pages, or they overlap what is mapped already), -ENOMEM (also
+ * RLIMIT_MEMLOCK), -ENOSPC, or what the device says; *memory is NULL then.
  */
 int bdev_memory_map(struct bdev_desc *desc, void *addr, uint64_t length, int fd, uint64_t fd_offset,
 		    struct bdev_memory **memory, struct errmsg *err);
@@ -497,8 +497,8 @@ void bdev_remove(struct bdev *bdev);
 /* The ctx given to bdev_register(), or NULL when the bdev is another module's. App thread. */
 void *bdev_module_ctx(const struct bdev *bdev, const char *module);
 /*
- * App thread, in a coroutine [waits]: visit on each thread that has a channel, with its channel_ctx.
- * It must not wait. 0, -ENODEV, -ENOMEM or -ECANCELED.
+ * App thread, in a coroutine [waits]: visit on each thread that has a channel, with its
+ * channel_ctx. It must not wait. 0, -ENODEV, -ENOMEM or -ECANCELED.
  */
 int bdev_visit_channels(struct bdev *bdev, void (*visit)(void *channel_ctx));
 /* On the channel's thread, once per submitted request. */

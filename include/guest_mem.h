@@ -53,8 +53,9 @@ guest_mem_region_map(const struct guest_mem_region *region, uint64_t gpa, uint32
 
 /*
  * Searches for the buffer, and splits it where it crosses into the next region: at most max iovecs,
- * none for len 0. Returns their number, with the region of the last one in *last (unchanged if there
- * is none); -EFAULT (some byte is outside memory, or the range wraps) or -ENOBUFS (more than max).
+ * none for len 0. Returns their number, with the region of the last one in *last (unchanged if
+ * there is none); -EFAULT (some byte is outside memory, or the range wraps) or -ENOBUFS (more than
+ * max).
  */
 int guest_mem_map_split(const struct guest_mem *mem, uint32_t *last, uint64_t gpa, uint32_t len,
 			struct iovec *iov, uint32_t max);

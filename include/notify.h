@@ -26,7 +26,8 @@ enum notify_type {
 	 * is tried again)
 	 */
 	NOTIFY_NVME_CONTROLLER_STATE,
-	NOTIFY_NVME_HEALTH, /* "<name>: critical warning: <which>", or "<name>: no critical warning" */
+	/* "<name>: critical warning: <which>", or "<name>: no critical warning" */
+	NOTIFY_NVME_HEALTH,
 	NOTIFY_TYPES,
 };
 

@@ -79,9 +79,9 @@ struct scsi_lun_opts {
 	bool quiet;
 };
 /*
- * The other LUNs of the target get REPORTED LUNS DATA HAS CHANGED. 0, -EEXIST (the number is taken),
- * -EINVAL (number), -ENOSPC (SCSI_LUNS_PER_TARGET), -ENOTSUP (the block device's requests are too
- * big for a task), or as bdev_open().
+ * The other LUNs of the target get REPORTED LUNS DATA HAS CHANGED. 0, -EEXIST (the number is
+ * taken), -EINVAL (number), -ENOSPC (SCSI_LUNS_PER_TARGET), -ENOTSUP (the block device's requests
+ * are too big for a task), or as bdev_open().
  */
 int scsi_lun_add(struct scsi_target *target, const struct scsi_lun_opts *opts,
 		 struct scsi_lun **lun, struct errmsg *err);
@@ -156,7 +156,9 @@ enum scsi_attribute {
 	SCSI_ACA,
 };
 
-/* Work for the app thread that belongs to a task or a TMF: sending it cannot fail. lib/scsi only. */
+/*
+ * Work for the app thread that belongs to a task or a TMF: sending it cannot fail. lib/scsi only.
+ */
 struct scsi_order {
 	struct thread *origin; /* where it came from, and goes back to */
 	struct scsi_unit *unit;
@@ -228,7 +230,9 @@ struct scsi_task {
 	_Alignas(16) uint8_t request[]; /* struct bdev_request */
 };
 
-/* Bytes; the same for all block devices, so that LUNs may come while tasks are there. Any thread. */
+/*
+ * Bytes; the same for all block devices, so that LUNs may come while tasks are there. Any thread.
+ */
 size_t scsi_task_size(void);
 
 /*

@@ -49,8 +49,8 @@ void thread_lib_fini(void);
 
 /*
  * Any OS thread. name is copied (at most 63 bytes are kept, and of UTF-8 whole characters) and need
- * not be unique; cpumask NULL or empty: any core. Returns NULL with errno: ENOMEM, EMFILE (it needs an fd), or what schedule()
- * returned.
+ * not be unique; cpumask NULL or empty: any core. Returns NULL with errno: ENOMEM, EMFILE (it needs
+ * an fd), or what schedule() returned.
  */
 struct thread *thread_create(const char *name, const struct cpumask *cpumask);
 

@@ -30,8 +30,8 @@ int vhost_lib_init(const char *socket_dir, struct errmsg *err);
 void vhost_lib_fini(void);
 
 /*
- * Sets what saves vhost_config_json() after a guest has changed something in it; the guest waits for
- * that. It is called on the vhost-events thread: it may block, but not for long. Before
+ * Sets what saves vhost_config_json() after a guest has changed something in it; the guest waits
+ * for that. It is called on the vhost-events thread: it may block, but not for long. Before
  * vhost_lib_init(); NULL, as at first: nothing is saved.
  */
 void vhost_lib_set_save(void (*save)(void));

@@ -277,7 +277,8 @@ entries_of(json_t *document, const char *name)
 
 /*
  * Gives up the failed entries whose objects the document, which has none of them yet, has again.
- * What a client has made instead takes their place in the order: what failed after them may need it.
+ * What a client has made instead takes their place in the order: what failed after them may need
+ * it.
  */
 static void
 give_up_made_up(json_t *document)

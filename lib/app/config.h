@@ -19,8 +19,8 @@ int config_open(const struct app_opts *opts, struct errmsg *err);
 /*
  * Calls the methods that were read, in their order. One that fails is named in the log and kept: it
  * stays in the journal, in its place, and is tried again later and at the next start, so that a
- * disk that is missing once is not forgotten. It is given up when something of the same name has been made
- * meanwhile. Stops early when app_stop() was called. Returns how many failed.
+ * disk that is missing once is not forgotten. It is given up when something of the same name has
+ * been made meanwhile. Stops early when app_stop() was called. Returns how many failed.
  */
 unsigned int config_replay(void);
 

@@ -115,8 +115,8 @@ bdev_config_json(void)
 	}
 	/*
 	 * After all of them: one entry may make several. Those of disks whose entries are others'
-	 * (of controllers) and come before ours are there first at the next start, too: so the order
-	 * is the same again.
+	 * (of controllers) and come before ours are there first at the next start, too: so the
+	 * order is the same again.
 	 */
 	append_all_settings(array, false);
 	append_all_settings(array, true);

@@ -170,8 +170,8 @@ void bdev_thread_channel_flush(struct bdev_thread_channel *thread_channel);
 /* Drains or meters have come or gone. */
 void bdev_thread_channel_gate(struct bdev_thread_channel *thread_channel);
 /*
- * What a user has submitted, and that waited in a meter: on its way, or straight to its end. No drain
- * waits on this thread.
+ * What a user has submitted, and that waited in a meter: on its way, or straight to its end. No
+ * drain waits on this thread.
  */
 void bdev_io_resume(struct bdev_request *rq);
 void bdev_io_abort(struct bdev_request *rq);

@@ -21,7 +21,10 @@ struct bdev_filter {
 	struct bdev_desc *desc; /* of the lower one */
 	struct bdev_ops ops;
 	struct thread *app;
-	/* Written by the app thread, read by any: it is being removed; nothing is held back any more. */
+	/*
+	 * Written by the app thread, read by any: it is being removed; nothing is held back any
+	 * more.
+	 */
 	_Atomic bool going;
 	/* App thread only. */
 	struct bdev *bdev; /* NULL: it is gone */
@@ -48,8 +51,8 @@ struct bdev_filter_opts {
 	const struct bdev_ops *ops;
 };
 /*
- * App thread: filter (zeroed) becomes a bdev, or stays the caller's. 0, -ENODEV, or what bdev_open()
- * and bdev_register() failed with.
+ * App thread: filter (zeroed) becomes a bdev, or stays the caller's. 0, -ENODEV, or what
+ * bdev_open() and bdev_register() failed with.
  */
 int bdev_filter_register(struct bdev_filter *filter, const struct bdev_filter_opts *opts,
 			 struct errmsg *err);

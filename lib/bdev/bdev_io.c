@@ -208,7 +208,9 @@ bdev_drain(struct bdev_request *rq)
 
 /* ---- submission ---- */
 
-/* Each request goes through these, and some are used twice: the compiler would make calls of them. */
+/*
+ * Each request goes through these, and some are used twice: the compiler would make calls of them.
+ */
 
 static int
 check_range(const struct bdev_channel *channel, const struct bdev_request *rq)

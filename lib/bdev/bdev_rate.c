@@ -3,9 +3,9 @@
  * Rate limits. Each limit of a bdev has one clock for all threads: the time at which the next
  * request is in time, which each request moves on by what it costs. That makes the sum exact,
  * whoever submits, however long the requests are, and without a period at whose end something would
- * be lost. Each channel has such a clock of its own, which runs for its part of those that wait, and
- * makes the shares equal: a channel that is ahead of its own clock leaves RESERVE_US of what is there
- * to the others.
+ * be lost. Each channel has such a clock of its own, which runs for its part of those that wait,
+ * and makes the shares equal: a channel that is ahead of its own clock leaves RESERVE_US of what is
+ * there to the others.
  *
  * A request that is not in time waits in its channel's meter, whose poller runs only then.
  */

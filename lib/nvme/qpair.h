@@ -41,8 +41,8 @@ enum nvme_abort_state {
 	NVME_ABORT_ACTIVE, /* the app thread took it, from WANTED (or has to give it back) */
 	/*
 	 * Its thread: the command has ended, in WANTED or ACTIVE (atomic_exchange()). The app
-	 * thread makes it NONE when it needs the identifier no more, without a word: the slot is found
-	 * when the qpair's thread next looks for time-outs.
+	 * thread makes it NONE when it needs the identifier no more, without a word: the slot is
+	 * found when the qpair's thread next looks for time-outs.
 	 */
 	NVME_ABORT_ENDED,
 };
@@ -187,8 +187,8 @@ void nvme_qpair_park(struct nvme_qpair *qpair);
  * Created. Nothing when it is LIVE, or broken (see nvme_ctrlr_timed_out()) since it was created.
  * Sends what was sent before the stop, in order (each once more than before; those with no retries
  * left end with -ETIMEDOUT if they had timed out, else -EIO; so do fused pairs, of which one
- * command may have been carried out), then what waits; but what was for a namespace that another has taken
- * the place of ends with -ENODEV.
+ * command may have been carried out), then what waits; but what was for a namespace that another
+ * has taken the place of ends with -ENODEV.
  */
 void nvme_qpair_start(struct nvme_qpair *qpair);
 /* The device is off or gone, for longer: ends all requests, and all to come, with rc. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * A queue pair when the controller goes off and on. What was sent stays in its slot until the
- * device is off: only then can it not touch the memory any more, and the request be sent again, or end.
+ * device is off: only then can it not touch the memory any more, and the request be sent again, or
+ * end.
  */
 #include <errno.h>
 #include <stdlib.h>

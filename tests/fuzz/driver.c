@@ -4,8 +4,9 @@
  * it by a seeded generator. It has no feedback from the code; it keeps what the fuzzers found from
  * coming back.
  *
- *   test_fuzz_<thing>            tests/fuzz/corpus/<thing>, then mutations, for FUZZ_MS milliseconds (2000) or until
- *                                FUZZ_RUNS (20000) are done, from FUZZ_SEED (1) on
+ *   test_fuzz_<thing>            tests/fuzz/corpus/<thing>, then mutations, for FUZZ_MS
+ *                                milliseconds (2000) or until FUZZ_RUNS (20000) are done, from
+ *                                FUZZ_SEED (1) on
  *   test_fuzz_<thing> FILE...    these inputs only
  *
  * The n-th run depends on the seed, n and the corpus only. What ends the process prints its input

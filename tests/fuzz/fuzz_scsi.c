@@ -6,7 +6,8 @@
  * and changes of size in between. Whatever comes, each command ends once; nothing is written
  * outside of its buffers or behind what it says that it transferred; what a block device's memory
  * allocator left behind is not in an answer; a command that ends in ILLEGAL REQUEST has written
- * nothing to a disk; and what is read and written by commands that are alone is what is on the disk.
+ * nothing to a disk; and what is read and written by commands that are alone is what is on the
+ * disk.
  */
 #include <errno.h>
 

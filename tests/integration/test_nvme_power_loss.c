@@ -7,8 +7,8 @@
  *
  * What ends at a cut, in turns: the machine (the device loses what it caches; the daemon and the
  * guest are gone, sooner or a little later), the same at a certain command, the device's process
- * (killed: what it cached is gone) and all others, the daemon alone, or daemon and device, while the
- * guest stays and finds its requests done.
+ * (killed: what it cached is gone) and all others, the daemon alone, or daemon and device, while
+ * the guest stays and finds its requests done.
  */
 /* links: client testlib */
 #include <linux/virtio_blk.h>
@@ -372,8 +372,8 @@ check_cache(void)
 /* ---- cuts ---- */
 
 /*
- * It outlives the device's process, and no more is needed: in memory, since the device must not wait
- * for a disk that others keep busy.
+ * It outlives the device's process, and no more is needed: in memory, since the device must not
+ * wait for a disk that others keep busy.
  */
 static const char *
 disk_path(void)

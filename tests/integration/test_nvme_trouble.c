@@ -241,7 +241,9 @@ test_deletion_during_dma(void **state)
 	workload_close(&rig.load);
 }
 
-/* The pages are gone: rings, too. A device in another process that has no data finds none missing. */
+/*
+ * The pages are gone: rings, too. A device in another process that has no data finds none missing.
+ */
 static void
 test_truncation_during_dma(void **state)
 {

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A virtio-scsi controller whose daemon is killed and comes back: targets, requests, reservations. */
+/*
+ * A virtio-scsi controller whose daemon is killed and comes back: targets, requests, reservations.
+ */
 /* links: client testlib */
 #include "vhost_scsi_rig.h"
 

@@ -291,8 +291,8 @@ expect_over(struct client_scsi *scsi, uint64_t tag, int response)
 static const uint8_t slow_lun[8] = {1, 1}, other_lun[8] = {1};
 
 /*
- * The requests go on when the function has begun: a function for another target, behind it, has been
- * answered.
+ * The requests go on when the function has begun: a function for another target, behind it, has
+ * been answered.
  */
 static void
 run_function(uint32_t function, uint64_t tag)

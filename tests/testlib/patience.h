@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * patience: code that gives up after some seconds waits for as long as tests do (waiting.h), so that
- * no machine is too slow for it; or gives up at once. A test that uses it has this line:
+ * patience: code that gives up after some seconds waits for as long as tests do (waiting.h), so
+ * that no machine is too slow for it; or gives up at once. A test that uses it has this line:
  */
 /* ldflags: -Wl,--wrap=completion_wait */
 #ifndef VHOSTD_TESTLIB_PATIENCE_H

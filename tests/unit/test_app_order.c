@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* links: app jsonrpc event thread env */
-/* Where entries that failed are kept: among what they met when they failed, whatever happens to it. */
+/*
+ * Where entries that failed are kept: among what they met when they failed, whatever happens to it.
+ */
 #include "app_rig.h"
 
 /* The names in the state; options: those of the things. */

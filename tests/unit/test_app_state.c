@@ -192,8 +192,8 @@ test_unknown_entries_are_kept(void **state)
 }
 
 /*
- * Two that failed do not make up for each other, although they have a name in common: whether either
- * of them is there is not known.
+ * Two that failed do not make up for each other, although they have a name in common: whether
+ * either of them is there is not known.
  */
 static void
 test_failed_entries_of_one_name(void **state)

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Block devices on top of others: requests, sizes, memory and ends pass through; error and delay. */
+/*
+ * Block devices on top of others: requests, sizes, memory and ends pass through; error and delay.
+ */
 /* links: bdev testlib thread env */
 /* ldflags: -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc,--wrap=mmap,--wrap=mprotect */
 #include <errno.h>

@@ -66,7 +66,9 @@ test_max_transfer(void **state)
 	stop();
 }
 
-/* Each later piece is submitted when its user is not about to flush: a doorbell must ring for it. */
+/*
+ * Each later piece is submitted when its user is not about to flush: a doorbell must ring for it.
+ */
 static void
 test_later_pieces_are_flushed(void **state)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Two OS threads do I/O against a rate limit that a third one changes, while it resets the disk. For
- * ThreadSanitizer; and what they do together is not more than the limit, whoever wins.
+ * Two OS threads do I/O against a rate limit that a third one changes, while it resets the disk.
+ * For ThreadSanitizer; and what they do together is not more than the limit, whoever wins.
  */
 /* links: bdev thread env testlib */
 #include <errno.h>

@@ -535,7 +535,9 @@ add_number(void *arg)
 	return (int)*note->sum;
 }
 
-/* Nobody polls the thread: the caller gives up, and the call is made later with what it was given. */
+/*
+ * Nobody polls the thread: the caller gives up, and the call is made later with what it was given.
+ */
 static void
 test_call_that_nobody_waits_for(void **state)
 {

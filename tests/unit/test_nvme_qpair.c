@@ -2,8 +2,8 @@
 /* links: nvme thread testlib env */
 /* ldflags: -Wl,--wrap=log_write */
 /*
- * Requests on queue pairs: they are sent, wait, are tried again, time out; and a device that answers
- * what nobody asked.
+ * Requests on queue pairs: they are sent, wait, are tried again, time out; and a device that
+ * answers what nobody asked.
  */
 #include "env.h"
 #include "nvme_qpair_rig.h"

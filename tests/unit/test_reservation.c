@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* links: reservation env */
 /* ldflags: -liscsi */
-/* Persistent reservations: each service action, by whom, under which reservation, with what effect. */
+/*
+ * Persistent reservations: each service action, by whom, under which reservation, with what effect.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

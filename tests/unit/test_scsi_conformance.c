@@ -27,7 +27,9 @@ static const struct run {
 	bool read_only;
 	unsigned int passed, skipped;
 } runs[] = {
-	/* One physical block of 256 logical ones: the suite takes no other number (docs/scsi.md). */
+	/*
+	 * One physical block of 256 logical ones: the suite takes no other number (docs/scsi.md).
+	 */
 	{"ALL", 131072, 1, false, 171, 59},
 	{"ALL", 512, 1, false, 167, 63},
 	{"ALL.MultipathIO.*", 4096, 2, false, 2, 2},

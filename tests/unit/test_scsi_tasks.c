@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Several initiators on one SCSI disk: task management, unit attentions, and persistent reservations
- * in what they do to commands.
+ * Several initiators on one SCSI disk: task management, unit attentions, and persistent
+ * reservations in what they do to commands.
  */
 /* links: scsi reservation bdev testlib thread env */
 /* ldflags: -liscsi */

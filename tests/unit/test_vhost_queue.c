@@ -263,7 +263,9 @@ test_counters(void **state)
 	assert_int_equal(take(err_fd), 1);
 }
 
-/* A device's poller may run after the queue's: what it completes is seen before the thread sleeps. */
+/*
+ * A device's poller may run after the queue's: what it completes is seen before the thread sleeps.
+ */
 static void
 test_completion_before_sleep(void **state)
 {
