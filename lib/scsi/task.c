@@ -366,16 +366,6 @@ scsi_take_data_out(struct scsi_task *task, uint32_t length, uint32_t room)
 
 /* ---- what all commands go through; false: the task has its status ---- */
 
-/* SSE4.1, which DPDK needs, too, does it at once: no bit of the CDB is out of those in usage. */
-static inline bool
-usage_is_good(const struct scsi_task *task, const struct scsi_command *command)
-{
-	__m128i cdb = _mm_loadu_si128((const __m128i *)task->cdb);
-	__m128i usage = _mm_loadu_si128((const __m128i *)command->usage);
-
-	return _mm_testc_si128(usage, cdb) && task->cdb_length >= command->length;
-}
-
 /* Bits that are set and not looked at: reserved, or for what is not supported here. */
 static bool
 check_usage(struct scsi_task *task, const struct scsi_command *command)
@@ -519,7 +509,10 @@ is_plain(const struct scsi_task *task, const struct scsi_command *command)
 {
 	return command != NULL && (command->flags & ~SCSI_CMD_WRITES) == SCSI_CMD_RANGE &&
 	       load(task->lun->alerts) == 0 && load(task->channel->unit->exclusive_blocks) == 0 &&
-	       usage_is_good(task, command);
+	       /* No bit of the CDB is out of those in usage; SSE4.1 is what DPDK needs, too. */
+	       _mm_testc_si128(_mm_loadu_si128((const __m128i *)command->usage),
+			       _mm_loadu_si128((const __m128i *)task->cdb)) &&
+	       task->cdb_length >= command->length;
 }
 
 void
