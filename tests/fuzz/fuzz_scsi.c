@@ -5,9 +5,10 @@
  * parameter lists, from two initiators with three LUNs on two disks, with task management, resets
  * and changes of size in between. Whatever comes, each command ends once; nothing is written
  * outside of its buffers or behind what it says that it transferred; what a block device's memory
- * allocator left behind is not in an answer; a command that ends in ILLEGAL REQUEST has written
- * nothing to a disk; and what is read and written by commands that are alone is what is on the
- * disk.
+ * allocator or the compiler left behind is not in an answer; a command that ends in ILLEGAL REQUEST
+ * has written nothing to a disk, and no disk was written at all while it was alone; and what is read
+ * and written by commands that are alone is what is on the disk. How many commands there were is said
+ * at the end.
  */
 #include <errno.h>
 
@@ -22,12 +23,15 @@
 
 #define DISK_BYTES   (128u << 10)
 #define MAX_OPS      64
-#define MAX_PARTS    4 /* iovecs of a buffer */
+#define BURST        64  /* commands */
+#define BURST_BYTES  256 /* of a command in it, at most */
+#define MAX_PARTS    4   /* iovecs of a buffer */
 #define MAX_LIST     255
 #define ROUNDS_MAX   100000
 #define UNTOUCHED    0xc3 /* in data-in before */
 #define MALLOC_FILL  0xbe /* what AddressSanitizer puts into new memory … */
-#define MALLOC_LEAK  8    /* … and how much of that is no accident: inputs have none */
+#define STACK_FILL   0xaa /* -ftrivial-auto-var-init=pattern puts into variables … */
+#define LEAK         8    /* … and how much of that is no accident: inputs have none */
 #define WRITER_TYPES (1u << BDEV_WRITE | 1u << BDEV_WRITE_ZEROES | 1u << BDEV_DISCARD)
 
 enum { IO_THREADS = 2 };
@@ -76,7 +80,9 @@ struct command {
 	const struct path *path;
 	struct buffer in, out;
 	unsigned int finishes, writes;
-	bool alone; /* from beginning to end */
+	unsigned long writes_before; /* of all */
+	bool alone;                  /* from beginning to end */
+	bool resized;                /* a disk, meanwhile */
 	struct scsi_task *task;
 };
 
@@ -95,9 +101,12 @@ static struct {
 		struct thread *thread;
 	} waiting[4096];
 	unsigned int first_waiting, last_waiting;
-	struct command commands[MAX_OPS];
+	struct command commands[MAX_OPS + BURST];
 	struct management managements[MAX_OPS];
 	unsigned int command_count, management_count, live;
+	unsigned int rows; /* of the table of commands */
+	unsigned long writes, cdbs;
+	uint8_t fresh[DISK_BYTES]; /* what is on a disk at the beginning */
 } world;
 
 /* ---- the disks ---- */
@@ -128,6 +137,7 @@ note_writer(const struct bdev_request *rq)
 {
 	const char *at = (const char *)rq;
 
+	world.writes += WRITER_TYPES >> rq->type & 1;
 	for (unsigned int i = 0; i < world.command_count; i++) {
 		struct command *command = &world.commands[i];
 		const char *task = (const char *)command->task;
@@ -292,21 +302,41 @@ is_read(uint8_t opcode)
 }
 
 static void
+check_no_leak(const uint8_t *data, size_t length)
+{
+	size_t run = 0;
+
+	for (size_t i = 0; i < length; i++) {
+		bool goes_on = run == 0 || data[i] == data[i - 1];
+
+		run = data[i] == MALLOC_FILL || data[i] == STACK_FILL ? goes_on * run + 1 : 0;
+		require(run < LEAK);
+	}
+}
+
+static void
 check_data_in(const struct command *command)
 {
 	static uint8_t data[DISK_BYTES];
-	size_t length = gather(&command->in, data, sizeof(data)), run = 0;
-	uint64_t transferred = command->task->transferred_in;
-	bool read = is_read(command->task->cdb[0]);
+	size_t length = gather(&command->in, data, sizeof(data));
+	const struct scsi_task *task = command->task;
+	bool read = is_read(task->cdb[0]);
 
-	require(transferred <= command->in.bytes);
-	for (size_t i = 0; i < length; i++) {
-		run = data[i] == MALLOC_FILL ? run + 1 : 0;
-		require(read || run < MALLOC_LEAK);
-		/* An aborted READ may have got its data. */
-		require(i < transferred || data[i] == UNTOUCHED ||
-			(read && command->task->outcome >= SCSI_ABORTED));
-	}
+	require(task->transferred_in <= command->in.bytes);
+	if (!read)
+		check_no_leak(data, length);
+	check_no_leak(task->sense, task->sense_length);
+	/* An aborted READ may have got its data. */
+	for (size_t i = task->transferred_in; i < length; i++)
+		require(data[i] == UNTOUCHED || (read && task->outcome >= SCSI_ABORTED));
+}
+
+/* It has done nothing to any disk. A disk that shrinks makes a right command wrong on its way. */
+static void
+check_no_writes(const struct command *command)
+{
+	require(command->writes == 0 || command->resized);
+	require(world.writes == command->writes_before || !command->alone || command->resized);
 }
 
 static void
@@ -320,12 +350,13 @@ check_end(const struct command *command)
 	require(task->transferred_out <= command->out.bytes);
 	require(task->outcome >= SCSI_ABORTED || checked == (task->sense_length != 0));
 	if (task->outcome == SCSI_OVERRUN)
-		require(command->writes == 0);
+		check_no_writes(command);
 	if (checked) {
 		uint8_t key = task->sense[0] >= 0x72 ? task->sense[1] : task->sense[2] & 0xf;
 
 		require(task->sense[0] == 0x70 || task->sense[0] == 0xf0 || task->sense[0] == 0x72);
-		require(key != SCSI_KEY_ILLEGAL_REQUEST || command->writes == 0);
+		if (key == SCSI_KEY_ILLEGAL_REQUEST)
+			check_no_writes(command);
 	}
 	check_data_in(command);
 	if (task->outcome == SCSI_COMPLETE && task->status == SCSI_GOOD)
@@ -391,7 +422,7 @@ buffer_fill(struct buffer *buffer)
 
 		for (size_t j = 0; j < buffer->parts[i].iov_len; j++, at++) {
 			bytes[j] = at < length ? list[at] : pattern;
-			if (bytes[j] == MALLOC_FILL)
+			if (bytes[j] == MALLOC_FILL || bytes[j] == STACK_FILL)
 				bytes[j]++;
 		}
 	}
@@ -412,7 +443,7 @@ make_cdb(struct scsi_task *task)
 	uint8_t which = input_u8(&world.in), wild = input_u8(&world.in);
 	uint16_t mask = input_u16(&world.in);
 
-	while (which-- > 0 && scsi_command_next(row) != NULL)
+	for (which %= world.rows; which > 0; which--)
 		row = scsi_command_next(row);
 	memset(task->cdb, 0, sizeof(task->cdb));
 	for (int i = 1; i < 16; i++) {
@@ -434,7 +465,7 @@ op_command(void)
 	struct scsi_task *task;
 	uint8_t how = input_u8(&world.in);
 
-	*command = (struct command){.path = &paths[how % PATHS]};
+	*command = (struct command){.path = &paths[how % PATHS], .writes_before = world.writes};
 	task = command->task = aligned_alloc(64, scsi_task_size());
 	require(task != NULL);
 	memset(task, 0xa5, scsi_task_size());
@@ -458,6 +489,7 @@ op_command(void)
 	for (unsigned int i = 0; i < world.command_count && !command->alone; i++)
 		world.commands[i].alone = false;
 	world.command_count++;
+	world.cdbs++;
 	thread_set_current(world.io[command->path->thread]);
 	scsi_submit(task);
 	if (task->channel != NULL)
@@ -527,15 +559,81 @@ op_resize(void)
 	struct disk *disk = &disks[input_u8(&world.in) % DISKS];
 	uint64_t blocks = DISK_BYTES / disk->block_size >> input_u8(&world.in) % 4;
 
+	for (unsigned int i = 0; i < world.command_count; i++)
+		world.commands[i].resized = true;
 	thread_set_current(world.app);
 	require(bdev_resize(disk->bdev, blocks) == 0);
 	thread_set_current(NULL);
+}
+
+/* Each has ended, and once. */
+static void
+end_commands(void)
+{
+	settle_all();
+	for (unsigned int i = 0; i < world.command_count; i++) {
+		require(world.commands[i].finishes == 1);
+		buffer_free(&world.commands[i].in);
+		buffer_free(&world.commands[i].out);
+		free(world.commands[i].task);
+	}
+	for (unsigned int i = 0; i < world.management_count; i++)
+		require(world.managements[i].finishes == 1);
+	require(world.live == 0);
+	world.command_count = world.management_count = 0;
+}
+
+/* splitmix64 */
+static uint64_t
+next_random(uint64_t *state)
+{
+	uint64_t z = *state += 0x9e3779b97f4a7c15u;
+
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+	return z ^ z >> 31;
+}
+
+/* What op_command() reads, most of it small, so that ranges fit. */
+static size_t
+make_random(uint64_t *state, uint8_t bytes[BURST_BYTES])
+{
+	for (size_t i = 0; i < BURST_BYTES; i++) {
+		uint64_t random = next_random(state);
+
+		bytes[i] = (uint8_t)(random >> 8 & (random & 3 ? random & 4 ? 0x03 : 0 : 0xff));
+	}
+	bytes[0] = (uint8_t)next_random(state);     /* who */
+	bytes[1] = (uint8_t)next_random(state);     /* the row */
+	bytes[2] &= (uint8_t)(0 - (bytes[2] >> 7)); /* few are wild */
+	bytes[3] |= (uint8_t)next_random(state);    /* bytes of the CDB that are not 0 */
+	return BURST_BYTES;
+}
+
+/* Many commands of few bytes of the input, which go on from a seed. */
+static void
+op_burst(void)
+{
+	uint64_t state = input_u16(&world.in);
+	bool each = input_u8(&world.in) & 1; /* is alone */
+	struct input rest = world.in;
+	uint8_t bytes[BURST_BYTES];
+
+	for (int i = 0; i < BURST; i++) {
+		world.in = (struct input){bytes, make_random(&state, bytes)};
+		op_command();
+		if (each)
+			settle_all();
+	}
+	world.in = rest;
+	end_commands();
 }
 
 static void (*const ops[])(void) = {
 	op_command, op_command, op_command,   op_command, op_settle,     op_settle,
 	op_poll,    op_delay,   complete_one, op_reset,   op_management, op_resize,
 };
+#define OP_BURST 0xe0 /* and more */
 
 /* ---- beginning and end ---- */
 
@@ -567,6 +665,13 @@ commit(void)
 	return 0;
 }
 
+/* For run.py, which sums it up. */
+static void
+say_count(void)
+{
+	fprintf(stderr, "# fuzz_scsi: %lu CDBs\n", world.cdbs);
+}
+
 int
 LLVMFuzzerInitialize(int *argc, char ***argv)
 {
@@ -583,6 +688,11 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 	thread_set_current(NULL);
 	on_app(register_disks, NULL);
 	disks[0].dirty = disks[1].dirty = true;
+	for (size_t i = 0; i < DISK_BYTES; i++)
+		world.fresh[i] = (uint8_t)(i / 512 % 64 + i % 64);
+	for (const struct scsi_command *row = NULL; (row = scsi_command_next(row)) != NULL;)
+		world.rows++;
+	atexit(say_count);
 	return 0;
 }
 
@@ -634,31 +744,13 @@ use_channels(bool get)
 	thread_set_current(NULL);
 }
 
-static void
-end_all(void)
-{
-	settle_all();
-	for (unsigned int i = 0; i < world.command_count; i++) {
-		require(world.commands[i].finishes == 1);
-		buffer_free(&world.commands[i].in);
-		buffer_free(&world.commands[i].out);
-		free(world.commands[i].task);
-	}
-	for (unsigned int i = 0; i < world.management_count; i++)
-		require(world.managements[i].finishes == 1);
-	require(world.live == 0);
-	world.command_count = world.management_count = 0;
-	use_channels(false);
-	on_app(end, NULL);
-}
-
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	world.in = (struct input){data, size};
 	for (unsigned int i = 0; i < DISKS; i++) {
-		for (size_t j = 0; j < DISK_BYTES && disks[i].dirty; j++)
-			disks[i].memory[j] = (uint8_t)(j / 512 % 64 + j % 64);
+		if (disks[i].dirty)
+			memcpy(disks[i].memory, world.fresh, DISK_BYTES);
 		disks[i].dirty = false;
 		thread_set_current(world.app);
 		require(bdev_resize(disks[i].bdev, DISK_BYTES / disks[i].block_size) == 0);
@@ -666,8 +758,16 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	on_app(begin, NULL);
 	use_channels(true);
-	for (int i = 0; i < MAX_OPS && world.in.size > 0; i++)
-		ops[input_u8(&world.in) % ARRAY_SIZE(ops)]();
-	end_all();
+	for (int i = 0; i < MAX_OPS && world.in.size > 0; i++) {
+		uint8_t op = input_u8(&world.in);
+
+		if (op >= OP_BURST)
+			op_burst();
+		else
+			ops[op % ARRAY_SIZE(ops)]();
+	}
+	end_commands();
+	use_channels(false);
+	on_app(end, NULL);
 	return 0;
 }

@@ -28,6 +28,7 @@ INPUT_SECONDS = 20      # for one input
 MEMORY_MB = 2048
 GRACE_SECONDS = 120     # after which a fuzzer that does not end is killed
 STATUS = re.compile(r"^#(\d+)\s.*cov: (\d+) ft: (\d+)", re.MULTILINE)
+COUNT = re.compile(r"^# fuzz_\w+: (.*)$", re.MULTILINE)      # what a target says of itself at its end
 
 
 def environment(tmp):
@@ -57,9 +58,11 @@ def run_fuzzer(build, thing, seconds):
         except subprocess.TimeoutExpired:
             status = None
     found = sorted(findings.iterdir())
-    progress = STATUS.findall(log.read_text(errors="replace"))
+    words = log.read_text(errors="replace")
+    progress = STATUS.findall(words)
     runs, edges, features = progress[-1] if progress else ("no", "0", "0")
-    line = f"{thing}: {runs} runs, {edges} edges, {features} features, {len(found)} findings"
+    counts = "".join(f", {count}" for count in COUNT.findall(words))
+    line = f"{thing}: {runs} runs{counts}, {edges} edges, {features} features, {len(found)} findings"
     if status != 0 and not found:
         line += f", ended with status {status}: see {log.relative_to(ROOT)}"
     return line, found, status == 0
