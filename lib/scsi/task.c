@@ -154,13 +154,12 @@ scsi_finish(struct scsi_task *task)
 	task->done(task);
 }
 
-/* What block devices fail with (bdev.h), as SPC-4 §4.5 has it. */
+/* What block devices fail with (bdev.h), as SPC-4 §4.5 has it; the rest are errors of the medium. */
 static const struct {
 	int status;
 	uint8_t key;
 	uint16_t code;
 } errors[] = {
-	{-ENODATA, SCSI_KEY_MEDIUM_ERROR, SCSI_CODE_UNRECOVERED_READ_ERROR},
 	{-EILSEQ, SCSI_KEY_ABORTED_COMMAND, SCSI_CODE_PROTECTION_ERROR},
 	{-EOPNOTSUPP, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_INVALID_OPCODE},
 	{-ENOSPC, SCSI_KEY_DATA_PROTECT, SCSI_CODE_SPACE_ALLOCATION_FAILED},
@@ -171,21 +170,31 @@ static const struct {
 	{-ENODEV, SCSI_KEY_ILLEGAL_REQUEST, SCSI_CODE_LUN_NOT_SUPPORTED},
 };
 
+/*
+ * SBC-3 §4.18.1: where the first block is that it concerns. Of several a device does not say which
+ * one, and so nothing is VALID (SPC-4 §4.5.3).
+ */
 static __attribute__((noinline)) void
 fail(struct scsi_task *task, int error)
 {
-	bool writes = task->command->flags & SCSI_CMD_WRITES;
+	const struct bdev_request *rq = (const struct bdev_request *)task->request;
+	uint8_t shift = task->channel->unit->block_shift;
+	struct scsi_sense sense = {
+		.key = SCSI_KEY_MEDIUM_ERROR,
+		.code = rq->type == BDEV_READ ? SCSI_CODE_UNRECOVERED_READ_ERROR
+					      : SCSI_CODE_WRITE_ERROR,
+		.information = rq->offset >> shift,
+	};
 
-	scsi_refuse(task, SCSI_KEY_MEDIUM_ERROR,
-		    writes ? SCSI_CODE_WRITE_ERROR : SCSI_CODE_UNRECOVERED_READ_ERROR);
 	for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
 		if (errors[i].status == error)
-			scsi_refuse(task, errors[i].key, errors[i].code);
+			sense = (struct scsi_sense){.key = errors[i].key, .code = errors[i].code};
 	}
-	if (error == -ENOMEM) {
+	sense.has_information = sense.key == SCSI_KEY_MEDIUM_ERROR && rq->length == 1ull << shift;
+	if (error == -ENOMEM)
 		task->status = SCSI_BUSY;
-		task->sense_length = 0;
-	}
+	else
+		scsi_check_condition(task, &sense);
 	task->transferred_in = 0;
 	scsi_finish(task);
 }

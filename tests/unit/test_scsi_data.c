@@ -210,9 +210,55 @@ test_errors(void **state)
 	fake.fail_status = -EIO;
 	expect_sense(run(A, make_write(10, 0, 512, 0), out, 512, 0), SCSI_SENSE_MEDIUM_ERROR,
 		     0x0c00);
+	/* What could not be written of a cache was not read. */
+	fake.fail_at = 1;
+	expect_sense(run(A, scsi_cdb_synchronizecache10(0, 0, 0, 0), NULL, 0, 0),
+		     SCSI_SENSE_MEDIUM_ERROR, 0x0c00);
 	fake.fail_at = 1;
 	fake.fail_status = -ENOMEM;
 	expect_status(run(A, make_read(10, 0, 512), NULL, 0, 512), SCSI_BUSY);
+}
+
+/* Where that block is; INT64_MIN: sense data that does not say. */
+static void
+expect_bad_block(struct command *command, int code, int64_t lba)
+{
+	const uint8_t *sense = command->task->sense;
+
+	check_sense(command, SCSI_SENSE_MEDIUM_ERROR, code);
+	assert_int_equal(sense[0], lba == INT64_MIN ? 0x70 : 0xf0);
+	if (lba != INT64_MIN)
+		assert_int_equal(scsi_get_uint32(sense + 3), lba);
+	command_free(command);
+}
+
+/* SBC-3 §4.18.1: INFORMATION. Of several blocks a device does not say which one is bad. */
+static void
+test_bad_block(void **state)
+{
+	(void)state;
+	fake.fail_status = -ENODATA;
+	fake.fail_at = 1;
+	expect_bad_block(run(A, make_read(10, 77, 512), NULL, 0, 512), 0x1100, 77);
+	fake.fail_at = 1;
+	expect_bad_block(run(A, make_read(16, 77, 1024), NULL, 0, 1024), 0x1100, INT64_MIN);
+	fake.fail_at = 1;
+	expect_bad_block(run(A, make_write(16, 78, 512, 0), out, 512, 0), 0x0c00, 78);
+	fake.fail_at = 1;
+	expect_bad_block(run(A, make_write(16, 78, 1024, 0), out, 1024, 0), 0x0c00, INT64_MIN);
+	/* Of COMPARE AND WRITE both. */
+	memset(fake.memory + 77 * FAKE_BLOCK, 0, FAKE_BLOCK);
+	memset(out, 0, 1024);
+	for (unsigned int i = 1; i <= 2; i++) {
+		fake.fail_at = i;
+		expect_bad_block(run(A, scsi_cdb_compareandwrite(77, 1024, 512, 0, 0, 0, 0, 0), out,
+				     1024, 0),
+				 i == 1 ? 0x1100 : 0x0c00, 77);
+	}
+	fake.fail_status = -ETIMEDOUT;
+	fake.fail_at = 1;
+	expect_sense(run(A, make_read(10, 77, 512), NULL, 0, 512), SCSI_SENSE_COMMAND_ABORTED,
+		     0x2e02);
 }
 
 static void
@@ -583,6 +629,7 @@ main(void)
 		disk_test(test_ranges),
 		disk_test(test_lengths),
 		disk_test(test_errors),
+		disk_test(test_bad_block),
 		disk_test(test_caches),
 		disk_test(test_verify),
 		disk_test(test_verify_long),
