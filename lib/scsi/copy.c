@@ -40,63 +40,58 @@ struct segment {
 	uint64_t bytes;
 };
 
-/* ---- the parameter list; false: the command has its status ---- */
-
-static bool
-refuse(struct copier *copier, uint16_t code)
-{
-	return !scsi_illegal(copier->task, code);
-}
+/* ---- the parameter list; true: the command has its status ---- */
 
 static bool
 refuse_byte(struct copier *copier, const uint8_t *at, int bit)
 {
-	return !scsi_refuse_list(copier->task, (uint16_t)(at - copier->task->buffer), bit);
+	return scsi_refuse_list(copier->task, (uint16_t)(at - copier->task->buffer), bit);
 }
 
 static bool
 abort_copy(struct copier *copier, uint16_t code)
 {
-	return !scsi_refuse(copier->task, SCSI_KEY_COPY_ABORTED, code);
+	return scsi_refuse(copier->task, SCSI_KEY_COPY_ABORTED, code);
 }
 
 static bool
-check_header(struct copier *copier, uint32_t length)
+refuse_header(struct copier *copier, uint32_t length)
 {
-	const uint8_t *list = copier->task->buffer;
+	struct scsi_task *task = copier->task;
+	const uint8_t *list = task->buffer;
 	uint64_t cscds, segments, inline_data;
 
 	if (length < HEADER)
-		return refuse(copier, SCSI_CODE_PARAMETER_LIST_LENGTH);
+		return scsi_illegal(task, SCSI_CODE_PARAMETER_LIST_LENGTH);
 	cscds = get_be16(list + 2);
 	segments = get_be32(list + 8);
 	inline_data = get_be32(list + 12);
 	if (HEADER + cscds + segments + inline_data > length ||
 	    cscds + segments > SCSI_COPY_LIST_MAX || cscds % CSCD_SIZE != 0)
-		return refuse(copier, SCSI_CODE_PARAMETER_LIST_LENGTH);
+		return scsi_illegal(task, SCSI_CODE_PARAMETER_LIST_LENGTH);
 	if (cscds > SCSI_CSCDS_MAX * CSCD_SIZE)
-		return refuse(copier, SCSI_CODE_TOO_MANY_CSCDS);
+		return scsi_illegal(task, SCSI_CODE_TOO_MANY_CSCDS);
 	if (segments > SCSI_SEGMENTS_MAX * SEGMENT_SIZE)
-		return refuse(copier, SCSI_CODE_TOO_MANY_SEGMENTS);
+		return scsi_illegal(task, SCSI_CODE_TOO_MANY_SEGMENTS);
 	if (inline_data != 0)
-		return refuse(copier, SCSI_CODE_INLINE_DATA);
+		return scsi_illegal(task, SCSI_CODE_INLINE_DATA);
 	if (list[1] & 0xc0 || (list[1] >> 3 & 3) == 1)
 		return refuse_byte(copier, list + 1, list[1] & 0xc0 ? 7 : 4);
 	if (list[1] >> 3 == NO_LIST_ID && list[0] != 0)
 		return refuse_byte(copier, list, -1);
 	copier->cscd_count = (uint32_t)cscds / CSCD_SIZE;
 	copier->segments = (uint32_t)segments;
-	return true;
+	return false;
 }
 
 /* SPC-4 §6.4.5.3: an identification descriptor, whose designator is in the form of VPD page 83h. */
 static bool
-take_cscd(struct copier *copier, const uint8_t *bytes, struct cscd *cscd)
+refuse_cscd(struct copier *copier, const uint8_t *bytes, struct cscd *cscd)
 {
 	uint32_t block_size = get_be24(bytes + 29);
 
 	if (bytes[0] != IDENTIFICATION)
-		return refuse(copier, SCSI_CODE_CSCD_TYPE);
+		return scsi_illegal(copier->task, SCSI_CODE_CSCD_TYPE);
 	if (bytes[1] & 0x1f) /* a type that is no disk; LU ID TYPE and NUL are obsolete */
 		return refuse_byte(copier, bytes + 1, 4);
 	cscd->lun = scsi_lun_designated(copier->task->target, bytes + 4);
@@ -105,23 +100,22 @@ take_cscd(struct copier *copier, const uint8_t *bytes, struct cscd *cscd)
 	if (cscd->channel == NULL)
 		return abort_copy(copier, SCSI_CODE_COPY_DEVICE_UNREACHABLE);
 	cscd->lun->copies++;
-	if (block_size != 0 && block_size != cscd->lun->unit->info.block_size)
-		return refuse_byte(copier, bytes + 29, -1);
-	return true;
+	return block_size != 0 && block_size != cscd->lun->unit->info.block_size &&
+	       refuse_byte(copier, bytes + 29, -1);
 }
 
-/* SPC-4 §6.4.6.7, the descriptor that begins with that byte. False: the command has its status. */
+/* SPC-4 §6.4.6.7, the descriptor that begins with that byte: into *segment. */
 static bool
-get_segment(struct copier *copier, uint32_t at, struct segment *segment)
+refuse_segment(struct copier *copier, uint32_t at, struct segment *segment)
 {
 	const uint8_t *bytes = copier->task->buffer + HEADER + copier->cscd_count * CSCD_SIZE + at;
-	uint8_t source_shift, destination_shift;
 	uint32_t source, destination;
+	const struct scsi_unit *from, *to;
 
 	if (bytes[0] != BLOCK_TO_BLOCK)
-		return refuse(copier, SCSI_CODE_SEGMENT_TYPE);
+		return scsi_illegal(copier->task, SCSI_CODE_SEGMENT_TYPE);
 	if (copier->segments - at < SEGMENT_SIZE)
-		return refuse(copier, SCSI_CODE_PARAMETER_LIST_LENGTH);
+		return scsi_illegal(copier->task, SCSI_CODE_PARAMETER_LIST_LENGTH);
 	if (get_be16(bytes + 2) != SEGMENT_SIZE - 4)
 		return refuse_byte(copier, bytes + 2, -1);
 	source = get_be16(bytes + 4);
@@ -131,33 +125,31 @@ get_segment(struct copier *copier, uint32_t at, struct segment *segment)
 	*segment =
 		(struct segment){&copier->cscds[source], &copier->cscds[destination],
 				 get_be64(bytes + 12), get_be64(bytes + 20), get_be16(bytes + 10)};
-	source_shift = segment->source->lun->unit->block_shift;
-	destination_shift = segment->destination->lun->unit->block_shift;
-	segment->bytes <<= bytes[1] & 0x02 ? destination_shift : source_shift; /* DC */
-	if (segment->bytes & ((1u << source_shift) - 1) ||
-	    segment->bytes & ((1u << destination_shift) - 1))
+	from = segment->source->lun->unit;
+	to = segment->destination->lun->unit;
+	segment->bytes *= bytes[1] & 0x02 ? to->info.block_size : from->info.block_size; /* DC */
+	if (segment->bytes % from->info.block_size != 0 ||
+	    segment->bytes % to->info.block_size != 0)
 		return abort_copy(copier, SCSI_CODE_INEXACT_SEGMENT);
-	if (!scsi_unit_has(segment->source->lun->unit, segment->source_lba,
-			   segment->bytes >> source_shift) ||
-	    !scsi_unit_has(segment->destination->lun->unit, segment->destination_lba,
-			   segment->bytes >> destination_shift))
+	if (!scsi_unit_has(from, segment->source_lba, segment->bytes >> from->block_shift) ||
+	    !scsi_unit_has(to, segment->destination_lba, segment->bytes >> to->block_shift))
 		return abort_copy(copier, SCSI_CODE_NONE);
-	return true;
+	return false;
 }
 
 /* Nothing is copied unless all of it is right. */
 static bool
-check_list(struct copier *copier)
+refuse_list(struct copier *copier)
 {
 	const uint8_t *cscds = copier->task->buffer + HEADER;
 	struct segment segment;
-	bool good = true;
+	bool refused = false;
 
-	for (uint32_t i = 0; good && i < copier->cscd_count; i++)
-		good = take_cscd(copier, cscds + (size_t)i * CSCD_SIZE, &copier->cscds[i]);
-	for (uint32_t at = 0; good && at < copier->segments; at += SEGMENT_SIZE)
-		good = get_segment(copier, at, &segment);
-	return good;
+	for (uint32_t i = 0; !refused && i < copier->cscd_count; i++)
+		refused = refuse_cscd(copier, cscds + (size_t)i * CSCD_SIZE, &copier->cscds[i]);
+	for (uint32_t at = 0; !refused && at < copier->segments; at += SEGMENT_SIZE)
+		refused = refuse_segment(copier, at, &segment);
+	return refused;
 }
 
 /* ---- copying; in a coroutine of its own ---- */
@@ -170,10 +162,12 @@ scsi_copied(struct scsi_task *own)
 	completion_signal(copier->ended, 0);
 }
 
-/* [waits] READ(16) or WRITE(16). Whether it was good. */
+/* [waits] READ(16) or WRITE(16), so many bytes behind the block. Whether it was good. */
 static bool
-transfer(struct copier *copier, const struct cscd *cscd, uint8_t opcode, uint64_t lba, size_t bytes)
+transfer(struct copier *copier, const struct cscd *cscd, uint8_t opcode, uint64_t lba,
+	 uint64_t behind, size_t bytes)
 {
+	uint8_t shift = cscd->lun->unit->block_shift;
 	struct scsi_task *own = &copier->own;
 
 	copier->ended = scsi_completion_create();
@@ -187,8 +181,8 @@ transfer(struct copier *copier, const struct cscd *cscd, uint8_t opcode, uint64_
 	own->out_bytes = own->in_bytes = bytes;
 	own->cdb_length = 16;
 	own->cdb[0] = opcode;
-	put_be64(own->cdb + 2, lba);
-	put_be32(own->cdb + 10, (uint32_t)(bytes >> cscd->lun->unit->block_shift));
+	put_be64(own->cdb + 2, lba + (behind >> shift));
+	put_be32(own->cdb + 10, (uint32_t)(bytes >> shift));
 	own->done = scsi_copied;
 	scsi_submit(own);
 	scsi_channel_flush(cscd->channel);
@@ -207,13 +201,8 @@ copy_segment(struct copier *copier, const struct segment *segment)
 		bytes = segment->bytes - done < COPY_BYTES ? segment->bytes - done : COPY_BYTES;
 		if (atomic_load(&copier->task->aborted) || source->lun->left != NULL ||
 		    destination->lun->left != NULL ||
-		    !transfer(copier, source, 0x88,
-			      segment->source_lba + (done >> source->lun->unit->block_shift),
-			      bytes) ||
-		    !transfer(copier, destination, 0x8a,
-			      segment->destination_lba +
-				      (done >> destination->lun->unit->block_shift),
-			      bytes))
+		    !transfer(copier, source, 0x88, segment->source_lba, done, bytes) ||
+		    !transfer(copier, destination, 0x8a, segment->destination_lba, done, bytes))
 			return false;
 		copier->task->target->copy.bytes += bytes;
 	}
@@ -247,7 +236,7 @@ run_copy(void *arg)
 	bool good = true;
 
 	for (uint32_t at = 0; good && at < copier->segments; at += SEGMENT_SIZE)
-		good = get_segment(copier, at, &segment) && copy_segment(copier, &segment);
+		good = !refuse_segment(copier, at, &segment) && copy_segment(copier, &segment);
 	if (!good && copier->task->status == SCSI_GOOD)
 		abort_copy(copier, SCSI_CODE_THIRD_PARTY_FAILURE);
 	copy->failed = !good;
@@ -263,13 +252,13 @@ prepare(struct copier *copier, uint32_t length)
 	const uint8_t *list;
 	bool has_id;
 
-	if (!scsi_take_data_out(copier->task, length, 0) || !check_header(copier, length))
+	if (!scsi_take_data_out(copier->task, length, 0) || refuse_header(copier, length))
 		return false;
 	list = copier->task->buffer;
 	has_id = (list[1] >> 3 & 3) != NO_LIST_ID;
 	/* What is held under the identifier goes, whatever becomes of the command. */
 	copy->held = copy->held && (copy->running || !has_id || copy->list_id != list[0]);
-	if (!check_list(copier))
+	if (refuse_list(copier))
 		return false;
 	if (copy->running ||
 	    coroutine_start(copier->task->target->app, "scsi_copy", run_copy, copier) != 0) {
@@ -299,7 +288,7 @@ start_copy(void *arg)
 	copier->task = task;
 	copier->data = (uint8_t *)copier + size;
 	if (length > SCSI_LIST_MAX)
-		refuse(copier, SCSI_CODE_PARAMETER_LIST_LENGTH);
+		scsi_illegal(task, SCSI_CODE_PARAMETER_LIST_LENGTH);
 	else if (length != 0 && prepare(copier, length))
 		return;
 	copier_end(copier);

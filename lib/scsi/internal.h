@@ -265,8 +265,8 @@ void scsi_modes_apply(struct scsi_unit *unit);
 bool scsi_keep(struct scsi_task *task, const struct scsi_kept *next);
 
 /*
- * nexus.c; app thread: the first LUN of the same initiator's, on whichever target, that a designation
- * descriptor names (24 bytes, SPC-4 §7.8.6); or NULL.
+ * nexus.c; app thread: the first LUN that a designation descriptor names (24 bytes, SPC-4 §7.8.6): of
+ * the target itself, or else of others of the same initiator's; or NULL.
  */
 struct scsi_lun *scsi_lun_designated(const struct scsi_target *target, const uint8_t *designator);
 /* inquiry.c: whether it names the unit. */

@@ -81,17 +81,18 @@ scsi_target_destroy(struct scsi_target *target)
 struct scsi_lun *
 scsi_lun_designated(const struct scsi_target *target, const uint8_t *designator)
 {
+	struct scsi_lun *lun, *found = NULL;
 	const struct scsi_target *other;
-	struct scsi_lun *lun;
 
 	LIST_FOREACH (other, &targets, link) {
 		TAILQ_FOREACH (lun, &other->luns, target_link) {
-			if (strcmp(other->initiator, target->initiator) == 0 &&
+			if (other->nexus.initiator == target->nexus.initiator &&
+			    (found == NULL || other == target) &&
 			    scsi_unit_is_designated(lun->unit, designator))
-				return lun;
+				found = lun;
 		}
 	}
-	return NULL;
+	return found;
 }
 
 struct scsi_lun *

@@ -449,6 +449,37 @@ test_null(void **state)
 		assert_int_equal(fake.memory[i], 0);
 }
 
+/* The disk has a LUN of another target of the same initiator's, which a reservation keeps out. */
+static void
+test_own_target(void **state)
+{
+	struct scsi_target *own = nexus[A].target, *other;
+	struct scsi_lun *lun;
+	struct list list;
+	int rc;
+
+	(void)state;
+	fill_disk();
+	thread_set_current(rig_app);
+	other = nexus[A].target = scsi_target_create("a", 2);
+	thread_set_current(NULL);
+	lun = lun_add(A, 0, "disk", &rc);
+	nexus[A].target = own;
+	assert_int_equal(rc, 0);
+	list_begin(&list, 1, LIST_ID_USAGE_HOLD);
+	assert_int_equal(reserve(A, SCSI_PERSISTENT_RESERVE_REGISTER, 0, 0, 7), SCSI_GOOD);
+	assert_int_equal(reserve(A, SCSI_PERSISTENT_RESERVE_RESERVE,
+				 SCSI_PERSISTENT_RESERVE_TYPE_EXCLUSIVE_ACCESS, 7, 0),
+			 SCSI_GOOD);
+	add_cscd(&list, A, SCSI_DESIGNATOR_TYPE_NAA);
+	add_segment(&list, 0, 0, 8, 0, 8);
+	expect_good(copy(A, &list));
+	assert_memory_equal(fake.memory, fake.memory + 8 * FAKE_BLOCK, 8 * FAKE_BLOCK);
+	assert_int_equal(reserve(A, SCSI_PERSISTENT_RESERVE_CLEAR, 0, 7, 0), SCSI_GOOD);
+	rig_run(lun_remove_run, lun);
+	scsi_target_destroy(other);
+}
+
 /* Of another initiator: B has not that disk. */
 static void
 test_foreign(void **state)
@@ -509,7 +540,7 @@ main(void)
 		disk_test(test_copy),      disk_test(test_refused),  disk_test(test_parameters),
 		disk_test(test_attention), disk_test(test_busy),     disk_test(test_reset),
 		disk_test(test_failure),   two_test(test_two_disks), two_test(test_foreign),
-		two_test(test_removal),    null_test(test_null),
+		two_test(test_removal),    null_test(test_null),     disk_test(test_own_target),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
