@@ -103,10 +103,9 @@ struct scsi_lun *scsi_lun_next(const struct scsi_target *target, const struct sc
 #define SCSI_LUN_REPORT_LUNS 0xc101
 struct scsi_lun *scsi_lun_well_known(void);
 
-/* Any thread while the LUN is there. */
 /*
- * The desc, for bdev_memory_map(): who maps memory keeps the LUN from being removed meanwhile.
- * Unit events do not close it before that.
+ * Any thread while the LUN is there: the desc, for bdev_memory_map(). Who maps memory keeps the LUN
+ * from being removed meanwhile. Unit events do not close it before that.
  */
 struct bdev_desc *scsi_lun_desc(const struct scsi_lun *lun);
 
@@ -148,12 +147,12 @@ enum scsi_outcome {
 	SCSI_RESET,
 };
 
-/* SAM-5 task attributes. */
+/* SAM-5 §8.6, in the order of virtio 1.2 §5.6.6.1. Of different threads there is no order. */
 enum scsi_attribute {
 	SCSI_SIMPLE,
-	SCSI_ORDERED,
-	SCSI_HEAD_OF_QUEUE,
-	SCSI_ACA,
+	SCSI_ORDERED,       /* after all of that disk, and before all that comes then */
+	SCSI_HEAD_OF_QUEUE, /* does not wait for ORDERED ones */
+	SCSI_ACA,           /* is refused */
 };
 
 /*
@@ -208,7 +207,8 @@ struct scsi_task {
 		struct {
 			_Atomic bool aborted;
 			bool reset;     /* by a reset */
-			bool exclusive; /* is the one that excludes others */
+			bool exclusive; /* the unit's coroutine waits for its end */
+			bool in_line;   /* has not begun: waits for its turn in that */
 		};
 		uint32_t marks; /* not 0: any of them */
 	};

@@ -12,15 +12,12 @@
 
 /* ---- names ---- */
 
-/* Printable ASCII, filled up with blanks (SPC-4 §4.3.1). */
+/* Printable ASCII, which it is, filled up with blanks (SPC-4 §4.3.1). */
 static void
 put_text(uint8_t *bytes, size_t length, const char *text)
 {
-	size_t used = strnlen(text, length);
-
 	memset(bytes, ' ', length);
-	for (size_t i = 0; i < used; i++)
-		bytes[i] = text[i] >= ' ' && text[i] <= '~' ? (uint8_t)text[i] : '_';
+	memcpy(bytes, text, strnlen(text, length));
 }
 
 /* SPC-4 §7.8.6: a designation descriptor. */
@@ -112,10 +109,8 @@ static size_t page_list(const struct scsi_task *task, uint8_t *data);
 static size_t
 unit_serial_number(const struct scsi_task *task, uint8_t *data)
 {
-	size_t length = strlen(task->lun->unit->info.uuid);
-
-	put_text(data, length, task->lun->unit->info.uuid);
-	return length;
+	put_text(data, BDEV_UUID_TEXT - 1, task->lun->unit->info.uuid);
+	return BDEV_UUID_TEXT - 1;
 }
 
 static size_t
@@ -214,8 +209,8 @@ static const struct page {
 	{0x83, true, .fill = device_identification},
 	/* There is no network that the disk is managed through. */
 	{0x85, .length = 0},
-	/* SIMPSUP; LUICLR: a power-on is each nexus' own. */
-	{0x86, .fill = extended_inquiry, .bytes = {0, 0x01, 0, 0x01, [9] = SCSI_SENSE_MAX}},
+	/* HEADSUP, ORDSUP, SIMPSUP; LUICLR: a power-on is each nexus' own. */
+	{0x86, .fill = extended_inquiry, .bytes = {0, 0x07, 0, 0x01, [9] = SCSI_SENSE_MAX}},
 	/* SPC-4 §7.8.10: all pages and subpages are shared by all nexuses. */
 	{0x87, .length = 4, .bytes = {0x3f, 0xff}},
 	{0x88, .fill = scsi_ports},

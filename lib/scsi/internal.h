@@ -191,6 +191,7 @@ struct scsi_unit {
 	_Atomic bool write_through;        /* the block device has a cache, and WCE is 0 */
 	_Atomic uint64_t exclusive_lba;    /* the range that others may not touch now … */
 	_Atomic uint64_t exclusive_blocks; /* … 0: there is none */
+	_Atomic uint64_t ordered; /* any thread writes: ORDERED commands that are not over */
 
 	/* app thread only */
 	TAILQ_ENTRY(scsi_unit) registry_link;
@@ -229,7 +230,6 @@ struct scsi_channel {
 	struct io_channel *io;
 	struct thread *thread;
 	LIST_HEAD(scsi_task_list, scsi_task) in_flight;
-	struct scsi_task_list held; /* until the range is free again */
 	/* A visit that waits for tasks of this channel, or NULL. */
 	struct scsi_walk *walk;
 	struct io_channel_iter *iter;
@@ -298,6 +298,8 @@ bool scsi_order_is_aborted(struct scsi_order *order);
 /* fn(task) on the app thread; from there scsi_task_back() finishes it where it came from. */
 void scsi_task_send(struct scsi_task *task, thread_fn fn);
 void scsi_task_back(struct scsi_task *task);
+/* [waits] The unit's coroutine: until it has ended where it came from. SCSI_CMD_APP: by a flush. */
+void scsi_run_to_its_end(struct scsi_task *task);
 /* copy.c: done of its tasks, which leave unit attentions to the initiator. */
 void scsi_copied(struct scsi_task *task);
 

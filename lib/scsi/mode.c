@@ -217,7 +217,7 @@ static bool
 is_write(const struct scsi_walk *walk, const struct scsi_task *task)
 {
 	(void)walk;
-	return task->command->flags & SCSI_CMD_WRITES;
+	return task->command->flags & SCSI_CMD_WRITES && !task->in_line;
 }
 
 bool
@@ -246,7 +246,7 @@ scsi_run_mode_select(struct scsi_task *task)
 	/* What is cached, or on its way there, is to be durable with this command. */
 	if (cached && load(unit->write_through)) {
 		scsi_unit_walk(unit, &(struct scsi_walk){.waits_for = is_write});
-		task->write_flags = BDEV_FUA;
+		scsi_run_to_its_end(task);
 	}
 	scsi_unit_alert(unit, task->lun, 1u << SCSI_UA_MODE_CHANGED, 0);
 	return true;

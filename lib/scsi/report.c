@@ -122,13 +122,12 @@ scsi_run_request_sense(struct scsi_task *task)
 /* Of a command without service actions, of one with them, of either. */
 enum reporting_options { REPORT_ALL, REPORT_OPCODE, REPORT_ACTION, REPORT_EITHER };
 
-/* A command timeouts descriptor that says nothing: how long things take is the disk's. */
+/* A command timeouts descriptor, in zeroes, that says nothing: how long things take is the disk's. */
 static size_t
 put_timeouts(const struct scsi_task *task, uint8_t *data)
 {
 	if (!(task->cdb[2] & RCTD))
 		return 0;
-	memset(data, 0, TIMEOUTS_SIZE);
 	put_be16(data, TIMEOUTS_SIZE - 2);
 	return TIMEOUTS_SIZE;
 }
@@ -137,14 +136,13 @@ static bool
 report_all(struct scsi_task *task)
 {
 	const struct scsi_command *command = NULL;
-	uint8_t data[4 + SCSI_COMMANDS_MAX * (DESCRIPTOR + TIMEOUTS_SIZE)];
+	uint8_t data[4 + SCSI_COMMANDS_MAX * (DESCRIPTOR + TIMEOUTS_SIZE)] = {0};
 	uint8_t has_timeouts = task->cdb[2] & RCTD ? 0x02 : 0;
 	size_t at = 4;
 
 	while ((command = scsi_command_next(command)) != NULL) {
 		if (command->flags & task->channel->unit->lacks)
 			continue;
-		memset(data + at, 0, DESCRIPTOR);
 		data[at] = command->opcode;
 		put_be16(data + at + 2, command->action);
 		data[at + 5] = has_timeouts | (command->flags & SCSI_CMD_ACTION ? 1 : 0);

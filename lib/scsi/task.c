@@ -225,18 +225,6 @@ finish_back(void *arg)
 	scsi_finish(arg);
 }
 
-/* Its last step is to write the cache. */
-static void
-flush_back(void *arg)
-{
-	struct scsi_task *task = arg;
-
-	if (load(task->aborted) || scsi_run_synchronize_cache(task))
-		scsi_finish(task);
-	else
-		scsi_channel_flush(task->channel);
-}
-
 void
 scsi_task_back(struct scsi_task *task)
 {
@@ -256,19 +244,6 @@ task_of_order(struct scsi_order *order)
 	return (struct scsi_task *)((char *)order - offsetof(struct scsi_task, order));
 }
 
-/* App thread: such a command that waits in the unit's line counts as over when it is aborted. */
-static void
-run_on_app(struct scsi_order *order)
-{
-	struct scsi_task *task = task_of_order(order);
-
-	task->write_flags = 0;
-	if (!load(task->aborted))
-		task->command->run(task);
-	thread_send(order->origin, &order->msg,
-		    task->write_flags & BDEV_FUA ? flush_back : finish_back, task);
-}
-
 /* Differences, so that nothing wraps. */
 static bool
 is_excluded(const struct scsi_unit *unit, const struct scsi_task *task)
@@ -282,67 +257,95 @@ is_excluded(const struct scsi_unit *unit, const struct scsi_task *task)
 static bool
 waits_for_range(const struct scsi_walk *walk, const struct scsi_task *task)
 {
-	/* One that wants to be alone itself comes after it. */
-	return !(task->command->flags & SCSI_CMD_EXCLUSIVE) && is_excluded(walk->unit, task);
+	return !task->in_line && is_excluded(walk->unit, task);
 }
 
-static void
-release_held(struct scsi_walk *walk, struct scsi_channel *channel)
+/* A copy that has begun counts as the reads and writes that it does. */
+static bool
+waits_for_begun(const struct scsi_walk *walk, const struct scsi_task *task)
 {
-	struct scsi_task *task;
-
 	(void)walk;
-	while ((task = LIST_FIRST(&channel->held)) != NULL) {
-		LIST_REMOVE(task, link);
-		LIST_INSERT_HEAD(&channel->in_flight, task, link);
-		task->late_ticks = thread_now(channel->thread);
-		run(task);
-	}
-	bdev_flush_submissions(channel->bdev);
+	return !task->in_line && task->command->run != scsi_run_extended_copy;
 }
 
+/* What has run on the app thread comes here to have the cache written. */
 static void
-start_exclusive(void *arg)
+start_here(void *arg)
 {
 	struct scsi_task *task = arg;
 	struct scsi_channel *channel = task->channel;
 
+	task->in_line = false;
 	task->late_ticks = thread_now(channel->thread);
-	run(task);
+	if (!(task->command->flags & SCSI_CMD_APP))
+		run(task);
+	else if (scsi_run_synchronize_cache(task))
+		scsi_finish(task);
 	bdev_flush_submissions(channel->bdev);
 }
 
-/*
- * Nobody else touches the task's range from the first visit to the second one: what was under way
- * has ended, and what comes waits.
- */
+void
+scsi_run_to_its_end(struct scsi_task *task)
+{
+	task->exclusive = true;
+	task->returned = false;
+	thread_send(task->order.origin, &task->order.msg, start_here, task);
+	scsi_unit_wait(task->lun->unit, &task->returned);
+}
+
+/* Nobody else touches its range: what was under way has ended, and what comes is in line. */
 static void
-run_exclusive(struct scsi_order *order)
+run_exclusive(struct scsi_task *task)
+{
+	struct scsi_unit *unit = task->lun->unit;
+
+	atomic_store(&unit->exclusive_lba, task->lba);
+	atomic_store(&unit->exclusive_blocks, task->blocks);
+	scsi_unit_walk(unit, &(struct scsi_walk){.waits_for = waits_for_range});
+	scsi_run_to_its_end(task);
+	atomic_store(&unit->exclusive_blocks, 0);
+}
+
+/*
+ * [waits] An ORDERED command (SAM-5 §8.6) begins when all that began before it has ended; what comes
+ * after it is in line behind it. False: it goes on by itself.
+ */
+static bool
+take_turn(struct scsi_task *task, bool ordered)
+{
+	uint16_t flags = task->command->flags & (SCSI_CMD_APP | SCSI_CMD_EXCLUSIVE);
+
+	if (ordered)
+		scsi_unit_walk(task->lun->unit, &(struct scsi_walk){.waits_for = waits_for_begun});
+	if (flags & SCSI_CMD_EXCLUSIVE)
+		run_exclusive(task);
+	else if (flags & SCSI_CMD_APP)
+		task->command->run(task);
+	else if (ordered)
+		scsi_run_to_its_end(task);
+	else
+		thread_send(task->order.origin, &task->order.msg, start_here, task);
+	return ordered || flags != 0;
+}
+
+/* One that is aborted before its turn counts as over. */
+static void
+run_in_line(struct scsi_order *order)
 {
 	struct scsi_task *task = task_of_order(order);
-	struct scsi_unit *unit = task->lun->unit;
-	struct scsi_walk walk = {.waits_for = waits_for_range};
+	bool ordered = task->attribute == SCSI_ORDERED;
+	bool ended = load(task->aborted) || take_turn(task, ordered);
 
-	if (!load(task->aborted)) {
-		atomic_store(&unit->exclusive_lba, task->lba);
-		atomic_store(&unit->exclusive_blocks, task->blocks);
-		scsi_unit_walk(unit, &walk);
-		task->exclusive = true;
-		task->returned = false;
-		thread_send(order->origin, &order->msg, start_exclusive, task);
-		scsi_unit_wait(unit, &task->returned);
-		atomic_store(&unit->exclusive_blocks, 0);
-		walk = (struct scsi_walk){.visit = release_held};
-		scsi_unit_walk(unit, &walk);
-	}
-	scsi_task_back(task);
+	if (ordered)
+		atomic_fetch_sub(&order->unit->ordered, 1);
+	if (ended)
+		scsi_task_back(task);
 }
 
 bool
 scsi_order_is_aborted(struct scsi_order *order)
 {
-	return (order->run == run_on_app || order->run == run_exclusive) &&
-	       load(task_of_order(order)->aborted);
+	return order->run == run_in_line && load(task_of_order(order)->aborted);
 }
 
 /* ---- data ---- */
@@ -375,7 +378,7 @@ scsi_take_data_out(struct scsi_task *task, uint32_t length, uint32_t room)
 
 /* ---- what all commands go through; false: the task has its status ---- */
 
-/* Bits that are set and not looked at: reserved, or for what is not supported here. */
+/* Bits that are set and not looked at: reserved, or for what is not supported here, as ACA is. */
 static bool
 check_usage(struct scsi_task *task, const struct scsi_command *command)
 {
@@ -387,7 +390,9 @@ check_usage(struct scsi_task *task, const struct scsi_command *command)
 		if (bits != 0)
 			return !scsi_refuse_cdb(task, byte, 31 - __builtin_clz(bits));
 	}
-	return task->cdb_length >= command->length || !scsi_refuse_cdb(task, task->cdb_length, -1);
+	if (task->cdb_length < command->length)
+		return !scsi_refuse_cdb(task, task->cdb_length, -1);
+	return task->attribute != SCSI_ACA || !scsi_illegal(task, SCSI_CODE_INVALID_MESSAGE);
 }
 
 /* What the CDB says may make it pass (SPC-4 §5.13.1, SBC-3 §4.17). */
@@ -460,21 +465,24 @@ submit_without_unit(struct scsi_task *task, const struct scsi_command *command)
 	scsi_finish(task);
 }
 
-/* While another task needs the range alone, this one is held. */
+/*
+ * While another task needs the range alone, this one gets in line, and so it does behind an ORDERED
+ * one, but for HEAD OF QUEUE and what a copy does.
+ */
 static void
 dispatch(struct scsi_task *task, const struct scsi_command *command)
 {
-	struct scsi_channel *channel = task->channel;
+	struct scsi_unit *unit = task->channel->unit;
+	bool waits = task->attribute != SCSI_HEAD_OF_QUEUE && task->done != scsi_copied;
 
-	if (!(command->flags & SCSI_CMD_EXCLUSIVE) && is_excluded(channel->unit, task)) {
-		LIST_REMOVE(task, link);
-		LIST_INSERT_HEAD(&channel->held, task, link);
-	} else if (!(command->flags & (SCSI_CMD_APP | SCSI_CMD_EXCLUSIVE))) {
+	if (task->attribute == SCSI_ORDERED)
+		atomic_fetch_add(&unit->ordered, 1);
+	task->in_line = command->flags & (SCSI_CMD_APP | SCSI_CMD_EXCLUSIVE) ||
+			(waits && load(unit->ordered) != 0) || is_excluded(unit, task);
+	if (task->in_line)
+		scsi_order_send(unit, &task->order, run_in_line);
+	else
 		run(task);
-	} else {
-		scsi_order_send(channel->unit, &task->order,
-				command->flags & SCSI_CMD_APP ? run_on_app : run_exclusive);
-	}
 }
 
 /* False: the task has its status. */
@@ -511,13 +519,14 @@ submit_closely(struct scsi_task *task)
 
 /*
  * Whether only its range is left to be looked at, as of nearly each READ and WRITE, since nothing is
- * pending for the LUN and nobody excludes others. The long way would come to the same.
+ * pending for the LUN and nobody has others wait. The long way would come to the same.
  */
 static inline bool
 is_plain(const struct scsi_task *task, const struct scsi_command *command)
 {
 	return command != NULL && (command->flags & ~SCSI_CMD_WRITES) == SCSI_CMD_RANGE &&
 	       load(task->lun->alerts) == 0 && load(task->channel->unit->exclusive_blocks) == 0 &&
+	       load(task->channel->unit->ordered) == 0 && task->attribute == SCSI_SIMPLE &&
 	       /* No bit of the CDB is out of those in usage; SSE4.1 is what DPDK needs, too. */
 	       _mm_testc_si128(_mm_loadu_si128((const __m128i *)command->usage),
 			       _mm_loadu_si128((const __m128i *)task->cdb)) &&

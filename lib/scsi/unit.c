@@ -25,7 +25,6 @@ channel_create(void *dev, void *channel_ctx)
 	channel->unit = dev;
 	channel->thread = thread_current();
 	LIST_INIT(&channel->in_flight);
-	LIST_INIT(&channel->held);
 	channel->bdev = bdev_channel_get(channel->unit->desc);
 	if (channel->bdev == NULL)
 		return -errno;

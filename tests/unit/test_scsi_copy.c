@@ -283,6 +283,52 @@ test_busy(void **state)
 	assert_int_equal(copy_status(A, 9, 1, 4), 1);
 }
 
+/*
+ * What a copy reads and writes waits for no ORDERED command, be it itself; but for one that wants the
+ * same blocks alone.
+ */
+static void
+test_ordered(void **state)
+{
+	struct command *copies[2], *compare, *ordered;
+	struct list list;
+	static uint8_t blocks[1024];
+
+	(void)state;
+	fill_disk();
+	memcpy(blocks, fake.memory, 512);
+	memset(blocks + 512, 0x11, 512);
+	list_begin(&list, 4, LIST_ID_USAGE_HOLD);
+	add_cscd(&list, A, SCSI_DESIGNATOR_TYPE_NAA);
+	add_segment(&list, 0, 0, BLOCKS, 0, 5000);
+	fake.delayed = true;
+	copies[0] = copy_start(A, &list, list.length);
+	command_submit(A, copies[0]);
+	rig_settle();
+	compare = begin(B, scsi_cdb_compareandwrite(0, 1024, 512, 0, 0, 0, 0, 0), blocks, 1024, 0);
+	compare->task->attribute = SCSI_ORDERED;
+	command_submit(B, compare);
+	ordered = begin(A, scsi_cdb_synchronizecache10(0, 0, 0, 0), NULL, 0, 0);
+	ordered->task->attribute = SCSI_ORDERED;
+	command_submit(A, ordered);
+	rig_settle();
+	fake.delayed = false;
+	while (fake_complete_one(rig_app))
+		rig_settle();
+	rig_wait(&copies[0]->finished);
+	rig_wait(&compare->finished);
+	rig_wait(&ordered->finished);
+	expect_good(copies[0]);
+	expect_good(compare);
+	expect_good(ordered);
+	copies[1] = copy_start(A, &list, list.length);
+	copies[1]->task->attribute = SCSI_ORDERED;
+	command_submit(A, copies[1]);
+	rig_wait(&copies[1]->finished);
+	expect_good(copies[1]);
+	assert_memory_equal(fake.memory, fake.memory + 5000 * FAKE_BLOCK, BLOCKS * FAKE_BLOCK);
+}
+
 /* ---- ends before its time ---- */
 
 static void
@@ -541,6 +587,7 @@ main(void)
 		disk_test(test_attention), disk_test(test_busy),     disk_test(test_reset),
 		disk_test(test_failure),   two_test(test_two_disks), two_test(test_foreign),
 		two_test(test_removal),    null_test(test_null),     disk_test(test_own_target),
+		disk_test(test_ordered),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
