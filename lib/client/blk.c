@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* virtio-blk requests on one ring (virtio 1.2 §5.2.6). */
-#include "client.h"
-
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "internal.h"
 
 #define HEADER_SIZE ((uint32_t)sizeof(struct virtio_blk_outhdr))
 #define NO_STATUS   0xff
@@ -19,8 +19,7 @@ int
 client_blk_create(struct client_blk *blk, struct client_ring *ring, uint32_t bounce_size,
 		  uint32_t segment_size, bool indirect)
 {
-	uint16_t i;
-	int rc = 0;
+	int rc;
 
 	memset(blk, 0, sizeof(*blk));
 	blk->ring = ring;
@@ -28,18 +27,7 @@ client_blk_create(struct client_blk *blk, struct client_ring *ring, uint32_t bou
 	blk->segment_size = segment_size > 0 ? segment_size : bounce_size;
 	blk->indirect = indirect;
 	blk->timeout_ms = 5000;
-	blk->slots = calloc(ring->size, sizeof(*blk->slots));
-	if (!blk->slots)
-		return -ENOMEM;
-	for (i = 0; i < ring->size && rc == 0; i++) {
-		struct client_blk_slot *slot = &blk->slots[i];
-
-		rc = client_memory_alloc(ring->memory, SLOT_SIZE, SLOT_SIZE, &slot->gpa);
-		if (rc < 0)
-			break;
-		slot->header = client_memory_ptr(ring->memory, slot->gpa, SLOT_SIZE);
-		slot->status = (uint8_t *)slot->header + HEADER_SIZE;
-	}
+	rc = slots_create(&blk->slots, ring, SLOT_SIZE);
 	if (rc == 0 && bounce_size > 0)
 		rc = client_memory_alloc(ring->memory, bounce_size, 4096, &blk->bounce_gpa);
 	if (rc < 0)
@@ -54,40 +42,26 @@ client_blk_destroy(struct client_blk *blk)
 	blk->slots = NULL;
 }
 
-static int
-find_slot(const struct client_blk *blk)
-{
-	uint16_t i;
-
-	for (i = 0; i < blk->ring->size; i++)
-		if (!blk->slots[i].busy)
-			return i;
-	return -ENOSPC;
-}
-
 int
 client_blk_prepare(struct client_blk *blk, const struct client_blk_request *request)
 {
+	const struct virtio_blk_outhdr header = {.type = request->type, .sector = request->sector};
+	struct client_slot *slot = slots_find(blk->slots, blk->ring);
 	struct client_segment segments[MAX_SEGMENTS + 2];
-	struct client_blk_slot *slot;
 	unsigned int count = request->segment_count;
-	int index, rc;
+	int rc;
 
 	if (count > MAX_SEGMENTS)
 		return -EINVAL;
-	index = find_slot(blk);
-	if (index < 0)
-		return index;
-	slot = &blk->slots[index];
-	slot->header->type = request->type;
-	slot->header->ioprio = 0;
-	slot->header->sector = request->sector;
-	*slot->status = NO_STATUS;
+	if (!slot)
+		return -ENOSPC;
+	memcpy(slot->memory, &header, HEADER_SIZE);
+	slot->memory[HEADER_SIZE] = NO_STATUS;
 	segments[0] = (struct client_segment){slot->gpa, HEADER_SIZE, false};
 	if (count > 0)
 		memcpy(&segments[1], request->segments, count * sizeof(segments[0]));
 	segments[count + 1] = (struct client_segment){slot->gpa + HEADER_SIZE, 1, true};
-	rc = client_ring_add(blk->ring, segments, count + 2, blk->indirect, index);
+	rc = client_ring_add(blk->ring, segments, count + 2, blk->indirect, slot - blk->slots);
 	if (rc < 0)
 		return rc;
 	slot->tag = request->tag;
@@ -98,30 +72,21 @@ client_blk_prepare(struct client_blk *blk, const struct client_blk_request *requ
 int
 client_blk_submit(struct client_blk *blk, const struct client_blk_request *request)
 {
-	int rc;
+	int rc = client_blk_prepare(blk, request);
 
-	rc = client_blk_prepare(blk, request);
-	if (rc < 0)
-		return rc;
-	client_ring_publish(blk->ring);
-	return client_ring_kick(blk->ring);
+	return rc < 0 ? rc : ring_submit(blk->ring);
 }
 
 int
 client_blk_reap(struct client_blk *blk, struct client_blk_completion *completion)
 {
-	struct client_blk_slot *slot;
-	struct client_used used;
-	int rc;
+	struct client_slot *slot;
+	int rc = slots_reap(blk->slots, blk->ring, &slot, &completion->used_len);
 
-	rc = client_ring_pop(blk->ring, &used);
 	if (rc <= 0)
 		return rc;
-	slot = &blk->slots[used.tag];
 	completion->tag = slot->tag;
-	completion->status = *slot->status;
-	completion->used_len = used.len;
-	slot->busy = false;
+	completion->status = ((const volatile uint8_t *)slot->memory)[HEADER_SIZE];
 	return 1;
 }
 

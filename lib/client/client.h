@@ -500,18 +500,18 @@ unsigned int client_inflight_count_packed(const struct client_inflight_packed *q
 
 #define CLIENT_SECTOR 512u
 
-struct client_blk_slot {
-	uint64_t gpa; /* 16 bytes of header, then the status byte */
-	struct virtio_blk_outhdr *header;
-	volatile uint8_t *status;
+/* What a request keeps in the ring's memory: a header and a status byte, a command and a response. */
+struct client_slot {
+	uint64_t gpa;
+	uint8_t *memory;
 	uint64_t tag;
 	bool busy;
 };
 
 struct client_blk {
 	struct client_ring *ring;
-	struct client_blk_slot *slots; /* ring->size of them */
-	uint64_t bounce_gpa;           /* for the calls that take host memory */
+	struct client_slot *slots; /* ring->size of them */
+	uint64_t bounce_gpa;       /* for the calls that take host memory */
 	uint32_t bounce_size;
 	uint32_t segment_size; /* the bounce buffer is sent in pieces of this size */
 	bool indirect;
@@ -576,18 +576,12 @@ int client_blk_write_zeroes(struct client_blk *blk, uint64_t sector, uint32_t se
 #define CLIENT_SCSI_EVENTS   1u
 #define CLIENT_SCSI_REQUESTS 2u
 
-struct client_scsi_slot {
-	uint64_t gpa; /* the request, then the response */
-	uint8_t *request;
-	volatile uint8_t *response;
-	uint64_t tag;
-	bool busy;
-};
+#define CLIENT_SCSI_RESPONSE_AT 512 /* in a slot */
 
 struct client_scsi {
 	struct client_ring *ring;
-	struct client_scsi_slot *slots; /* ring->size of them */
-	uint64_t bounce_gpa;            /* for the calls that take host memory */
+	struct client_slot *slots; /* ring->size of them */
+	uint64_t bounce_gpa;       /* for the calls that take host memory */
 	uint32_t bounce_size;
 	uint32_t cdb_size, sense_size; /* as the driver has set them; at most 256 */
 	bool indirect;

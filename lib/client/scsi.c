@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* virtio-scsi (virtio 1.2 §5.6.6): requests on one ring, the control queue, the event queue. */
-#include "client.h"
-
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "internal.h"
 
 #define REQUEST_HEADER  ((uint32_t)offsetof(struct virtio_scsi_cmd_req, cdb))
 #define RESPONSE_HEADER ((uint32_t)offsetof(struct virtio_scsi_cmd_resp, sense))
@@ -12,7 +12,6 @@
 
 /* Request and response of a slot, with the longest CDB and sense data. */
 #define SLOT_SIZE     1024
-#define RESPONSE_AT   512
 #define MAX_SEGMENTS  1024
 #define CONTROL_SIZE  128
 #define CONTROL_REPLY 64
@@ -32,8 +31,7 @@ int
 client_scsi_create(struct client_scsi *scsi, struct client_ring *ring, uint32_t bounce_size,
 		   bool indirect)
 {
-	uint16_t i;
-	int rc = 0;
+	int rc;
 
 	memset(scsi, 0, sizeof(*scsi));
 	scsi->ring = ring;
@@ -42,18 +40,7 @@ client_scsi_create(struct client_scsi *scsi, struct client_ring *ring, uint32_t 
 	scsi->sense_size = VIRTIO_SCSI_SENSE_DEFAULT_SIZE;
 	scsi->indirect = indirect;
 	scsi->timeout_ms = 5000;
-	scsi->slots = calloc(ring->size, sizeof(*scsi->slots));
-	if (!scsi->slots)
-		return -ENOMEM;
-	for (i = 0; i < ring->size && rc == 0; i++) {
-		struct client_scsi_slot *slot = &scsi->slots[i];
-
-		rc = client_memory_alloc(ring->memory, SLOT_SIZE, 64, &slot->gpa);
-		if (rc < 0)
-			break;
-		slot->request = client_memory_ptr(ring->memory, slot->gpa, SLOT_SIZE);
-		slot->response = slot->request + RESPONSE_AT;
-	}
+	rc = slots_create(&scsi->slots, ring, SLOT_SIZE);
 	if (rc == 0 && bounce_size > 0)
 		rc = client_memory_alloc(ring->memory, bounce_size, 4096, &scsi->bounce_gpa);
 	if (rc < 0)
@@ -68,19 +55,8 @@ client_scsi_destroy(struct client_scsi *scsi)
 	scsi->slots = NULL;
 }
 
-static int
-find_slot(const struct client_scsi *scsi)
-{
-	uint16_t i;
-
-	for (i = 0; i < scsi->ring->size; i++)
-		if (!scsi->slots[i].busy)
-			return i;
-	return -ENOSPC;
-}
-
 static void
-fill_slot(const struct client_scsi *scsi, struct client_scsi_slot *slot,
+fill_slot(const struct client_scsi *scsi, struct client_slot *slot,
 	  const struct client_scsi_request *request)
 {
 	struct virtio_scsi_cmd_req header = {.tag = request->tag, .task_attr = request->attribute};
@@ -88,41 +64,41 @@ fill_slot(const struct client_scsi *scsi, struct client_scsi_slot *slot,
 		request->cdb_length < scsi->cdb_size ? request->cdb_length : scsi->cdb_size;
 
 	memcpy(header.lun, request->lun, sizeof(header.lun));
-	memset(slot->request, 0, RESPONSE_AT);
-	memcpy(slot->request, &header, REQUEST_HEADER);
-	memcpy(slot->request + REQUEST_HEADER, request->cdb, length);
-	memset((uint8_t *)slot->response, NO_RESPONSE, SLOT_SIZE - RESPONSE_AT);
+	memset(slot->memory, 0, CLIENT_SCSI_RESPONSE_AT);
+	memcpy(slot->memory, &header, REQUEST_HEADER);
+	memcpy(slot->memory + REQUEST_HEADER, request->cdb, length);
+	memset(slot->memory + CLIENT_SCSI_RESPONSE_AT, NO_RESPONSE,
+	       SLOT_SIZE - CLIENT_SCSI_RESPONSE_AT);
 }
 
 int
 client_scsi_prepare(struct client_scsi *scsi, const struct client_scsi_request *request)
 {
+	struct client_slot *slot = slots_find(scsi->slots, scsi->ring);
 	struct client_segment segments[MAX_SEGMENTS + 2];
-	struct client_scsi_slot *slot;
 	unsigned int count = 0, i;
 	bool answered = false;
-	int index, rc;
+	int rc;
 
 	if (request->segment_count > MAX_SEGMENTS)
 		return -EINVAL;
-	index = find_slot(scsi);
-	if (index < 0)
-		return index;
-	slot = &scsi->slots[index];
+	if (!slot)
+		return -ENOSPC;
 	fill_slot(scsi, slot, request);
 	segments[count++] =
 		(struct client_segment){slot->gpa, REQUEST_HEADER + scsi->cdb_size, false};
 	for (i = 0; i <= request->segment_count; i++) {
 		if (!answered &&
 		    (i == request->segment_count || request->segments[i].device_writes)) {
-			segments[count++] = (struct client_segment){
-				slot->gpa + RESPONSE_AT, RESPONSE_HEADER + scsi->sense_size, true};
+			segments[count++] =
+				(struct client_segment){slot->gpa + CLIENT_SCSI_RESPONSE_AT,
+							RESPONSE_HEADER + scsi->sense_size, true};
 			answered = true;
 		}
 		if (i < request->segment_count)
 			segments[count++] = request->segments[i];
 	}
-	rc = client_ring_add(scsi->ring, segments, count, scsi->indirect, index);
+	rc = client_ring_add(scsi->ring, segments, count, scsi->indirect, slot - scsi->slots);
 	if (rc < 0)
 		return rc;
 	slot->tag = request->tag;
@@ -133,34 +109,25 @@ client_scsi_prepare(struct client_scsi *scsi, const struct client_scsi_request *
 int
 client_scsi_submit(struct client_scsi *scsi, const struct client_scsi_request *request)
 {
-	int rc;
+	int rc = client_scsi_prepare(scsi, request);
 
-	rc = client_scsi_prepare(scsi, request);
-	if (rc < 0)
-		return rc;
-	client_ring_publish(scsi->ring);
-	return client_ring_kick(scsi->ring);
+	return rc < 0 ? rc : ring_submit(scsi->ring);
 }
 
 int
 client_scsi_reap(struct client_scsi *scsi, struct client_scsi_completion *completion)
 {
 	uint32_t size = RESPONSE_HEADER + scsi->sense_size;
-	struct client_scsi_slot *slot;
-	struct client_used used;
-	int rc;
+	struct client_slot *slot;
+	int rc = slots_reap(scsi->slots, scsi->ring, &slot, &completion->used_len);
 
-	rc = client_ring_pop(scsi->ring, &used);
 	if (rc <= 0)
 		return rc;
-	slot = &scsi->slots[used.tag];
 	completion->tag = slot->tag;
-	completion->used_len = used.len;
 	memset(&completion->response, NO_RESPONSE, sizeof(completion->response));
 	if (size > sizeof(completion->response))
 		size = sizeof(completion->response);
-	memcpy(&completion->response, (const uint8_t *)slot->response, size);
-	slot->busy = false;
+	memcpy(&completion->response, slot->memory + CLIENT_SCSI_RESPONSE_AT, size);
 	return 1;
 }
 
@@ -320,8 +287,7 @@ client_scsi_control_submit(struct client_scsi_control *control, const void *requ
 	rc = client_ring_add(control->ring, segments, response_size > 0 ? 2 : 1, false, 0);
 	if (rc < 0)
 		return rc;
-	client_ring_publish(control->ring);
-	return client_ring_kick(control->ring);
+	return ring_submit(control->ring);
 }
 
 int
@@ -383,8 +349,7 @@ client_scsi_events_offer(struct client_scsi_events *events, uint16_t count)
 	}
 	if (rc < 0)
 		return rc;
-	client_ring_publish(events->ring);
-	return client_ring_kick(events->ring);
+	return ring_submit(events->ring);
 }
 
 int

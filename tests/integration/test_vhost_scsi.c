@@ -206,7 +206,7 @@ test_config(void **state)
 	assert_int_equal(client_set_config(client, 20, 4, &sizes[0], true), 0);
 	assert_int_equal(client_set_config(client, 24, 4, &sizes[1], true), 0);
 	scsi_guest_round_trip(&rig_guest, 0, 0, 0, 0, 8, 2);
-	assert_int_equal(rig_guest.scsi[0].slots[0].response[0], 0);
+	assert_int_equal(rig_guest.scsi[0].slots[0].memory[CLIENT_SCSI_RESPONSE_AT], 0);
 }
 
 static void
