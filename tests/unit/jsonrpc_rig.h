@@ -26,13 +26,10 @@
 
 #include <cmocka.h>
 
+#include "app_thread_rig.h"
 #include "coroutine.h"
-#include "env.h"
 #include "jsonrpc.h"
 #include "log.h"
-#include "thread.h"
-#include "waiting.h"
-#include "work.h"
 
 /* ---- methods ---- */
 
@@ -175,51 +172,10 @@ commit(struct errmsg *err)
 	return rc == 0 ? 0 : err_set(err, rc, "state file /x: disk is full");
 }
 
-/* ---- the app thread ---- */
+/* ---- the server ---- */
 
-static struct thread *app;
-static pthread_t poller;
-static atomic_bool poller_stop;
 static char folder[] = "/tmp/test_jsonrpc.XXXXXX";
 static char path[64];
-
-static void *
-poll_app(void *arg)
-{
-	(void)arg;
-	while (!atomic_load(&poller_stop)) {
-		if (thread_poll(app, env_ticks()) == POLLER_IDLE)
-			usleep(50);
-	}
-	return NULL;
-}
-
-struct job {
-	int (*fn)(void *arg);
-	void *arg;
-	struct completion *done;
-};
-
-static void
-run_job(void *arg)
-{
-	struct job *job = arg;
-
-	completion_signal(job->done, job->fn(job->arg));
-}
-
-/* Runs fn(arg) in a coroutine on the app thread. */
-static int
-on_app(int (*fn)(void *arg), void *arg)
-{
-	struct job job = {fn, arg, completion_create()};
-	int rc;
-
-	assert_int_equal(coroutine_start(app, "test", run_job, &job), 0);
-	rc = completion_wait(job.done, WAIT_FOREVER);
-	completion_put(job.done);
-	return rc;
-}
 
 static int
 start_server(void *arg)
@@ -269,29 +225,16 @@ group_setup(void **state)
 	log_set_print_level(LOG_LEVEL_DISABLED);
 	assert_non_null(mkdtemp(folder));
 	snprintf(path, sizeof(path), "%s/rpc.sock", folder);
-	thread_lib_init(NULL);
-	assert_int_equal(work_pool_start(NULL), 0);
 	assert_int_equal(jsonrpc_register(example_methods, 10), 0);
 	assert_int_equal(jsonrpc_register(example_methods, 1), -EEXIST);
-	app = thread_create("app", NULL);
-	assert_non_null(app);
-	return pthread_create(&poller, NULL, poll_app, NULL);
+	return app_begin();
 }
 
 static int
 group_teardown(void **state)
 {
 	(void)state;
-	atomic_store(&poller_stop, true);
-	pthread_join(poller, NULL);
-	thread_set_current(app);
-	thread_exit(app);
-	while (!thread_is_exited(app))
-		thread_poll(app, env_ticks());
-	thread_set_current(NULL);
-	thread_destroy(app);
-	work_pool_stop();
-	thread_lib_fini();
+	app_end();
 	return rmdir(folder);
 }
 

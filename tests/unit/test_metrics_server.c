@@ -25,21 +25,15 @@
 
 #include <cmocka.h>
 
+#include "app_thread_rig.h"
 #include "coroutine.h"
-#include "env.h"
 #include "log.h"
 #include "metrics.h"
-#include "thread.h"
 #include "ticks.h"
-#include "waiting.h"
-#include "work.h"
 
 #define GET       "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
 #define BIG_LINES 20000 /* an answer larger than the buffers of a socket */
 
-static struct thread *app;
-static pthread_t poller;
-static atomic_bool poller_stop, time_flies;
 static char folder[64], path[80], address[96];
 
 /* ---- the collector: counts how often it was called ---- */
@@ -81,46 +75,18 @@ accept4(int fd, struct sockaddr *address_of, socklen_t *size, int flags)
 	return -1;
 }
 
-/* ---- the app thread ---- */
+/* ---- the server ---- */
 
-/* Time passes on this thread; and for the server, while time_flies. */
-static void *
-poll_app(void *arg)
-{
-	(void)arg;
-	while (!atomic_load(&poller_stop)) {
-		if (thread_poll(app, now_ms() * 1000 * TICKS_PER_US) == POLLER_IDLE)
-			usleep(50);
-		if (atomic_load(&time_flies))
-			ticks_advance_us(10000);
-	}
-	return NULL;
-}
-
-struct job {
-	int (*fn)(void *arg);
-	void *arg;
-	struct completion *done;
-};
+static atomic_bool time_flies;
 
 static void
-run_job(void *arg)
+let_time_fly(void *arg)
 {
-	struct job *job = arg;
-
-	completion_signal(job->done, job->fn(job->arg));
-}
-
-static int
-on_app(int (*fn)(void *arg), void *arg)
-{
-	struct job job = {fn, arg, completion_create()};
-	int rc;
-
-	assert_int_equal(coroutine_start(app, "test", run_job, &job), 0);
-	rc = completion_wait(job.done, WAIT_FOREVER);
-	completion_put(job.done);
-	return rc;
+	(void)arg;
+	while (atomic_load(&time_flies)) {
+		ticks_advance_us(100000);
+		coroutine_sleep(1000);
+	}
 }
 
 struct start {
@@ -166,7 +132,6 @@ teardown(void **state)
 	atomic_store(&hold, false);
 	atomic_store(&no_descriptors, false);
 	on_app(stop_server, NULL);
-	atomic_store(&time_flies, false);
 	assert_int_equal(access(path, F_OK), -1);
 	return 0;
 }
@@ -183,27 +148,14 @@ group_setup(void **state)
 	snprintf(path, sizeof(path), "%s/m", folder);
 	snprintf(address, sizeof(address), "unix:%s", path);
 	ticks_set(1);
-	thread_lib_init(NULL);
-	assert_int_equal(work_pool_start(NULL), 0);
-	app = thread_create("app", NULL);
-	assert_non_null(app);
-	return pthread_create(&poller, NULL, poll_app, NULL);
+	return app_begin();
 }
 
 static int
 group_teardown(void **state)
 {
 	(void)state;
-	atomic_store(&poller_stop, true);
-	pthread_join(poller, NULL);
-	thread_set_current(app);
-	thread_exit(app);
-	while (!thread_is_exited(app))
-		thread_poll(app, now_ms() * 1000 * TICKS_PER_US);
-	thread_set_current(NULL);
-	thread_destroy(app);
-	work_pool_stop();
-	thread_lib_fini();
+	app_end();
 	return rmdir(folder);
 }
 
@@ -396,7 +348,9 @@ test_stop_while_collecting(void **state)
 	client_say(fd, GET);
 	wait_for_collections(before + 1);
 	atomic_store(&time_flies, true);
+	assert_int_equal(coroutine_start(app, "time", let_time_fly, NULL), 0);
 	on_app(stop_server, NULL);
+	atomic_store(&time_flies, false);
 	answer = client_hear(fd);
 	if (answer[0] != '\0')
 		expect_status(answer, 503);
