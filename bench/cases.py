@@ -134,10 +134,11 @@ def features(bench):
 
 
 def scsi(bench):
-    """A SCSI controller next to a block one, on the same disk."""
+    """A SCSI controller next to a block one, each on a disk of its own."""
     loads = (('randread', 1), ('randread', 32), ('randread', 128), ('randwrite', 32))
     with serve(bench, 'null') as server:
-        server.create_scsi_controller('null')
+        server.create_disk('null', name='null1')
+        server.create_scsi_controller('null1')
         for rw, depth in loads[1::2] if bench.quick else loads:
             in_turns(bench, [turn_of(bench, server, 'controllers',
                                      Workload('split', rw, depth, options))

@@ -168,7 +168,7 @@ class Vhostd(Server):
             raise
         self.startup_ms = (time.monotonic() - self.started) * 1e3
 
-    def create_disk(self, kind, path=None):
+    def create_disk(self, kind, path=None, name=None):
         if kind == 'nvmen1':
             self.rpc.call('bdev_nvme_attach_controller', name='nvme', trtype='VFIOUSER',
                           traddr=path)
@@ -177,16 +177,16 @@ class Vhostd(Server):
             self.rpc.call('bdev_uring_create', name=kind, filename=path, block_size=SECTOR)
             return
         size = NULL_SIZE if kind == 'null' else FILE_SIZE
-        self.rpc.call(f'bdev_{kind}_create', name=kind, num_blocks=size // SECTOR,
+        self.rpc.call(f'bdev_{kind}_create', name=name or kind, num_blocks=size // SECTOR,
                       block_size=SECTOR)
 
     def create_controller(self, kind, name='bench'):
         self.rpc.call('vhost_create_blk_controller', ctrlr=name, dev_name=kind, packed_ring=True)
 
-    def create_scsi_controller(self, kind, name='scsi'):
+    def create_scsi_controller(self, bdev, name='scsi'):
         self.rpc.call('vhost_create_scsi_controller', ctrlr=name)
         self.rpc.call('vhost_scsi_controller_add_target', ctrlr=name, scsi_target_num=0,
-                      bdev_name=kind)
+                      bdev_name=bdev)
 
     def set_mode(self, mode):
         self.rpc.call('framework_set_mode', mode=mode)
