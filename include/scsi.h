@@ -152,7 +152,7 @@ enum scsi_attribute {
 	SCSI_SIMPLE,
 	SCSI_ORDERED,       /* after all of that disk, and before all that comes then */
 	SCSI_HEAD_OF_QUEUE, /* does not wait for ORDERED ones */
-	SCSI_ACA,           /* is refused */
+	SCSI_ACA,           /* is refused; what is none of these is SIMPLE */
 };
 
 /*

@@ -147,8 +147,7 @@ report_all(struct scsi_task *task)
 		put_be16(data + at + 2, command->action);
 		data[at + 5] = has_timeouts | (command->flags & SCSI_CMD_ACTION ? 1 : 0);
 		put_be16(data + at + 6, command->length);
-		at += DESCRIPTOR;
-		at += put_timeouts(task, data + at);
+		at += DESCRIPTOR + put_timeouts(task, data + at + DESCRIPTOR);
 	}
 	put_be32(data, (uint32_t)(at - 4));
 	return scsi_data_in(task, data, at, get_be32(task->cdb + 6));

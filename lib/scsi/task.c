@@ -525,8 +525,9 @@ static inline bool
 is_plain(const struct scsi_task *task, const struct scsi_command *command)
 {
 	return command != NULL && (command->flags & ~SCSI_CMD_WRITES) == SCSI_CMD_RANGE &&
-	       load(task->lun->alerts) == 0 && load(task->channel->unit->exclusive_blocks) == 0 &&
-	       load(task->channel->unit->ordered) == 0 && task->attribute == SCSI_SIMPLE &&
+	       !(load(task->channel->unit->exclusive_blocks) |
+		 load(task->channel->unit->ordered)) &&
+	       load(task->lun->alerts) == 0 && task->attribute == SCSI_SIMPLE &&
 	       /* No bit of the CDB is out of those in usage; SSE4.1 is what DPDK needs, too. */
 	       _mm_testc_si128(_mm_loadu_si128((const __m128i *)command->usage),
 			       _mm_loadu_si128((const __m128i *)task->cdb)) &&

@@ -110,8 +110,6 @@ adopt_header(struct scsi_task *task, const struct virtio_scsi_cmd_req *header, u
 	memcpy(task->cdb, header->cdb, sizeof(task->cdb));
 	/* The compiler must not look at the driver's memory again instead of at the copy. */
 	atomic_signal_fence(memory_order_seq_cst);
-	if (unlikely(task->attribute > SCSI_ACA))
-		task->attribute = SCSI_SIMPLE;
 	task->cdb_length = (uint8_t)(cdb_size < SCSI_CDB_MAX ? cdb_size : SCSI_CDB_MAX);
 	return lun;
 }

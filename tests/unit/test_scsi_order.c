@@ -247,6 +247,21 @@ test_aca(void **state)
 	assert_int_equal(fake.logged, 0);
 }
 
+static void
+test_unknown(void **state)
+{
+	struct command *command;
+
+	(void)state;
+	for (int attribute = SCSI_ACA + 1; attribute <= UINT8_MAX; attribute++) {
+		command = begin(A, scsi_cdb_write10(1, 512, 512, 0, 0, 0, 0, 0), data, 512, 0);
+		command->task->attribute = (uint8_t)attribute;
+		command_submit(A, command);
+		assert_true(command->finished);
+		expect_good(command);
+	}
+}
+
 /* ---- the line ---- */
 
 /* WCE goes off, while one that wants to be alone is in line behind it. */
@@ -279,6 +294,7 @@ main(void)
 		disk_test(test_aborted),
 		disk_test(test_head_of_queue),
 		disk_test(test_aca),
+		disk_test(test_unknown),
 		disk_test(test_exclusive_behind_write_through),
 	};
 

@@ -131,7 +131,7 @@ check_one(uint32_t cdb_size, uint32_t sense_size, uint32_t out_data, uint32_t in
 	assert_memory_equal(&lun, chain.out, 8);
 	memcpy(&tag, chain.out + 8, 8);
 	assert_int_equal(task->tag, tag);
-	assert_int_equal(task->attribute, chain.out[16] <= 3 ? chain.out[16] : SCSI_SIMPLE);
+	assert_int_equal(task->attribute, chain.out[16]);
 	assert_int_equal(task->cdb_length, kept);
 	assert_memory_equal(task->cdb, chain.out + 19, kept);
 	for (uint32_t i = kept; i < SCSI_CDB_MAX; i++)
