@@ -302,22 +302,40 @@ vhost_controller_config_changed(struct vhost_controller *controller)
 
 /* ---- deleting ---- */
 
-/*
- * [waits] until no queue runs, at most *budget_us, of which it takes what it needs. 0 or
- * -ETIMEDOUT.
- */
-static int
-stop_queues(struct vhost_controller *controller, uint64_t *budget_us)
+/* env_ticks() by which requests must have ended, from now on. */
+static uint64_t
+drain_deadline(void)
 {
-	const uint64_t step = 500;
+	return env_ticks() + env_ticks_hz() / 1000 * (VHOST_DRAIN_US / 1000);
+}
 
+/* [waits] until no queue runs, at most until deadline, but looks once in any case. 0 or -ETIMEDOUT. */
+static int
+stop_queues(struct vhost_controller *controller, uint64_t deadline)
+{
 	while (thread_call(vhost_main_thread(controller), close_on_thread, controller) > 0) {
-		if (*budget_us < step)
+		if (env_ticks() >= deadline)
 			return -ETIMEDOUT;
-		coroutine_sleep(step);
-		*budget_us -= step;
+		coroutine_sleep(500);
 	}
 	return 0;
+}
+
+/* [waits] So that all have the same time to stop, however long one of them takes. */
+static void
+close_all(void)
+{
+	struct vhost_controller *controller;
+	uint64_t serial = 0;
+
+	while ((controller = vhost_controller_next(serial)) != NULL) {
+		serial = controller->serial;
+		if (controller->deleting)
+			continue;
+		vhost_threads_hold(controller);
+		thread_call(vhost_main_thread(controller), close_on_thread, controller);
+		vhost_threads_let_go(controller);
+	}
 }
 
 static int
@@ -337,7 +355,7 @@ wait_for_sessions(struct vhost_controller *controller)
 }
 
 static int
-delete_controller(struct vhost_controller *controller, uint64_t *budget_us, struct errmsg *err)
+delete_controller(struct vhost_controller *controller, uint64_t deadline, struct errmsg *err)
 {
 	int rc;
 
@@ -347,7 +365,7 @@ delete_controller(struct vhost_controller *controller, uint64_t *budget_us, stru
 	controller->deleting = true;
 	while (controller->starting)
 		coroutine_sleep(500);
-	rc = stop_queues(controller, budget_us);
+	rc = stop_queues(controller, deadline);
 	if (rc != 0) {
 		controller->deleting = false;
 		return err_set(
@@ -372,11 +390,10 @@ int
 vhost_controller_delete(const char *name, struct errmsg *err)
 {
 	struct vhost_controller *controller = find_ready(name);
-	uint64_t budget_us = VHOST_DRAIN_US;
 
 	if (controller == NULL)
 		return err_set(err, -ENODEV, "vhost controller %s: No such device", name);
-	return delete_controller(controller, &budget_us, err);
+	return delete_controller(controller, drain_deadline(), err);
 }
 
 /* ---- what there is ---- */
@@ -580,10 +597,11 @@ void
 vhost_lib_fini(void)
 {
 	struct vhost_controller *controller;
-	uint64_t budget_us = VHOST_DRAIN_US;
-	uint64_t serial = 0;
+	uint64_t deadline, serial = 0;
 	struct errmsg err;
 
+	close_all();
+	deadline = drain_deadline();
 	while ((controller = vhost_controller_next(serial)) != NULL) {
 		/* By a client whose call has not ended. */
 		if (controller->deleting) {
@@ -592,7 +610,7 @@ vhost_lib_fini(void)
 			continue;
 		}
 		serial = controller->serial;
-		if (delete_controller(controller, &budget_us, &err) != 0)
+		if (delete_controller(controller, deadline, &err) != 0)
 			log_err("%s", err.text);
 	}
 }
