@@ -332,10 +332,11 @@ is_last_lun(const struct vhost_scsi_lun *lun)
 }
 
 /*
- * The target stays with what it was made of, for the journal: at the next start the disk may be
- * there. Without LUNs guests do not see it any more.
+ * One step: nobody waits for the LUN's requests with the targets locked, and guests hear of it
+ * whatever becomes of those. The target stays with what it was made of, for the journal: at the next
+ * start the disk may be there. Without LUNs guests do not see it any more. Whether it is done.
  */
-static int
+static bool
 withdraw_lun(struct vhost_scsi_lun *lun)
 {
 	struct vhost_scsi_target *target = lun->target;
@@ -344,15 +345,16 @@ withdraw_lun(struct vhost_scsi_lun *lun)
 
 	if (last)
 		show(target, false);
-	rc = drain(target->scsi, vhost_scsi_path_remove, lun);
+	rc = visit(target->scsi, vhost_scsi_path_remove, lun);
 	if (rc == 0 && last)
-		rc = drain(target->scsi, vhost_scsi_paths_remove, target);
-	if (rc != 0)
-		return rc;
-	vhost_scsi_event_send(target->scsi, lun, VIRTIO_SCSI_T_TRANSPORT_RESET,
-			      VIRTIO_SCSI_EVT_RESET_REMOVED);
-	remove_lun(lun);
-	return 0;
+		rc = visit(target->scsi, vhost_scsi_paths_remove, target);
+	if (!lun->told)
+		vhost_scsi_event_send(target->scsi, lun, VIRTIO_SCSI_T_TRANSPORT_RESET,
+				      VIRTIO_SCSI_EVT_RESET_REMOVED);
+	lun->told = true;
+	if (rc == 0)
+		remove_lun(lun);
+	return rc == 0;
 }
 
 /* Whether one is left that could not be removed. */
@@ -368,7 +370,7 @@ withdraw_gone(struct vhost_scsi *scsi)
 			struct vhost_scsi_lun *lun = &target->luns[j];
 
 			if (lun->gone && !lun->removed)
-				left |= withdraw_lun(lun) != 0;
+				left |= !withdraw_lun(lun);
 		}
 	}
 	return left;

@@ -55,6 +55,7 @@ struct vhost_scsi_lun {
 
 	/* app thread */
 	bool gone; /* the block device goes away: it is being removed */
+	bool told; /* guests have been, of that */
 	bool removed;
 	struct vhost_scsi_disk *disk; /* NULL: its block device is not shown any memory */
 

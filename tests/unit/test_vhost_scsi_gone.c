@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Block devices under a virtio-scsi controller that go away while there is no memory. */
+/* Block devices under a virtio-scsi controller that go away: with requests in flight, without memory. */
 /* links: vhost scsi reservation virtio bdev event testlib thread env */
 /* ldflags: -Wl,--wrap=coroutine_start */
 #include <errno.h>
 #include <limits.h>
 
 #include "bdev_fake.h"
+#include "ticks.h"
 #include "vhost/controller.h"
 #include "vhost/session.h"
 #include "vhost/vhost_scsi.h"
@@ -174,12 +175,89 @@ test_end(void **state)
 	rig_settle();
 }
 
+/* ---- a thread of the controller's, with something in flight ---- */
+
+static struct vhost_thread *const main_thread = &controller.threads.threads[0];
+
+static void
+start_thread(void)
+{
+	main_thread->controller = &controller;
+	main_thread->thread = rig_io[0];
+	thread_set_current(rig_io[0]);
+	assert_int_equal(controller.ops->channel_get(controller.device, "t", &main_thread->channel),
+			 0);
+	thread_set_current(NULL);
+	controller.threads.count = 1;
+}
+
+static void
+stop_thread(void)
+{
+	controller.threads.count = 0;
+	thread_set_current(rig_io[0]);
+	controller.ops->channel_put(controller.device, main_thread->channel);
+	thread_set_current(NULL);
+}
+
+static void
+pass(void)
+{
+	ticks_advance_us(1000);
+	rig_poll();
+}
+
+/* Workers take part, so real time has to pass, too. */
+#define PASS_UNTIL(condition) WAIT_UNTIL((pass(), (condition)))
+
+static void
+add_run(void *arg)
+{
+	const char *const bdevs[] = {"none"};
+
+	*(int *)arg = vhost_scsi_add_target("scsi", 7, NULL, bdevs, 1, &rig_err);
+}
+
+/* Guests hear of it at once, and others may change targets, however long a request takes. */
+static void
+test_in_flight(void **state)
+{
+	struct vhost_scsi *scsi = controller.device;
+	struct vhost_scsi_channel *channel;
+	struct vhost_scsi_path *path;
+	bool removed = false;
+	int added = 0;
+
+	(void)state;
+	start_thread();
+	channel = main_thread->channel;
+	path = &channel->targets[0]->luns[0];
+	path->in_flight = 1;
+	scsi->event_count = 0;
+	atomic_store(&scsi->negotiated, UINT64_MAX);
+	assert_int_equal(coroutine_start(rig_app, "remove", remove_run, &removed), 0);
+	PASS_UNTIL(scsi->event_count == 2); /* for each LUN one */
+	assert_false(removed);
+	assert_int_equal(scsi->events[0].event, VIRTIO_SCSI_T_TRANSPORT_RESET);
+	assert_int_equal(scsi->events[0].reason, VIRTIO_SCSI_EVT_RESET_REMOVED);
+	assert_null(path->lun);
+	assert_int_equal(coroutine_start(rig_app, "add", add_run, &added), 0);
+	PASS_UNTIL(added == -ENODEV);
+	assert_false(removed);
+	path->in_flight = 0;
+	PASS_UNTIL(removed);
+	assert_int_equal(scsi->event_count, 2);
+	stop_thread();
+	rig_run(stop_run, NULL);
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_later, setup, fake_teardown),
 		cmocka_unit_test_setup_teardown(test_end, setup, fake_teardown),
+		cmocka_unit_test_setup_teardown(test_in_flight, setup, fake_teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
