@@ -412,7 +412,11 @@ send_to_thread(struct vhost_session *session, struct vhost_queue *queue)
 				  sizeof(queue));
 }
 
-/* Whether a queue that was set up goes on from somewhere, by what the front-end says and has. */
+/*
+ * Whether a queue goes on from somewhere, by what the front-end has said and has. Also one that is
+ * yet to be kicked: the first one may never have been used (virtio-scsi's control queue). But where
+ * a queue stopped is of no interest when it is not said again.
+ */
 static bool
 goes_on(const struct vhost_session *session, uint32_t index)
 {
@@ -423,7 +427,7 @@ goes_on(const struct vhost_session *session, uint32_t index)
 	if (!vring->base_holds && vhost_inflight_get_part(session->inflight, index, &opts) == 0 &&
 	    opts.inflight != NULL && !virtq_inflight_is_new(opts.inflight))
 		return true;
-	return vring->has_base && vring->base != first;
+	return (vring->kicked || vring->announced) && vring->has_base && vring->base != first;
 }
 
 /*
@@ -437,7 +441,7 @@ is_beginning(const struct vhost_session *session)
 	if (session->controller->ops->begin == NULL || running_queues(session, UINT64_MAX) != 0)
 		return false;
 	for (uint32_t i = 0; i < session->controller->queue_count; i++) {
-		if (session->vrings[i].kicked && goes_on(session, i))
+		if (goes_on(session, i))
 			return false;
 	}
 	return true;
@@ -635,6 +639,7 @@ vhost_session_set_vring_base(struct vhost_session *session, uint32_t index, uint
 		return -EBUSY;
 	session->vrings[index].base = base;
 	session->vrings[index].has_base = true;
+	session->vrings[index].announced = true;
 	return 0;
 }
 
@@ -752,6 +757,7 @@ vhost_session_get_vring_base(struct vhost_session *session, uint32_t index, uint
 	if (rc != 0)
 		return rc;
 	vring->kicked = false;
+	vring->announced = false;
 	end_in_order(session, index);
 	replace_fd(&vring->kick_fd, -1);
 	*base = vring->base;

@@ -44,7 +44,8 @@ struct vhost_vring {
 	uint32_t base; /* of a queue that does not run: where to go on, see virtq_base() */
 	bool has_base; /* else it is that of a new queue */
 	bool has_addr;
-	bool kicked; /* from SET_VRING_KICK to GET_VRING_BASE */
+	bool announced; /* its base, since GET_VRING_BASE */
+	bool kicked;    /* from SET_VRING_KICK to GET_VRING_BASE */
 	bool enabled;
 	bool running; /* the controller's threads have it */
 	/* In-flight tracking. */

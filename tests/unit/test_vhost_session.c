@@ -117,8 +117,18 @@ device_request_init(struct vhost_queue *queue, struct virtq_slot *slot)
 	(void)slot;
 }
 
+static unsigned int beginnings;
+
+static void
+device_begin(void *ctx)
+{
+	(void)ctx;
+	beginnings++;
+}
+
 static const struct vhost_device_ops device_ops = {
 	.name = "test",
+	.begin = device_begin,
 	.max_segments = 16,
 	.features = device_features,
 	.set_features = device_set_features,
@@ -935,6 +945,36 @@ test_thread_hangs_at_the_beginning(void **state)
 	assert_int_equal(vhost_session_create(controller, 0, &another), -ESHUTDOWN);
 }
 
+/*
+ * Whether a driver begins is known when its first queue starts, by all that was said of the others:
+ * the first one may never have been used.
+ */
+static void
+test_beginning(void **state)
+{
+	uint32_t base;
+
+	(void)state;
+	beginnings = 0;
+	assert_int_equal(vhost_session_set_vring_base(session, 1, 5), 0);
+	start();
+	assert_int_equal(beginnings, 0);
+	get_base();
+	/* Where it stopped is no sign: a driver that begins does not care. */
+	assert_int_equal(vhost_session_get_vring_base(session, 1, &base), 0);
+	assert_int_equal(base, 5);
+	assert_int_equal(vhost_session_set_vring_base(session, 0, 0), 0);
+	assert_int_equal(send_kick(), 0);
+	assert_true(session->vrings[0].running);
+	assert_int_equal(beginnings, 1);
+	get_base();
+	assert_int_equal(vhost_session_set_vring_base(session, 1, 5), 0);
+	assert_int_equal(vhost_session_set_vring_base(session, 0, 0), 0);
+	assert_int_equal(send_kick(), 0);
+	assert_int_equal(beginnings, 1);
+	get_base();
+}
+
 int
 main(void)
 {
@@ -959,6 +999,7 @@ main(void)
 		TEST(test_closing),
 		TEST(test_thread_hangs),
 		TEST(test_thread_hangs_at_the_beginning),
+		TEST(test_beginning),
 	};
 
 	return cmocka_run_group_tests_name("vhost_session", tests, NULL, NULL);
