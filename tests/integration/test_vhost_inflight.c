@@ -327,6 +327,7 @@ test_refused_queue_full_eventfd(void **state)
 	(void)state;
 	start_guest(&guest);
 	client_close(&guest.device.client);
+	rig_wait_for_sessions("disk", 0); /* nobody else writes to the eventfd */
 	assert_int_equal(client_inflight_map(&map, &guest.device.inflight), 0);
 	map.data[8] = 9; /* the version */
 	client_inflight_unmap(&map);
