@@ -550,9 +550,8 @@ slow_replay_down(const char *ctrlr)
 static void
 test_reserve_while_replaying(void **state)
 {
-	unsigned int tries = 0;
 	char path[DAEMON_PATH];
-	int status = BUSY;
+	int status;
 
 	(void)state;
 	create_disks();
@@ -567,11 +566,7 @@ test_reserve_while_replaying(void **state)
 	slow_replay_down("late");
 	daemon_launch(&rig_daemon, cpus);
 	go_on();
-	for (; status == BUSY && tries < 1000; tries++) {
-		if (tries > 0)
-			usleep(20000);
-		status = reserve_out(&rig_guest, 9, 0, 0, KEY, true);
-	}
+	WAIT_UNTIL((status = reserve_out(&rig_guest, 9, 0, 0, KEY, true)) != BUSY);
 	assert_int_equal(status, GOOD);
 	assert_int_equal(count_keys(&rig_guest, 9), 1);
 	assert_int_equal(daemon_call(&rig_daemon, "framework_wait_init", NULL), 0);

@@ -235,21 +235,6 @@ delete_slow(void)
 	delete_bdev("null", "n");
 }
 
-/* Of the disk below, where reads do not wait: how many have come by. */
-static json_int_t
-reads_below(void)
-{
-	json_t *result =
-		daemon_rpc(&rig_daemon, "bdev_get_iostat", json_pack("{s:s}", "name", "n"), NULL);
-	json_t *bdev = json_array_get(json_object_get(result, "bdevs"), 0);
-	json_int_t reads = json_integer_value(json_object_get(bdev, "num_read_ops"));
-
-	assert_non_null(bdev);
-	json_decref(result);
-	return reads;
-}
-
-/* Nobody is told: the queue's thread may well be asleep. */
 static void
 offer_read(struct client_scsi *scsi, uint64_t tag)
 {
@@ -333,13 +318,13 @@ test_functions_with_effect(void **state)
 	(void)state;
 	create_slow();
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		json_int_t before = reads_below();
+		json_int_t before = rig_reads("n");
 
 		set_read_latency(HELD);
 		/* Of two queues, which are on two threads. */
 		submit_read(&rig_guest.scsi[0], 5);
 		submit_read(&rig_guest.scsi[1], 5);
-		WAIT_UNTIL(reads_below() == before + 2);
+		WAIT_UNTIL(rig_reads("n") == before + 2);
 		assert_int_equal(
 			client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_QUERY_TASK, slow_lun, 5),
 			VIRTIO_SCSI_S_FUNCTION_SUCCEEDED);
@@ -368,22 +353,19 @@ test_functions_find_what_is_offered(void **state)
 
 	(void)state;
 	create_slow();
-	set_read_latency(300000);
 	for (unsigned int i = 0; i < SCSI_RIG_QUEUES; i++) {
+		set_read_latency(HELD);
 		usleep(20000); /* it is asleep */
 		offer_read(&rig_guest.scsi[i], 5);
 		assert_int_equal(
 			client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_QUERY_TASK, slow_lun, 5),
 			VIRTIO_SCSI_S_FUNCTION_SUCCEEDED);
-		assert_int_equal(
-			client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_ABORT_TASK, slow_lun, 5),
-			VIRTIO_OK);
+		run_function(VIRTIO_SCSI_T_TMF_ABORT_TASK, 5);
 		expect_over(&rig_guest.scsi[i], 5, VIRTIO_SCSI_S_ABORTED);
+		set_read_latency(HELD);
 		usleep(20000); /* it is asleep */
 		offer_read(&rig_guest.scsi[i], 6);
-		assert_int_equal(
-			client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_LOGICAL_UNIT_RESET, slow_lun, 0),
-			VIRTIO_OK);
+		run_function(VIRTIO_SCSI_T_TMF_LOGICAL_UNIT_RESET, 0);
 		expect_over(&rig_guest.scsi[i], 6, VIRTIO_SCSI_S_RESET);
 		scsi_guest_make_ready(&rig_guest, 1, 0);
 	}
@@ -411,10 +393,10 @@ test_remove_waits(void **state)
 
 	(void)state;
 	create_slow();
-	before = reads_below();
+	before = rig_reads("n");
 	submit_read(&rig_guest.scsi[0], 5);
 	submit_read(&rig_guest.scsi[1], 6);
-	WAIT_UNTIL(reads_below() == before + 2);
+	WAIT_UNTIL(rig_reads("n") == before + 2);
 	thread = rig_thread_start(let_go_soon, &rc);
 	delete_slow();
 	rig_thread_stop(thread);

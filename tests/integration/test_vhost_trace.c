@@ -168,7 +168,9 @@ test_rate_limit(void **state)
 	segment = (struct client_segment){guest.blk[0].bounce_gpa, 512, true};
 	request.segments = &segment;
 	for (request.tag = 1; request.tag <= 3; request.tag++)
-		assert_int_equal(client_blk_submit(&guest.blk[0], &request), 0);
+		assert_int_equal(client_blk_prepare(&guest.blk[0], &request), 0);
+	client_ring_publish(guest.blk[0].ring);
+	assert_int_equal(client_ring_kick(guest.blk[0].ring), 0);
 	for (int i = 0; i < 3; i++)
 		assert_int_equal(client_blk_wait(&guest.blk[0], &completion, DEADLINE_MS), 0);
 	call("bdev_set_qos_limit", json_pack("{s:s, s:i}", "name", "disk", "rw_ios_per_sec", 0));
@@ -273,6 +275,7 @@ static void
 test_front_end_that_dies(void **state)
 {
 	uint64_t end = now_ms() + DEADLINE_MS;
+	json_int_t before = rig_reads("below");
 	struct client_blk_request request = {.type = VIRTIO_BLK_T_IN, .segment_count = 1};
 	struct client_segment segment;
 	struct guest guest;
@@ -283,7 +286,7 @@ test_front_end_that_dies(void **state)
 	segment = (struct client_segment){guest.blk[0].bounce_gpa, 512, true};
 	request.segments = &segment;
 	assert_int_equal(client_blk_submit(&guest.blk[0], &request), 0);
-	usleep(2000);
+	WAIT_UNTIL(rig_reads("below") > before);
 	guest_end(&guest);
 	while (count == 0) {
 		json_t *answer = ask("slow");

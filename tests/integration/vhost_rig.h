@@ -245,6 +245,20 @@ rig_wait_for_log(const char *text, unsigned int before)
 	WAIT_UNTIL(daemon_log_count(&rig_daemon, text) > before);
 }
 
+/* Reads that a block device has done. */
+static inline json_int_t
+rig_reads(const char *name)
+{
+	json_t *result =
+		daemon_rpc(&rig_daemon, "bdev_get_iostat", json_pack("{s:s}", "name", name), NULL);
+	json_t *bdev = json_array_get(json_object_get(result, "bdevs"), 0);
+	json_int_t reads = json_integer_value(json_object_get(bdev, "num_read_ops"));
+
+	assert_non_null(bdev);
+	json_decref(result);
+	return reads;
+}
+
 /* ---- sessions of a controller, as RPC tells ---- */
 
 static inline json_t *
