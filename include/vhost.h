@@ -15,7 +15,7 @@
 
 #define VHOST_NAME_MAX        63  /* bytes of a controller's name */
 #define VHOST_SOCKET_PATH_MAX 107 /* sockaddr_un, without the NUL */
-#define VHOST_MAX_QUEUES      64
+#define VHOST_MAX_QUEUES      64  /* of requests, of one controller */
 
 /*
  * App thread, in a coroutine [waits]. Sockets are made in socket_dir (copied; created if its parent

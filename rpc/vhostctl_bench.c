@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "load/load.h"
+#include "vhost.h"
 #include "vhostctl_options.h"
 
 #define USAGE                                                                                      \
@@ -370,7 +371,7 @@ parse(struct bench *bench, char **args, struct errmsg *err)
 		{"--rw", CTL_TEXT, &o->rw, 0, 0},
 		{"--bs", CTL_BYTES, &o->block_size, CLIENT_SECTOR, LOAD_MAX_BLOCK_SIZE},
 		{"--qd", CTL_NUMBER, &o->depth, 1, LOAD_MAX_DEPTH},
-		{"--queues", CTL_NUMBER, &o->queues, 1, CLIENT_MAX_QUEUES},
+		{"--queues", CTL_NUMBER, &o->queues, 1, VHOST_MAX_QUEUES},
 		{"--threads", CTL_NUMBER, &o->threads, 1, LOAD_MAX_THREADS},
 		{"--cpu", CTL_TEXT, &o->cpu_list, 0, 0},
 		{"--seconds", CTL_SECONDS, &o->seconds, 0.1, SECONDS_MAX},

@@ -350,11 +350,11 @@ void client_ring_put_descriptor(struct client_ring *ring, const struct vring_pac
 
 /* ------------------------------------------------------------------ device (device.c) */
 
-#define CLIENT_MAX_QUEUES 64
+#define CLIENT_MAX_QUEUES 66 /* of a SCSI controller, with those for control and events */
 
 struct client_options {
 	unsigned int queues;   /* 0: 1 */
-	uint64_t start_mask;   /* queues that the guest uses; 0: all */
+	uint64_t start_mask;   /* queues of the first 64 that the guest uses; 0: all */
 	uint16_t queue_size;   /* 0: 128 */
 	uint16_t indirect_max; /* 0: 128; tables are made only if INDIRECT_DESC is negotiated */
 	uint64_t features;     /* accepted of what is offered; 0: CLIENT_DEFAULT_FEATURES */

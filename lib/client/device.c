@@ -40,7 +40,7 @@ may_need_reply(const struct client_device *device)
 static bool
 queue_is_used(const struct client_device *device, unsigned int queue)
 {
-	return device->options.start_mask & BIT(queue);
+	return queue >= 64 || device->options.start_mask & BIT(queue);
 }
 
 static void

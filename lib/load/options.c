@@ -71,9 +71,10 @@ load_options_valid(const struct load_options *options)
 	       options->block_size <= LOAD_MAX_BLOCK_SIZE &&
 	       options->block_size % CLIENT_SECTOR == 0 && options->depth > 0 &&
 	       options->depth <= LOAD_MAX_DEPTH && options->queues > 0 &&
-	       options->queues <= CLIENT_MAX_QUEUES && options->threads > 0 &&
-	       options->threads <= LOAD_MAX_THREADS && options->threads <= options->queues &&
-	       options->rate <= MAX_RATE && options->seconds > 0 && options->ramp >= 0;
+	       options->queues <= CLIENT_MAX_QUEUES - CLIENT_SCSI_REQUESTS &&
+	       options->threads > 0 && options->threads <= LOAD_MAX_THREADS &&
+	       options->threads <= options->queues && options->rate <= MAX_RATE &&
+	       options->seconds > 0 && options->ramp >= 0;
 }
 
 int

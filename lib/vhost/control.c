@@ -101,7 +101,7 @@ struct stats_call {
 	uint64_t stops; /* of the controller's queues, when the main thread was asked */
 	uint64_t connections;
 	bool connected;
-	struct queue_stats queues[VHOST_MAX_QUEUES];
+	struct queue_stats queues[VHOST_MAX_RINGS];
 };
 
 static void
@@ -129,7 +129,7 @@ add_controller(struct stats_call *call, const struct vhost_controller *controlle
 	call->connections = controller->connections;
 	TAILQ_FOREACH (session, &controller->sessions, link)
 		call->connected |= !session->released;
-	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++)
+	for (uint32_t i = 0; i < VHOST_MAX_RINGS; i++)
 		add_counters(&call->queues[i], controller->counters[i]);
 }
 
@@ -185,7 +185,7 @@ queues_json(const struct stats_call *call)
 {
 	json_t *array = json_array();
 
-	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++) {
+	for (uint32_t i = 0; i < VHOST_MAX_RINGS; i++) {
 		const struct queue_stats *stats = &call->queues[i];
 		json_t *object;
 
@@ -206,7 +206,7 @@ call_json(const char *name, const struct stats_call *call, bool per_queue)
 	struct queue_stats total = {.in_flight = 0};
 	json_t *object;
 
-	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++) {
+	for (uint32_t i = 0; i < VHOST_MAX_RINGS; i++) {
 		add_counters(&total, call->queues[i].counters);
 		total.in_flight += call->queues[i].in_flight;
 		total.running += call->queues[i].running;

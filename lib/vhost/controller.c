@@ -271,7 +271,7 @@ vhost_controller_create(const struct vhost_controller_opts *opts, struct errmsg 
 	vhost_user_path(opts->name, controller->endpoint.path, NULL);
 	controller->ops = opts->ops;
 	controller->device = opts->device;
-	controller->queue_count = VHOST_MAX_QUEUES;
+	controller->queue_count = VHOST_MAX_QUEUES + opts->ops->light_queues;
 	atomic_init(&controller->iops_threshold, IOPS_THRESHOLD);
 	atomic_init(&controller->slow_us, VHOST_SLOW_US);
 	controller->features = TRANSPORT_FEATURES | opts->ops->features(opts->device);

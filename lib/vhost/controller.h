@@ -57,7 +57,7 @@ struct vhost_controller {
 	/* main thread only */
 	bool closing; /* starts no queue any more */
 	/* what queues counted until they stopped, and how often that was */
-	uint64_t counters[VHOST_MAX_QUEUES][VHOST_COUNTERS];
+	uint64_t counters[VHOST_MAX_RINGS][VHOST_COUNTERS];
 	uint64_t stops;
 	uint64_t connections; /* sessions so far */
 	TAILQ_HEAD(vhost_session_list, vhost_session) sessions;

@@ -11,7 +11,11 @@
 #include <stdint.h>
 
 #include "errmsg.h"
+#include "vhost.h"
 #include "virtq.h"
+
+#define VHOST_MAX_LIGHT_QUEUES 2 /* see light_queues */
+#define VHOST_MAX_RINGS        (VHOST_MAX_LIGHT_QUEUES + VHOST_MAX_QUEUES)
 
 struct vhost_queue;
 
@@ -19,7 +23,7 @@ struct vhost_queue;
 struct vhost_device_ops {
 	const char *name;      /* of the kind, for messages */
 	uint32_t max_segments; /* longest descriptor chain that its limits allow */
-	/* How many queues, from the first on, carry next to nothing: the main thread has them. */
+	/* How many queues, from the first on, carry next to nothing: the main thread has them. They are besides VHOST_MAX_QUEUES. */
 	uint32_t light_queues;
 
 	/*

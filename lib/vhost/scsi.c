@@ -53,7 +53,7 @@ scsi_get_config(void *device, uint8_t *bytes)
 {
 	struct vhost_scsi *scsi = device;
 	const struct virtio_scsi_config config = {
-		.num_queues = VHOST_MAX_QUEUES - VHOST_SCSI_REQUEST_QUEUES,
+		.num_queues = VHOST_MAX_QUEUES,
 		.seg_max = SEG_MAX,
 		.max_sectors = MAX_SECTORS,
 		.cmd_per_lun = CMD_PER_LUN,

@@ -20,7 +20,7 @@
 /* Somebody who waits for queues to stop. Freed by the main thread. */
 struct vhost_drain {
 	struct vhost_session *session;
-	uint64_t mask; /* queues still running */
+	vhost_queue_set mask; /* queues still running */
 	struct completion *completion;
 	struct thread_msg msg;
 	struct vhost_drain *next;
@@ -66,7 +66,7 @@ vhost_session_queue_stopped(void *arg)
 {
 	struct vhost_queue *queue = arg;
 	struct vhost_session *session = queue->session;
-	uint64_t bit = 1ULL << queue->index;
+	vhost_queue_set bit = vhost_queue_set_of(queue->index);
 	struct vhost_drain **link = &session->drains, *drain;
 
 	take_counters(queue);
@@ -88,12 +88,12 @@ vhost_session_queue_stopped(void *arg)
 
 /* Those of mask that wait for another session are on no thread yet. */
 static void
-forget_waiting(struct vhost_session *session, uint64_t mask)
+forget_waiting(struct vhost_session *session, vhost_queue_set mask)
 {
 	mask &= session->waiting;
 	session->waiting &= ~mask;
 	for (; mask != 0; mask &= mask - 1)
-		vhost_session_queue_stopped(&session->queues[__builtin_ctzll(mask)]);
+		vhost_session_queue_stopped(&session->queues[vhost_queue_set_first(mask)]);
 }
 
 static void
@@ -104,13 +104,13 @@ send_start(struct vhost_queue *queue)
 
 /* Each queue is told once, behind its start and before it can be started again. */
 static void
-send_stop(struct vhost_session *session, uint64_t mask)
+send_stop(struct vhost_session *session, vhost_queue_set mask)
 {
 	forget_waiting(session, mask);
 	mask &= session->busy & ~session->stopping;
 	session->stopping |= mask;
 	for (; mask != 0; mask &= mask - 1) {
-		struct vhost_queue *queue = &session->queues[__builtin_ctzll(mask)];
+		struct vhost_queue *queue = &session->queues[vhost_queue_set_first(mask)];
 
 		thread_send(queue->home->thread, &queue->stop_msg, vhost_queue_stop, queue);
 	}
@@ -119,18 +119,18 @@ send_stop(struct vhost_session *session, uint64_t mask)
 uint32_t
 vhost_session_stop_all(struct vhost_session *session)
 {
-	send_stop(session, UINT64_MAX);
-	return (uint32_t)__builtin_popcountll(session->busy);
+	send_stop(session, VHOST_QUEUE_SET_ALL);
+	return vhost_queue_set_count(session->busy);
 }
 
 void
 vhost_session_start_waiting(struct vhost_session *session)
 {
-	uint64_t mask = session->waiting;
+	vhost_queue_set mask = session->waiting;
 
 	session->waiting = 0;
 	for (; mask != 0; mask &= mask - 1)
-		send_start(&session->queues[__builtin_ctzll(mask)]);
+		send_start(&session->queues[vhost_queue_set_first(mask)]);
 }
 
 static int
@@ -153,9 +153,9 @@ start_on_thread(void *arg)
 
 	if (session->controller->closing)
 		return -ESHUTDOWN;
-	session->busy |= 1ULL << queue->index;
+	session->busy |= vhost_queue_set_of(queue->index);
 	if (vhost_controller_must_wait(session->controller, session))
-		session->waiting |= 1ULL << queue->index;
+		session->waiting |= vhost_queue_set_of(queue->index);
 	else
 		send_start(queue);
 	return 0;
@@ -166,7 +166,7 @@ stop_on_thread(void *arg)
 {
 	struct vhost_drain *drain = arg;
 	struct vhost_session *session = drain->session;
-	uint64_t mask = drain->mask & session->busy;
+	vhost_queue_set mask = drain->mask & session->busy;
 
 	drain->mask = mask;
 	if (mask == 0) {
@@ -333,18 +333,18 @@ choose_thread(struct vhost_session *session, uint32_t index)
 }
 
 /* Which of the queues in mask the controller's threads have. */
-static uint64_t
-running_queues(const struct vhost_session *session, uint64_t mask)
+static vhost_queue_set
+running_queues(const struct vhost_session *session, vhost_queue_set mask)
 {
-	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++) {
+	for (uint32_t i = 0; i < VHOST_MAX_RINGS; i++) {
 		if (!session->vrings[i].running)
-			mask &= ~(1ULL << i);
+			mask &= ~vhost_queue_set_of(i);
 	}
 	return mask;
 }
 
 static int
-wait_until_drained(struct vhost_session *session, uint64_t mask)
+wait_until_drained(struct vhost_session *session, vhost_queue_set mask)
 {
 	struct vhost_drain *drain = calloc(1, sizeof(*drain));
 	struct completion *completion = completion_create();
@@ -366,7 +366,7 @@ wait_until_drained(struct vhost_session *session, uint64_t mask)
 
 /* Stops those of mask that run, and takes their virtqs back. */
 static int
-stop_queues(struct vhost_session *session, uint64_t mask)
+stop_queues(struct vhost_session *session, vhost_queue_set mask)
 {
 	int rc;
 
@@ -380,7 +380,7 @@ stop_queues(struct vhost_session *session, uint64_t mask)
 	if (rc != 0)
 		return rc;
 	for (; mask != 0; mask &= mask - 1) {
-		uint32_t index = (uint32_t)__builtin_ctzll(mask);
+		uint32_t index = vhost_queue_set_first(mask);
 		struct vhost_vring *vring = &session->vrings[index];
 		struct virtq *vq = session->queues[index].setup.vq;
 
@@ -438,7 +438,8 @@ goes_on(const struct vhost_session *session, uint32_t index)
 static bool
 is_beginning(const struct vhost_session *session)
 {
-	if (session->controller->ops->begin == NULL || running_queues(session, UINT64_MAX) != 0)
+	if (session->controller->ops->begin == NULL ||
+	    running_queues(session, VHOST_QUEUE_SET_ALL) != 0)
 		return false;
 	for (uint32_t i = 0; i < session->controller->queue_count; i++) {
 		if (goes_on(session, i))
@@ -470,7 +471,7 @@ start_queue(struct vhost_session *session, uint32_t index)
 	if (rc == 0)
 		vring->base_holds = false;
 	else if (rc != -ETIMEDOUT)
-		stop_queues(session, 1ULL << index);
+		stop_queues(session, vhost_queue_set_of(index));
 	return rc;
 }
 
@@ -491,7 +492,7 @@ update_queue(struct vhost_session *session, uint32_t index)
 
 	if (run == vring->running)
 		return 0;
-	return run ? start_queue(session, index) : stop_queues(session, 1ULL << index);
+	return run ? start_queue(session, index) : stop_queues(session, vhost_queue_set_of(index));
 }
 
 /* Every queue; the first error counts. Threads that do not answer are not asked again. */
@@ -525,7 +526,7 @@ vhost_session_set_features(struct vhost_session *session, uint64_t features)
 {
 	if (features & ~session->controller->features)
 		return -EINVAL;
-	if (features != session->features && running_queues(session, UINT64_MAX) != 0)
+	if (features != session->features && running_queues(session, VHOST_QUEUE_SET_ALL) != 0)
 		return -EBUSY;
 	session->features = features;
 	session->controller->ops->set_features(session->controller->device, features);
@@ -564,7 +565,7 @@ vhost_session_set_mem_table(struct vhost_session *session, const struct vhost_me
 	/* While the old one is there still: for a short time a device has both. */
 	rc = map_for_device(session, memory, regions, fds);
 	if (rc == 0)
-		rc = stop_queues(session, UINT64_MAX);
+		rc = stop_queues(session, VHOST_QUEUE_SET_ALL);
 	if (rc != 0) {
 		vhost_mem_destroy(memory);
 		return rc;
@@ -593,7 +594,7 @@ vhost_session_set_inflight(struct vhost_session *session,
 	bool same;
 	int rc;
 
-	if (running_queues(session, UINT64_MAX) != 0)
+	if (running_queues(session, VHOST_QUEUE_SET_ALL) != 0)
 		return -EBUSY;
 	rc = vhost_inflight_create(layout, session->controller->queue_count, fd, &inflight);
 	explain(session, "an in-flight region", rc);
@@ -607,7 +608,7 @@ vhost_session_set_inflight(struct vhost_session *session,
 	same = vhost_inflight_is_same(inflight, session->inflight);
 	vhost_inflight_destroy(session->inflight);
 	session->inflight = inflight;
-	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++) {
+	for (uint32_t i = 0; i < VHOST_MAX_RINGS; i++) {
 		session->vrings[i].bad_region = false;
 		if (same)
 			continue;
@@ -657,7 +658,7 @@ vhost_session_set_vring_addr(struct vhost_session *session, uint32_t index,
 			return rc;
 	}
 	/* QEMU repeats it on running queues when a migration begins. */
-	rc = stop_queues(session, 1ULL << index);
+	rc = stop_queues(session, vhost_queue_set_of(index));
 	if (rc != 0)
 		return rc;
 	vring->addr = *addr;
@@ -671,7 +672,7 @@ vhost_session_set_vring_kick(struct vhost_session *session, uint32_t index, int 
 	struct vhost_vring *vring = &session->vrings[index];
 	int rc;
 
-	rc = stop_queues(session, 1ULL << index);
+	rc = stop_queues(session, vhost_queue_set_of(index));
 	if (rc != 0) {
 		replace_fd(&fd, -1);
 		return rc;
@@ -736,7 +737,7 @@ end_in_order(struct vhost_session *session, uint32_t index)
 
 	vring->base_holds = vring->drained;
 	if (vring->drained)
-		session->told |= 1ULL << index;
+		session->told |= vhost_queue_set_of(index);
 }
 
 /*
@@ -753,7 +754,7 @@ vhost_session_get_vring_base(struct vhost_session *session, uint32_t index, uint
 	struct vhost_vring *vring = &session->vrings[index];
 	int rc;
 
-	rc = stop_queues(session, 1ULL << index);
+	rc = stop_queues(session, vhost_queue_set_of(index));
 	if (rc != 0)
 		return rc;
 	vring->kicked = false;
@@ -782,11 +783,11 @@ clear_vring(struct vhost_vring *vring)
 int
 vhost_session_reset(struct vhost_session *session)
 {
-	int rc = stop_queues(session, UINT64_MAX);
+	int rc = stop_queues(session, VHOST_QUEUE_SET_ALL);
 
 	if (rc != 0)
 		return rc;
-	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++) {
+	for (uint32_t i = 0; i < VHOST_MAX_RINGS; i++) {
 		bool drained = session->vrings[i].drained;
 
 		clear_vring(&session->vrings[i]);
@@ -800,7 +801,7 @@ void
 vhost_session_answered(struct vhost_session *session)
 {
 	for (; session->told != 0; session->told &= session->told - 1) {
-		uint32_t index = (uint32_t)__builtin_ctzll(session->told);
+		uint32_t index = vhost_queue_set_first(session->told);
 		struct virtq_opts opts = {.packed = has_feature(session, VIRTIO_F_RING_PACKED)};
 
 		if (vhost_inflight_get_part(session->inflight, index, &opts) == 0 &&
@@ -818,7 +819,7 @@ free_session(struct work *work)
 	struct vhost_session *session =
 		(struct vhost_session *)((char *)work - offsetof(struct vhost_session, free_work));
 
-	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++) {
+	for (uint32_t i = 0; i < VHOST_MAX_RINGS; i++) {
 		if (session->vrings[i].running)
 			virtq_destroy(session->queues[i].setup.vq);
 		clear_vring(&session->vrings[i]);
@@ -840,12 +841,12 @@ free_session(struct work *work)
 static void
 abandon_queues(struct vhost_session *session)
 {
-	uint64_t mask;
+	vhost_queue_set mask;
 
-	forget_waiting(session, UINT64_MAX);
+	forget_waiting(session, VHOST_QUEUE_SET_ALL);
 	session->stopping = session->busy;
 	for (mask = session->busy; mask != 0; mask &= mask - 1) {
-		struct vhost_queue *queue = &session->queues[__builtin_ctzll(mask)];
+		struct vhost_queue *queue = &session->queues[vhost_queue_set_first(mask)];
 
 		thread_send(queue->home->thread, &queue->abandon_msg, vhost_queue_abandon, queue);
 	}
@@ -944,7 +945,7 @@ vhost_session_create(struct vhost_controller *controller, int vid,
 	session->controller = controller;
 	session->vid = vid;
 	session->id = atomic_fetch_add(&next_id, 1);
-	for (uint32_t i = 0; i < VHOST_MAX_QUEUES; i++) {
+	for (uint32_t i = 0; i < VHOST_MAX_RINGS; i++) {
 		init_vring(&session->vrings[i]);
 		session->queues[i].session = session;
 		session->queues[i].ops = controller->ops;

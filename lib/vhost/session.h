@@ -17,6 +17,7 @@
 #include "inflight.h"
 #include "memory.h"
 #include "queue.h"
+#include "queue_set.h"
 #include "thread.h"
 #include "threads.h"
 #include "vhost.h"
@@ -68,20 +69,20 @@ struct vhost_session {
 	uint64_t features;
 	struct vhost_mem *memory;
 	struct vhost_inflight *inflight; /* NULL: no tracking; changes only while no queue runs */
-	struct vhost_vring vrings[VHOST_MAX_QUEUES];
-	uint64_t told;        /* a bit per queue whose base the answer under way tells */
+	struct vhost_vring vrings[VHOST_MAX_RINGS];
+	vhost_queue_set told; /* whose base the answer under way tells */
 	bool no_more_threads; /* there was none to be had for its last queue */
 
 	uint32_t threads;                 /* of the controller, when the session was released */
 	struct completion *released_done; /* one share is the main thread's */
 
 	/* queue.h says what is whose */
-	struct vhost_queue queues[VHOST_MAX_QUEUES];
+	struct vhost_queue queues[VHOST_MAX_RINGS];
 
-	/* main thread only; a bit per queue */
-	uint64_t busy;     /* not stopped */
-	uint64_t waiting;  /* of these: not started yet, for requests of the session before */
-	uint64_t stopping; /* of these: told to stop */
+	/* main thread only */
+	vhost_queue_set busy;    /* not stopped */
+	vhost_queue_set waiting; /* of these: not started yet, for requests of the session before */
+	vhost_queue_set stopping;   /* of these: told to stop */
 	struct vhost_drain *drains; /* who waits for queues to stop */
 	bool attached;
 	bool released;
@@ -92,8 +93,6 @@ struct vhost_session {
 	/* to the main thread */
 	struct thread_msg release_msg;
 };
-
-_Static_assert(VHOST_MAX_QUEUES <= 64, "masks of queues are 64 bits wide");
 
 /*
  * ---- vhost-events thread ----

@@ -175,7 +175,7 @@ test_config(void **state)
 
 	(void)state;
 	assert_int_equal(client_get_config(client, 0, sizeof(config), &config), 0);
-	assert_true(config.num_queues >= 62);
+	assert_true(config.num_queues == 64);
 	assert_int_equal(config.seg_max, 126);
 	assert_int_equal(config.event_info_size, 16);
 	assert_int_equal(config.sense_size, 96);
@@ -318,6 +318,30 @@ test_flood(void **state)
 
 /* ---- sessions ---- */
 
+/* As many queues of requests as there can be: also the last one serves, stops, and goes on. */
+static void
+test_64_queues(void **state)
+{
+	struct client_options options = {
+		.queues = CLIENT_SCSI_REQUESTS + 64, .queue_size = 16, .indirect_max = 34};
+
+	(void)state;
+	scsi_guest_end(&rig_guest);
+	assert_int_equal(scsi_guest_try_start(&rig_guest, "scsi", &options), 0);
+	assert_int_equal(rig_guest.device.max_queues, CLIENT_SCSI_REQUESTS + 64);
+	scsi_guest_make_ready(&rig_guest, 0, 0);
+	for (unsigned int round = 0; round < 3; round++) {
+		for (unsigned int i = 0; i < 64; i++)
+			scsi_guest_round_trip(&rig_guest, i, 0, 0, i * 8, 8, i + round);
+		if (round == 0) {
+			assert_int_equal(client_device_stop(&rig_guest.device), 0);
+			assert_int_equal(client_device_start(&rig_guest.device), 0);
+		} else {
+			assert_int_equal(client_device_reconnect(&rig_guest.device), 0);
+		}
+	}
+}
+
 /* A driver that begins finds a power-on; one that goes on does not. */
 static void
 test_beginnings(void **state)
@@ -348,7 +372,7 @@ main(void)
 		SCSI_RIG_TEST(test_addresses),        SCSI_RIG_TEST(test_config),
 		SCSI_RIG_TEST(test_config_refused),   SCSI_RIG_TEST(test_functions),
 		SCSI_RIG_TEST(test_notifications),    SCSI_RIG_TEST(test_flood),
-		SCSI_RIG_TEST(test_beginnings),
+		SCSI_RIG_TEST(test_64_queues),        SCSI_RIG_TEST(test_beginnings),
 	};
 	const struct CMUnitTest end[] = {cmocka_unit_test(scsi_rig_test_end)};
 	int failed = 0;
