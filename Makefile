@@ -150,7 +150,7 @@ $(INTEGRATION_BINS): $(BUILD)/integration/%: $(BUILD)/obj/tests/integration/%.o 
 	$(call link,$(call ldflags_of,tests/integration/$*.c) -lcmocka $(LIBS))
 $(BUILD)/unit/test_scsi_conformance: $(BUILD)/preload/sg_socket.so
 # No sanitizers: the programs have none.
-$(PRELOADS): $(BUILD)/preload/%.so: tests/preload/%.c tests/preload/%.h
+$(PRELOADS): $(BUILD)/preload/%.so: tests/preload/%.c $(wildcard tests/preload/*.h)
 	@printf '  %-5s %s\n' LINK $@
 	@mkdir -p $(@D)
 	$(Q)$(CC) -D_GNU_SOURCE $(CSTD) $(WARNINGS) $(OPTIMISE) -g -fPIC -shared $< -o $@

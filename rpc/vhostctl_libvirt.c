@@ -175,7 +175,7 @@ list(const struct vhostctl_opts *opts, const struct libvirt_args *args, struct e
 		ctl_print_result(&schema, rows);
 	json_decref(rows);
 	json_decref(disks);
-	virConnectClose(connection);
+	LIBVIRT_ASK(virConnectClose(connection));
 	json_decref(ctrlrs);
 	return STATUS_OK;
 }
@@ -340,6 +340,7 @@ run_verb(const struct verb *verb, const struct vhostctl_opts *opts, char **words
 		return err_set(err, STATUS_USAGE, "usage: vhostctl %s", verb->usage);
 	if (!queues_are_right(args.queues))
 		return err_set(err, STATUS_USAGE, "--queues must be 1 to %d", VHOST_MAX_QUEUES);
+	libvirt_limit(opts, "");
 	return verb->run(opts, &args, err);
 }
 

@@ -23,6 +23,26 @@ struct libvirt_args {
 	bool persistent;
 };
 
+/* ---- waiting for libvirt (vhostctl_libvirt_domain.c) ---- */
+
+/*
+ * From now on each call has --timeout to be answered. Nothing makes libvirt return from one that is
+ * not, so vhostctl ends there: with the status STATUS_FAILED, and a message that `consequence` is
+ * the end of ("" or "; ...").
+ */
+void libvirt_limit(const struct vhostctl_opts *opts, const char *consequence);
+void libvirt_begin_call(void);
+void libvirt_end_call(void);
+
+/* What may ask libvirtd is called through this. */
+#define LIBVIRT_ASK(call)                                                                          \
+	({                                                                                         \
+		libvirt_begin_call();                                                              \
+		__typeof__(call) answer_ = (call);                                                 \
+		libvirt_end_call();                                                                \
+		answer_;                                                                           \
+	})
+
 /* ---- XML (vhostctl_libvirt_xml.c); new strings and references, NULL: no memory ---- */
 
 #define LIBVIRT_MEMORY                                                                             \

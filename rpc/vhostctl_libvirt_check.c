@@ -467,7 +467,7 @@ libvirt_check(const struct vhostctl_opts *opts, const struct libvirt_args *args,
 	char *capabilities = NULL;
 
 	if (status == STATUS_OK) {
-		capabilities = virConnectGetCapabilities(context.domain.connection);
+		capabilities = LIBVIRT_ASK(virConnectGetCapabilities(context.domain.connection));
 		context.capabilities = capabilities != NULL ? libvirt_parse(capabilities) : NULL;
 		context.state =
 			context.domain.live != NULL ? context.domain.live : context.domain.config;

@@ -1,14 +1,61 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Domains and their disks, through libvirt's API. */
 #include <libvirt/virterror.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "vhostctl_libvirt.h"
 
 #define POLL_MS           100
 #define RECONNECT_VERSION 9001000 /* libvirt 9.1.0 */
+
+/* ---- waiting for libvirt ---- */
+
+static struct {
+	unsigned int seconds;
+	char message[ERRMSG_MAX]; /* when they are over */
+} limit;
+
+/* On any thread: libvirt has some. */
+static void
+give_up(int number)
+{
+	(void)number;
+	(void)!write(STDERR_FILENO, limit.message, strlen(limit.message));
+	_exit(STATUS_FAILED);
+}
+
+void
+libvirt_limit(const struct vhostctl_opts *opts, const char *consequence)
+{
+	const struct sigaction action = {.sa_handler = give_up};
+	sigset_t alarms;
+
+	limit.seconds = (unsigned int)opts->timeout_s;
+	snprintf(limit.message, sizeof(limit.message),
+		 "vhostctl: libvirt: no answer within %u s%s\n", limit.seconds, consequence);
+	sigemptyset(&alarms);
+	sigaddset(&alarms, SIGALRM);
+	sigaction(SIGALRM, &action, NULL);
+	sigprocmask(SIG_UNBLOCK, &alarms, NULL);
+}
+
+void
+libvirt_begin_call(void)
+{
+	alarm(limit.seconds);
+}
+
+void
+libvirt_end_call(void)
+{
+	alarm(0);
+}
+
+/* ---- domains ---- */
 
 /* libvirt would print its errors by itself. */
 static void
@@ -22,7 +69,7 @@ enum vhostctl_status
 libvirt_connect(const struct libvirt_args *args, virConnectPtr *connection, struct errmsg *err)
 {
 	virSetErrorFunc(NULL, be_quiet);
-	*connection = virConnectOpen(args->connect);
+	*connection = LIBVIRT_ASK(virConnectOpen(args->connect));
 	if (*connection == NULL)
 		return err_set(err, STATUS_FAILED,
 			       "libvirt: %s (does libvirtd run? --connect or "
@@ -35,24 +82,35 @@ libvirt_connect(const struct libvirt_args *args, virConnectPtr *connection, stru
 static xmlDoc *
 read_domain(virDomainPtr handle, unsigned int flags)
 {
-	char *text = virDomainGetXMLDesc(handle, flags);
+	char *text = LIBVIRT_ASK(virDomainGetXMLDesc(handle, flags));
 	xmlDoc *doc = text != NULL ? libvirt_parse(text) : NULL;
 
 	free(text);
 	return doc;
 }
 
+static bool
+is_active(virDomainPtr handle)
+{
+	return LIBVIRT_ASK(virDomainIsActive(handle)) == 1;
+}
+
+static bool
+is_persistent(virDomainPtr handle)
+{
+	return LIBVIRT_ASK(virDomainIsPersistent(handle)) == 1;
+}
+
 static xmlDoc *
 read_live(virDomainPtr handle)
 {
-	return virDomainIsActive(handle) == 1 ? read_domain(handle, 0) : NULL;
+	return is_active(handle) ? read_domain(handle, 0) : NULL;
 }
 
 static xmlDoc *
 read_config(virDomainPtr handle)
 {
-	return virDomainIsPersistent(handle) == 1 ? read_domain(handle, VIR_DOMAIN_XML_INACTIVE)
-						  : NULL;
+	return is_persistent(handle) ? read_domain(handle, VIR_DOMAIN_XML_INACTIVE) : NULL;
 }
 
 enum vhostctl_status
@@ -64,11 +122,12 @@ libvirt_open(const struct libvirt_args *args, struct libvirt_domain *domain, str
 	status = libvirt_connect(args, &domain->connection, err);
 	if (status != STATUS_OK)
 		return status;
-	domain->handle = virDomainLookupByName(domain->connection, args->domain);
+	domain->handle = LIBVIRT_ASK(virDomainLookupByName(domain->connection, args->domain));
 	if (domain->handle == NULL)
-		domain->handle = virDomainLookupByUUIDString(domain->connection, args->domain);
+		domain->handle =
+			LIBVIRT_ASK(virDomainLookupByUUIDString(domain->connection, args->domain));
 	if (domain->handle == NULL) {
-		char *uri = virConnectGetURI(domain->connection);
+		char *uri = LIBVIRT_ASK(virConnectGetURI(domain->connection));
 
 		status = err_set(err, STATUS_FAILED,
 				 "domain %s: libvirt (%s) has no domain of that name", args->domain,
@@ -79,8 +138,8 @@ libvirt_open(const struct libvirt_args *args, struct libvirt_domain *domain, str
 	domain->name = virDomainGetName(domain->handle);
 	domain->live = read_live(domain->handle);
 	domain->config = read_config(domain->handle);
-	if ((virDomainIsActive(domain->handle) == 1 && domain->live == NULL) ||
-	    (virDomainIsPersistent(domain->handle) == 1 && domain->config == NULL))
+	if ((domain->live == NULL && is_active(domain->handle)) ||
+	    (domain->config == NULL && is_persistent(domain->handle)))
 		return err_set(err, STATUS_FAILED, "domain %s: what libvirt says of it is not XML",
 			       domain->name);
 	if (domain->live == NULL && domain->config == NULL)
@@ -97,7 +156,7 @@ libvirt_close(struct libvirt_domain *domain)
 	if (domain->handle != NULL)
 		virDomainFree(domain->handle);
 	if (domain->connection != NULL)
-		virConnectClose(domain->connection);
+		LIBVIRT_ASK(virConnectClose(domain->connection));
 }
 
 /* ---- who has what ---- */
@@ -132,7 +191,7 @@ libvirt_all_disks(virConnectPtr connection)
 {
 	json_t *all = json_array();
 	virDomainPtr *domains = NULL;
-	int count = virConnectListAllDomains(connection, &domains, 0);
+	int count = LIBVIRT_ASK(virConnectListAllDomains(connection, &domains, 0));
 
 	for (int i = 0; i < count; i++) {
 		xmlDoc *live = read_live(domains[i]);
@@ -246,7 +305,8 @@ libvirt_forgets_reconnect(virConnectPtr connection)
 {
 	unsigned long version;
 
-	return virConnectGetLibVersion(connection, &version) == 0 && version < RECONNECT_VERSION;
+	return LIBVIRT_ASK(virConnectGetLibVersion(connection, &version)) == 0 &&
+	       version < RECONNECT_VERSION;
 }
 
 enum vhostctl_status
@@ -279,7 +339,7 @@ libvirt_attach(const struct libvirt_args *args, const struct libvirt_domain *dom
 	if (xml == NULL)
 		return err_set(err, STATUS_FAILED, "domain %s: no name is free, or no memory",
 			       domain->name);
-	if (virDomainAttachDeviceFlags(domain->handle, xml, flags) != 0)
+	if (LIBVIRT_ASK(virDomainAttachDeviceFlags(domain->handle, xml, flags)) != 0)
 		status = err_set(err, STATUS_FAILED, "domain %s: %s", domain->name,
 				 virGetLastErrorMessage());
 	else if (domain->live != NULL && libvirt_forgets_reconnect(domain->connection))
@@ -334,7 +394,7 @@ wait_detached(const struct libvirt_domain *domain, const char *socket, long time
 static enum vhostctl_status
 detach(const struct libvirt_domain *domain, const char *xml, unsigned int flags, struct errmsg *err)
 {
-	if (virDomainDetachDeviceFlags(domain->handle, xml, flags) == 0)
+	if (LIBVIRT_ASK(virDomainDetachDeviceFlags(domain->handle, xml, flags)) == 0)
 		return STATUS_OK;
 	return err_set(err, STATUS_FAILED, "domain %s: %s", domain->name, virGetLastErrorMessage());
 }

@@ -246,6 +246,8 @@ remove_ctrlr(struct disk *disk, struct errmsg *err)
 static enum vhostctl_status
 attach(struct disk *disk, struct errmsg *err)
 {
+	/* Nobody knows then whether the domain has the disk, or gets it yet. */
+	libvirt_limit(disk->opts, "; everything may be left behind");
 	return libvirt_attach(disk->args, &disk->domain, disk->ctrlr, disk->domain.config != NULL,
 			      &disk->target, err);
 }
@@ -305,17 +307,16 @@ roll_back(struct disk *disk, int last, struct errmsg *err)
 /* ---- all of it ---- */
 
 /*
- * Signals that would end us wait from now on: each step is done or undone. An answer that does not
- * come holds them up for --timeout.
+ * What ends us, and waits once there is something to take back: each step is done or undone. An
+ * answer that does not come holds it up for --timeout.
  */
 static void
-block_signals(sigset_t *signals)
+fill_signals(sigset_t *signals)
 {
 	sigemptyset(signals);
 	sigaddset(signals, SIGINT);
 	sigaddset(signals, SIGTERM);
 	sigaddset(signals, SIGHUP);
-	sigprocmask(SIG_BLOCK, signals, NULL);
 }
 
 static bool
@@ -361,8 +362,10 @@ libvirt_provision(const struct vhostctl_opts *opts, const struct libvirt_args *a
 
 	if (status != STATUS_OK)
 		return status;
-	block_signals(&signals);
+	fill_signals(&signals);
 	for (int i = 0; status == STATUS_OK && i < STEP_COUNT; i++) {
+		if (steps[i].undo != NULL)
+			sigprocmask(SIG_BLOCK, &signals, NULL);
 		status = steps[i].make(&disk, err);
 		if (status == STATUS_OK && is_interrupted(&signals))
 			status = err_set(err, STATUS_FAILED, "provision: interrupted");

@@ -14,8 +14,10 @@ import pytest
 from harness import DEADLINE, ROOT, VHOSTCTL, vhostctl
 
 FAILED, USAGE = 1, 2
+TROUBLE = VHOSTCTL.parent.parent / "preload" / "libvirt_trouble.so"
 NAME = "a<b>&\"c',d"      # a controller's name that XML, QEMU's options and shells take as theirs
 SHARED = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
+PROVISION = ["provision", "--size", "1M", "--domain", "d", "--name", "n"]
 QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 
 
@@ -79,6 +81,23 @@ def fake(folder):
         last.connect(str(path))
     thread.join(DEADLINE)
     listener.close()
+
+
+@pytest.fixture
+def silent(folder):
+    """A libvirtd that takes connections and says nothing: its socket, and its URI."""
+    path = folder / "silent.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.settimeout(DEADLINE)
+        listener.bind(str(path))
+        listener.listen(8)
+        yield listener, f"qemu+unix:///system?socket={path}"
+
+
+def trouble(*calls: str) -> dict:
+    """The environment of a vhostctl whose libvirt is as tests/preload/libvirt_trouble.c says."""
+    return os.environ | {"LD_PRELOAD": str(TROUBLE), "LIBVIRT_TROUBLE": ",".join(calls),
+                         "ASAN_OPTIONS": f"{os.environ.get('ASAN_OPTIONS', '')}:verify_asan_link_order=0"}
 
 
 def serve(vhostd, name: str = "data1") -> str:
@@ -312,6 +331,42 @@ def test_provision_interrupted(shared, libvirt, folder):
     assert shared.rpc("bdev_get_bdevs") == [] and not list(folder.glob("*.img"))
 
 
+# ---- a libvirt that does not answer ----
+
+@pytest.mark.parametrize("args", [
+    ["libvirt", "list"], ["libvirt", "check", "one"], ["libvirt", "attach", "one", "data1"],
+    ["libvirt", "detach", "one", "/run/c"], [*PROVISION, "--dir", "{folder}"]])
+def test_silent_libvirt(shared, silent, folder, args):
+    serve(shared)
+    args = [arg.replace("{folder}", str(folder)) for arg in args]
+    done = vhostctl("-s", str(shared.socket), "--timeout", "1", *args, "--connect", silent[1], status=FAILED)
+    assert done.stderr == "vhostctl: libvirt: no answer within 1 s\n"
+    assert not list(folder.glob("*.img"))
+
+
+def test_provision_is_interrupted_before_it_makes_anything(shared, silent, folder):
+    listener, uri = silent
+    process = subprocess.Popen([VHOSTCTL, "-s", shared.socket, *PROVISION, "--dir", folder, "--connect", uri])
+    try:
+        connection, _ = listener.accept()
+        with connection:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(DEADLINE) == -signal.SIGINT
+    finally:
+        process.kill()
+        process.wait()
+    assert not list(folder.glob("*.img"))
+
+
+def test_provision_says_what_is_left_by_libvirt(shared, libvirt, folder):
+    """Nothing may be taken back that the domain may get yet."""
+    done = vhostctl("-s", str(shared.socket), "--timeout", "1", *PROVISION, "--dir", str(folder), "--connect",
+                    libvirt(domain("d")), env=trouble("attach-hangs"), status=FAILED)
+    assert done.stderr == "vhostctl: libvirt: no answer within 1 s; everything may be left behind\n"
+    assert (folder / "n.img").exists()
+    assert shared.rpc("vhost_get_controllers")[0]["ctrlr"] == "n"
+
+
 # ---- daemons of other versions ----
 
 @pytest.mark.parametrize("ctrlrs", [
@@ -344,9 +399,6 @@ def test_check_says_versions(fake, libvirt, version):
 
 
 # ---- arguments ----
-
-PROVISION = ["provision", "--size", "1M", "--domain", "d", "--name", "n"]
-
 
 @pytest.mark.parametrize("args", [
     ["libvirt"], ["libvirt", "reboot"], ["libvirt", "xml"], ["libvirt", "xml", "a", "b"],
