@@ -147,6 +147,7 @@ add_rows(json_t *rows, json_t *ctrlr, json_t *disks)
 						"domain", "state", "target", "socket", socket));
 }
 
+/* Also when it fails: what could be seen. */
 static enum vhostctl_status
 list(const struct vhostctl_opts *opts, const struct libvirt_args *args, struct errmsg *err)
 {
@@ -163,7 +164,7 @@ list(const struct vhostctl_opts *opts, const struct libvirt_args *args, struct e
 		json_decref(ctrlrs);
 		return status;
 	}
-	disks = libvirt_all_disks(connection);
+	status = libvirt_all_disks(connection, &disks, err);
 	rows = json_array();
 	json_array_foreach (ctrlrs, i, ctrlr) {
 		if (libvirt_socket_of(ctrlr) != NULL)
@@ -177,7 +178,7 @@ list(const struct vhostctl_opts *opts, const struct libvirt_args *args, struct e
 	json_decref(disks);
 	LIBVIRT_ASK(virConnectClose(connection));
 	json_decref(ctrlrs);
-	return STATUS_OK;
+	return status;
 }
 
 /* ---- arguments ---- */

@@ -90,8 +90,12 @@ enum vhostctl_status libvirt_connect(const struct libvirt_args *args, virConnect
 enum vhostctl_status libvirt_open(const struct libvirt_args *args, struct libvirt_domain *domain,
 				  struct errmsg *err);
 void libvirt_close(struct libvirt_domain *domain);
-/* New array of what libvirt_disks() says of all domains, and {domain, running} of each. */
-json_t *libvirt_all_disks(virConnectPtr connection);
+/*
+ * Sets *disks to a new array of what libvirt_disks() says of all domains, and {domain, running} of
+ * each. Where it fails, that is what could be seen.
+ */
+enum vhostctl_status libvirt_all_disks(virConnectPtr connection, json_t **disks,
+				       struct errmsg *err);
 
 /* Sets *ctrlr to what vhost_get_controllers says of that one (a new reference). */
 enum vhostctl_status libvirt_find_ctrlr(const struct vhostctl_opts *opts, const char *name,

@@ -25,6 +25,7 @@ struct context {
 	xmlDoc *state;        /* the live one, or the definition; the domain's */
 	xmlDoc *capabilities; /* NULL: unknown */
 	json_t *all_disks;
+	struct errmsg unseen; /* empty, or why all_disks is not of all domains */
 	json_t *findings;
 };
 
@@ -339,6 +340,9 @@ check_others(struct context *context, const char *name, const char *socket)
 	json_t *disk;
 	size_t i;
 
+	if (context->unseen.text[0] != '\0')
+		tell(context, "use", NOTE, "%s: whether another domain has it cannot be seen: %s",
+		     name, context->unseen.text);
 	json_array_foreach (context->all_disks, i, disk) {
 		const char *domain = json_string_value(json_object_get(disk, "domain"));
 
@@ -471,7 +475,7 @@ libvirt_check(const struct vhostctl_opts *opts, const struct libvirt_args *args,
 		context.capabilities = capabilities != NULL ? libvirt_parse(capabilities) : NULL;
 		context.state =
 			context.domain.live != NULL ? context.domain.live : context.domain.config;
-		context.all_disks = libvirt_all_disks(context.domain.connection);
+		libvirt_all_disks(context.domain.connection, &context.all_disks, &context.unseen);
 		context.findings = json_array();
 		check_version(&context);
 		check_domain(&context);

@@ -107,10 +107,16 @@ read_live(virDomainPtr handle)
 	return is_active(handle) ? read_domain(handle, 0) : NULL;
 }
 
-static xmlDoc *
-read_config(virDomainPtr handle)
+/* Sets each to NULL where there is no such state, also of a domain that is gone by now. */
+static enum vhostctl_status
+read_states(virDomainPtr handle, xmlDoc **live, xmlDoc **config, struct errmsg *err)
 {
-	return is_persistent(handle) ? read_domain(handle, VIR_DOMAIN_XML_INACTIVE) : NULL;
+	*live = read_live(handle);
+	*config = is_persistent(handle) ? read_domain(handle, VIR_DOMAIN_XML_INACTIVE) : NULL;
+	if ((*live == NULL && is_active(handle)) || (*config == NULL && is_persistent(handle)))
+		return err_set(err, STATUS_FAILED, "domain %s: what libvirt says of it is not XML",
+			       virDomainGetName(handle));
+	return STATUS_OK;
 }
 
 enum vhostctl_status
@@ -136,16 +142,11 @@ libvirt_open(const struct libvirt_args *args, struct libvirt_domain *domain, str
 		return status;
 	}
 	domain->name = virDomainGetName(domain->handle);
-	domain->live = read_live(domain->handle);
-	domain->config = read_config(domain->handle);
-	if ((domain->live == NULL && is_active(domain->handle)) ||
-	    (domain->config == NULL && is_persistent(domain->handle)))
-		return err_set(err, STATUS_FAILED, "domain %s: what libvirt says of it is not XML",
-			       domain->name);
-	if (domain->live == NULL && domain->config == NULL)
-		return err_set(err, STATUS_FAILED, "domain %s: %s", domain->name,
-			       virGetLastErrorMessage());
-	return STATUS_OK;
+	status = read_states(domain->handle, &domain->live, &domain->config, err);
+	if (status == STATUS_OK && domain->live == NULL && domain->config == NULL)
+		status = err_set(err, STATUS_FAILED, "domain %s: %s", domain->name,
+				 virGetLastErrorMessage());
+	return status;
 }
 
 void
@@ -186,26 +187,30 @@ add_disks(json_t *all, size_t first, const char *name, xmlDoc *state, bool runni
 	json_decref(disks);
 }
 
-json_t *
-libvirt_all_disks(virConnectPtr connection)
+enum vhostctl_status
+libvirt_all_disks(virConnectPtr connection, json_t **disks, struct errmsg *err)
 {
-	json_t *all = json_array();
+	enum vhostctl_status status = STATUS_OK;
 	virDomainPtr *domains = NULL;
 	int count = LIBVIRT_ASK(virConnectListAllDomains(connection, &domains, 0));
 
+	*disks = json_array();
+	if (count < 0)
+		status = err_set(err, STATUS_FAILED, "libvirt: %s", virGetLastErrorMessage());
 	for (int i = 0; i < count; i++) {
-		xmlDoc *live = read_live(domains[i]);
-		xmlDoc *config = read_config(domains[i]);
-		size_t first = json_array_size(all);
+		size_t first = json_array_size(*disks);
+		xmlDoc *live, *config;
 
-		add_disks(all, first, virDomainGetName(domains[i]), live, true);
-		add_disks(all, first, virDomainGetName(domains[i]), config, false);
+		if (read_states(domains[i], &live, &config, err) != STATUS_OK)
+			status = STATUS_FAILED;
+		add_disks(*disks, first, virDomainGetName(domains[i]), live, true);
+		add_disks(*disks, first, virDomainGetName(domains[i]), config, false);
 		xmlFreeDoc(live);
 		xmlFreeDoc(config);
 		virDomainFree(domains[i]);
 	}
 	free(domains);
-	return all;
+	return status;
 }
 
 enum vhostctl_status
@@ -263,16 +268,17 @@ libvirt_can_keep(const char *socket)
 static enum vhostctl_status
 check_unused(const struct libvirt_domain *domain, json_t *ctrlr, struct errmsg *err)
 {
-	json_t *all = libvirt_all_disks(domain->connection);
+	json_t *all;
+	enum vhostctl_status status = libvirt_all_disks(domain->connection, &all, err);
 	json_t *user = libvirt_disk_on(all, libvirt_socket_of(ctrlr));
-	enum vhostctl_status status = STATUS_OK;
 
 	if (user != NULL)
 		status = err_set(err, STATUS_FAILED, "vhost %s: domain %s has it already, as %s",
 				 ctrlr_name(ctrlr),
 				 json_string_value(json_object_get(user, "domain")),
 				 json_string_value(json_object_get(user, "target")));
-	else if (domain->live != NULL && json_array_size(json_object_get(ctrlr, "sessions")) > 0)
+	else if (status == STATUS_OK && domain->live != NULL &&
+		 json_array_size(json_object_get(ctrlr, "sessions")) > 0)
 		status = err_set(err, STATUS_FAILED,
 				 "vhost %s: a front-end that libvirt does not know is connected",
 				 ctrlr_name(ctrlr));

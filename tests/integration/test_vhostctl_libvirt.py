@@ -331,6 +331,32 @@ def test_provision_interrupted(shared, libvirt, folder):
     assert shared.rpc("bdev_get_bdevs") == [] and not list(folder.glob("*.img"))
 
 
+# ---- domains that cannot be seen ----
+
+def check_unseen(shared, uri: str, env: dict, text: str) -> None:
+    """list and attach fail, check says it."""
+    serve(shared)
+
+    def ctl(*args: str, status: int):
+        return vhostctl("-s", str(shared.socket), "libvirt", *args, "--connect", uri, env=env, status=status)
+
+    done = ctl("list", status=FAILED)
+    assert text in done.stderr and "data1" in done.stdout
+    assert text in ctl("attach", "one", "data1", status=FAILED).stderr
+    found = json.loads(ctl("check", "one", "data1", "--json", status=0).stdout)
+    assert [text in note["detail"] for note in found if (note["check"], note["result"]) == ("use", "note")] == [True]
+
+
+def test_list_of_domains_fails(shared, libvirt):
+    check_unseen(shared, libvirt(domain("one")), trouble("attach", "list-fails"), "libvirt: ")
+
+
+def test_domain_that_is_not_xml(shared, libvirt):
+    """As libvirt 9.0's is with a '<' in a socket's path."""
+    check_unseen(shared, libvirt(domain("one"), domain("two")), trouble("attach", "not-xml"),
+                 "domain two: what libvirt says of it is not XML")
+
+
 # ---- a libvirt that does not answer ----
 
 @pytest.mark.parametrize("args", [

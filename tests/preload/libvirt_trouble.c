@@ -5,6 +5,7 @@
  *   attach, detach  succeed, and do nothing
  *   attach-hangs    gives no answer
  *   list-fails
+ *   not-xml         is what it says of a domain called "two"
  */
 #include <dlfcn.h>
 #include <libvirt/libvirt.h>
@@ -44,6 +45,16 @@ virDomainDetachDeviceFlags(virDomainPtr domain, const char *xml, unsigned int fl
 	int (*next)(virDomainPtr, const char *, unsigned int) = dlsym(RTLD_NEXT, __func__);
 
 	return is_asked_for("detach") ? 0 : next(domain, xml, flags);
+}
+
+char *
+virDomainGetXMLDesc(virDomainPtr domain, unsigned int flags)
+{
+	char *(*next)(virDomainPtr, unsigned int) = dlsym(RTLD_NEXT, __func__);
+
+	if (is_asked_for("not-xml") && strcmp(virDomainGetName(domain), "two") == 0)
+		return strdup("<domain");
+	return next(domain, flags);
 }
 
 int
