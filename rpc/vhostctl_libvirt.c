@@ -9,6 +9,14 @@
 
 #define DEFAULT_TARGET "vdb"
 
+/* Takes object. */
+static void
+print_object(json_t *object)
+{
+	ctl_print_json(object);
+	json_decref(object);
+}
+
 /* ---- xml ---- */
 
 /* Explains, in comments: what is printed is one XML document, as virsh attach-device takes it. */
@@ -58,11 +66,8 @@ print_xml(const struct vhostctl_opts *opts, const struct libvirt_args *args, str
 	if (xml == NULL)
 		return err_set(err, STATUS_FAILED, "xml: no memory");
 	if (opts->json) {
-		json_t *object = json_pack("{s:s, s:s}", is_scsi ? "domain" : "disk", xml,
-					   "memoryBacking", LIBVIRT_MEMORY);
-
-		ctl_print_json(object);
-		json_decref(object);
+		print_object(json_pack("{s:s, s:s}", is_scsi ? "domain" : "disk", xml,
+				       "memoryBacking", LIBVIRT_MEMORY));
 	} else {
 		printf("%s%s\n", is_scsi ? scsi_explanation : disk_explanation, xml);
 	}
@@ -71,6 +76,19 @@ print_xml(const struct vhostctl_opts *opts, const struct libvirt_args *args, str
 }
 
 /* ---- attach, detach ---- */
+
+static void
+print_attached(const struct vhostctl_opts *opts, const struct libvirt_domain *domain,
+	       const char *ctrlr, const char *socket, const char *target)
+{
+	if (opts->json)
+		print_object(json_pack("{s:s, s:s, s:s, s:s, s:s}", "domain", domain->name, "ctrlr",
+				       ctrlr, "target", target, "socket", socket, "state",
+				       domain->live != NULL ? "running" : "off"));
+	else
+		printf("%s has %s as %s%s\n", domain->name, ctrlr, target,
+		       domain->live == NULL ? " from its next start on" : "");
+}
 
 static enum vhostctl_status
 attach(const struct vhostctl_opts *opts, const struct libvirt_args *args, struct errmsg *err)
@@ -86,8 +104,7 @@ attach(const struct vhostctl_opts *opts, const struct libvirt_args *args, struct
 	if (status == STATUS_OK)
 		status = libvirt_attach(args, &domain, ctrlr, args->persistent, &target, err);
 	if (status == STATUS_OK)
-		printf("%s has %s as %s%s\n", domain.name, args->ctrlr, target,
-		       domain.live == NULL ? " from its next start on" : "");
+		print_attached(opts, &domain, args->ctrlr, libvirt_socket_of(ctrlr), target);
 	free(target);
 	libvirt_close(&domain);
 	json_decref(ctrlr);
@@ -98,19 +115,24 @@ attach(const struct vhostctl_opts *opts, const struct libvirt_args *args, struct
 static enum vhostctl_status
 detach(const struct vhostctl_opts *opts, const struct libvirt_args *args, struct errmsg *err)
 {
-	const char *socket = strchr(args->ctrlr, '/') != NULL ? args->ctrlr : NULL;
+	bool is_socket = strchr(args->ctrlr, '/') != NULL;
+	const char *socket = args->ctrlr;
 	struct libvirt_domain domain = {0};
 	enum vhostctl_status status = STATUS_OK;
 	json_t *ctrlr = NULL;
 
-	if (socket == NULL)
+	if (!is_socket)
 		status = libvirt_find_ctrlr(opts, args->ctrlr, &ctrlr, err);
+	if (!is_socket && status == STATUS_OK)
+		socket = libvirt_socket_of(ctrlr);
 	if (status == STATUS_OK)
 		status = libvirt_open(args, &domain, err);
 	if (status == STATUS_OK)
-		status = libvirt_detach(&domain, socket != NULL ? socket : libvirt_socket_of(ctrlr),
-					opts->timeout_s, err);
-	if (status == STATUS_OK)
+		status = libvirt_detach(&domain, socket, opts->timeout_s, err);
+	if (status == STATUS_OK && opts->json)
+		print_object(json_pack("{s:s, s:s?, s:s}", "domain", domain.name, "ctrlr",
+				       is_socket ? NULL : args->ctrlr, "socket", socket));
+	else if (status == STATUS_OK)
 		printf("%s has %s no more\n", domain.name, args->ctrlr);
 	libvirt_close(&domain);
 	json_decref(ctrlr);

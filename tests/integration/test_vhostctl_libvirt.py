@@ -256,6 +256,27 @@ def test_paths_that_libvirt_does_not_escape(shared, libvirt):
         assert "another name" in shared.ctl("libvirt", "xml", name).stderr
 
 
+@pytest.mark.parametrize("running", [True, False])
+def test_attach_and_detach(shared, libvirt, running):
+    path = serve(shared)
+    uri = libvirt(domain("one", running=running), domain("two", disk(path), running=False))
+    env = trouble("attach", "detach")
+
+    def ctl(*args: str) -> str:
+        return vhostctl("-s", str(shared.socket), *args, "--connect", uri, env=env).stdout
+
+    attach = ["libvirt", "attach", "one", "other", "--persistent"]
+    other = serve(shared, "other")
+    assert ctl(*attach) == f"one has other as vda{'' if running else ' from its next start on'}\n"
+    assert json.loads(ctl(*attach, "--json")) == {
+        "domain": "one", "ctrlr": "other", "target": "vda", "socket": other, "state": "running" if running else "off"}
+    assert ctl("libvirt", "detach", "two", "data1") == "two has data1 no more\n"
+    assert json.loads(ctl("--json", "libvirt", "detach", "two", "data1")) == {
+        "domain": "two", "ctrlr": "data1", "socket": path}
+    assert json.loads(ctl("libvirt", "detach", "two", path, "--json")) == {
+        "domain": "two", "ctrlr": None, "socket": path}
+
+
 @pytest.mark.parametrize("uri", ["nonsense://",
                                  "qemu+unix:///system?socket=/nonexistent/libvirt-sock"])
 def test_no_libvirt(shared, folder, uri):
