@@ -128,6 +128,20 @@ fill_file(const struct disk *disk, int fd)
 	return ftruncate(fd, disk->size) == 0 && fsync(fd) == 0 ? 0 : -errno;
 }
 
+/* The daemon's state is about to name the file: after a power cut it must be there. */
+static int
+sync_folder(const char *folder)
+{
+	int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int rc;
+
+	if (fd < 0)
+		return -errno;
+	rc = fsync(fd) == 0 ? 0 : -errno;
+	close(fd);
+	return rc;
+}
+
 static enum vhostctl_status
 make_file(struct disk *disk, struct errmsg *err)
 {
@@ -150,6 +164,8 @@ make_file(struct disk *disk, struct errmsg *err)
 	disk->file = file;
 	rc = fill_file(disk, fd);
 	close(fd);
+	if (rc == 0)
+		rc = sync_folder(folder);
 	if (rc != 0)
 		return err_set(err, STATUS_FAILED, "%s: %s", file, strerror(-rc));
 	return STATUS_OK;
