@@ -34,7 +34,7 @@ make_bool(const char *text)
 	return NULL;
 }
 
-/* "a,b,c" */
+/* "a,b,c". NULL: one of them is not UTF-8. */
 static json_t *
 make_strings(const char *text)
 {
@@ -43,7 +43,10 @@ make_strings(const char *text)
 	for (;;) {
 		size_t len = strcspn(text, ",");
 
-		json_array_append_new(strings, json_stringn(text, len));
+		if (json_array_append_new(strings, json_stringn(text, len)) != 0) {
+			json_decref(strings);
+			return NULL;
+		}
 		if (text[len] == '\0')
 			return strings;
 		text += len + 1;
@@ -71,7 +74,7 @@ static const struct {
 	[RPC_BOOL] = {make_bool, "true or false"},
 	[RPC_INT] = {make_int, "an integer"},
 	[RPC_CPUMASK] = {json_string, "a CPU mask"},
-	[RPC_STRINGS] = {make_strings, "names with commas between them"},
+	[RPC_STRINGS] = {make_strings, "names in UTF-8 with commas between them"},
 	[RPC_NAMES] = {make_names, "a name, or names with commas between them"},
 	[RPC_JSON] = {make_json, "JSON"},
 };

@@ -96,6 +96,7 @@ def test_documentation_is_up_to_date():
     ["vhost_create_blk_controller", "--ctrlr", "c", "--dev_name", "d", "--cpumask", "zz"],
     ["vhost_create_blk_controller", "--ctrlr", "c", "--dev_name", "d", "--readonly", "maybe"],
     ["bdev_null_delete", "--name", b"\xff\xfe".decode("utf-8", "surrogateescape")],
+    ["bdev_get_iostat", "--names", b"a,\xff".decode("utf-8", "surrogateescape")],
     ["load-config"], ["save-config", "-o"], ["save-config", "now"], ["call"],
     ["call", "rpc_get_methods", "{"]])
 def test_usage_errors(args):
