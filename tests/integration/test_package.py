@@ -278,14 +278,16 @@ def remove(machine):
 
 
 def purge(machine):
-    """Images that are kept beside the state stay."""
-    image = machine.root / "var/lib/vhostd/data.img"
-    image.write_bytes(b"data")
+    """Images that are kept beside the state stay, and copies of it."""
+    folder = machine.root / "var/lib/vhostd"
+    kept = {"data.img", "state.json.old"}
+    for name in kept | {"state.json.damaged-1", "state.json.tmp"}:
+        (folder / name).write_bytes(b"data")
     machine.run("dpkg", "--purge", "vhostd")
-    assert image.read_bytes() == b"data"
-    assert os.listdir(image.parent) == ["data.img"]
-    image.unlink()
-    image.parent.rmdir()
+    assert set(os.listdir(folder)) == kept
+    for name in kept:
+        (folder / name).unlink()
+    folder.rmdir()
 
 
 def accounts(machine):
