@@ -280,7 +280,7 @@ main(int argc, char **argv)
 	if (status == STATUS_OK && !done)
 		status = run(&opts, args, &err);
 	if (status != STATUS_OK)
-		fprintf(stderr, "vhostctl: %s\n", err.text);
+		fprintf(stderr, "vhostctl: %s\n", ctl_make_printable(err.text));
 	if (status == STATUS_USAGE)
 		print_usage_of(args[0]);
 	free(socket);

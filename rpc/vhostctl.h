@@ -70,6 +70,12 @@ const struct rpc_schema *ctl_find_schema(const char *name);
 /* Whether two names are the same but for '-' and '_'. */
 bool ctl_same_name(const char *a, const char *b);
 
+/*
+ * What a device, a guest or the daemon named must not move the cursor: control characters (C0, DEL,
+ * C1), and what is not UTF-8, become '?', in place. Returns text, which may be NULL.
+ */
+char *ctl_make_printable(char *text);
+
 /* Prints an answer for people: a table where schema (may be NULL) names columns. */
 void ctl_print_result(const struct rpc_schema *schema, json_t *result);
 void ctl_print_json(json_t *value);

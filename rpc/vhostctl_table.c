@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "utf8.h"
 #include "vhostctl.h"
 
 #define COLUMNS_MAX    16
@@ -22,14 +23,25 @@ ctl_print_json(json_t *value)
 	putchar('\n');
 }
 
-/* What a device or a guest named must not move the cursor. */
-static char *
-printable(char *text)
+char *
+ctl_make_printable(char *text)
 {
-	for (char *c = text; c != NULL && *c != '\0'; c++) {
-		if ((unsigned char)*c < ' ' || *c == 0x7f)
-			*c = '?';
+	const char *in = text;
+	char *out = text;
+
+	while (text != NULL && *in != '\0') {
+		size_t len = utf8_length(in);
+		bool is_c1 =
+			len == 2 && (unsigned char)in[0] == 0xc2 && (unsigned char)in[1] < 0xa0;
+
+		if (len == 0 || is_c1 || (unsigned char)*in < ' ' || *in == 0x7f)
+			*out++ = '?';
+		else
+			out = (char *)memmove(out, in, len) + len;
+		in += len > 0 ? len : 1;
 	}
+	if (text != NULL)
+		*out = '\0';
 	return text;
 }
 
@@ -81,11 +93,11 @@ format_value(json_t *value)
 	if (json_is_boolean(value))
 		return strdup(json_is_true(value) ? "yes" : "no");
 	if (json_is_string(value))
-		return printable(
+		return ctl_make_printable(
 			strdup(*json_string_value(value) ? json_string_value(value) : "-"));
 	if (json_is_array(value))
 		return format_array(value);
-	return printable(json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY));
+	return ctl_make_printable(json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY));
 }
 
 /*

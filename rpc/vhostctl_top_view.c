@@ -57,10 +57,7 @@ struct line {
 	size_t width; /* characters */
 };
 
-/*
- * Adds text in a field of width characters, cut or filled up. UTF-8; what would move the cursor is
- * a '?'.
- */
+/* Adds text in a field of width characters, cut or filled up. UTF-8. */
 static void
 add_field(struct line *line, const char *text, size_t width, bool to_the_right)
 {
@@ -77,11 +74,8 @@ add_field(struct line *line, const char *text, size_t width, bool to_the_right)
 		return;
 	for (size_t i = chars; i < width && to_the_right; i++)
 		line->text[line->len++] = ' ';
-	for (size_t i = 0; i < bytes; i++) {
-		bool moves = (unsigned char)text[i] < ' ' || text[i] == 0x7f;
-
-		line->text[line->len++] = moves ? '?' : text[i];
-	}
+	memcpy(line->text + line->len, text, bytes);
+	line->len += bytes;
 	for (size_t i = chars; i < width && !to_the_right; i++)
 		line->text[line->len++] = ' ';
 	line->width += width;
@@ -179,7 +173,7 @@ emit_line(const struct top_view *view, struct line *line, enum top_style style, 
 
 	if (line->width > view->width)
 		add_field(&cut, line->text, view->width, false);
-	emit(ctx, style, line->width > view->width ? cut.text : line->text);
+	emit(ctx, style, ctl_make_printable(line->width > view->width ? cut.text : line->text));
 	*line = (struct line){0};
 }
 

@@ -228,7 +228,8 @@ follow(struct trace *trace, json_t *first)
 			json_decref(answer);
 			away = false;
 		} else if (!away) {
-			fprintf(stderr, "vhostctl: %s; waiting for it to come back\n", err.text);
+			fprintf(stderr, "vhostctl: %s; waiting for it to come back\n",
+				ctl_make_printable(err.text));
 			away = true;
 		}
 	}

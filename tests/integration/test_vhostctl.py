@@ -179,6 +179,19 @@ def test_control_characters_do_not_reach_the_terminal(serve):
     assert len(done.stdout.splitlines()) == 2
 
 
+def test_c1_control_characters_do_not_reach_the_terminal(serve):
+    """Some terminals take CSI as one."""
+    answer = {"jsonrpc": "2.0", "id": 1, "result": [{"name": "a\u009b2Jb\u0080ü", "product_name": "x"}]}
+    done = vhostctl("-s", serve(json.dumps(answer).encode()), "bdev_get_bdevs")
+    assert "a?2Jb?ü " in done.stdout
+
+
+def test_control_characters_of_errors_do_not_reach_the_terminal(serve):
+    answer = {"jsonrpc": "2.0", "id": 1, "error": {"code": -1, "message": "a\x1b[2Jb\nc\u009bdü"}}
+    done = vhostctl("-s", serve(json.dumps(answer).encode()), "bdev_get_bdevs", status=FAILED)
+    assert done.stderr == "vhostctl: bdev_get_bdevs: a?[2Jb?c?dü (-1)\n"
+
+
 def test_output_that_cannot_be_written():
     with open("/dev/full", "w") as full:
         done = subprocess.run([str(VHOSTCTL), "--help"], stdout=full, stderr=subprocess.PIPE,

@@ -240,10 +240,10 @@ def test_sort_and_filter(fake, args, order):
 
 
 def test_names_that_move_the_cursor(fake):
-    fake.answers["vhost_get_controllers"] = [controller("\x1b[2J\n", "grüße" * 9)]
+    fake.answers["vhost_get_controllers"] = [controller("\x1b[2J\n\u009b", "grüße" * 9)]
     text = vhostctl("-s", str(fake.path), "top", "--once", "--interval", "0.1").stdout
     line = text.splitlines()[-1]
-    assert line.startswith("?[2J?" + " " * 16 + "grüßegrüßegrüßeg ")
+    assert line.startswith("?[2J??" + " " * 15 + "grüßegrüßegrüßeg ")
 
 
 def many_reactors(count: int):
