@@ -85,7 +85,7 @@ enum vhostctl_status
 ctl_top(const struct vhostctl_opts *opts, char **args, struct errmsg *err)
 {
 	struct top_view view = {
-		.width = TOP_LINE_MAX,
+		.width = UINT_MAX,
 		.rows = UINT_MAX,
 		.reactor_rows = UINT_MAX,
 	};

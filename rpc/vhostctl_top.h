@@ -61,7 +61,7 @@ struct top_view {
 	int sort; /* column */
 	bool reversed;
 	char filter[TOP_FILTER_MAX]; /* part of a controller's or block device's name */
-	unsigned int width;          /* columns of the terminal */
+	unsigned int width;          /* columns of the terminal; UINT_MAX: it is none */
 	unsigned int first;          /* controller to begin with */
 	unsigned int rows;           /* of controllers, at most */
 	unsigned int reactor_rows;   /* at most; others are summed up in the last one */

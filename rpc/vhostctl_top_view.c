@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* A sample as lines of text, for a terminal or a file. */
+#include <limits.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -259,12 +260,23 @@ format_other_reactors(json_t *reactors, size_t first, char *text, size_t size)
 			 100 * most);
 }
 
+static unsigned int
+table_width(void)
+{
+	unsigned int width = COLUMNS - 1;
+
+	for (int i = 0; i < COLUMNS; i++)
+		width += (unsigned int)columns[i].width;
+	return width;
+}
+
 /* As many beside one another as there is room for. */
 static void
 print_reactors(const struct top_view *view, json_t *sample, top_emit_fn emit, void *ctx)
 {
 	json_t *reactors = json_object_get(sample, "reactors");
-	unsigned int width = view->width < TOP_LINE_MAX ? view->width : TOP_LINE_MAX - 1;
+	unsigned int wanted = view->width == UINT_MAX ? table_width() : view->width;
+	unsigned int width = wanted < TOP_LINE_MAX ? wanted : TOP_LINE_MAX - 1;
 	size_t per_row = width > REACTOR_WIDTH ? width / REACTOR_WIDTH : 1;
 	size_t room = per_row * view->reactor_rows;
 	size_t count = json_array_size(reactors);

@@ -257,6 +257,7 @@ def test_every_reactor_is_in_the_table(fake, count):
     text = vhostctl("-s", str(fake.path), "top", "--once", "--interval", "0.1").stdout
     cores = [int(core) for core in re.findall(r"core (\d+) +poll", text)]
     assert cores == list(range(count))
+    assert max(map(len, text.splitlines()[1:])) <= 110      # the table's width
 
 
 # ---- a real daemon ----
