@@ -448,9 +448,7 @@ const struct check doctor_checks[] = {
 	 "a guest takes about five descriptors, and three more for each queue",
 	 "LimitNOFILE=65536 in the unit, or ulimit -n"},
 	{"kernel", look_at_kernel,
-	 "files and block devices need an io_uring of Linux 5.11; 6.1 "
-	 "and newer are tested",
-	 "a newer kernel"},
+	 "vhostd needs system calls of Linux 5.11; 6.1 and newer are tested", "a newer kernel"},
 	{"io_uring", look_at_io_uring, "without it no file and no block device can be a disk",
 	 "sysctl kernel.io_uring_disabled=0"},
 	{"shared memory", look_at_shm,

@@ -177,7 +177,7 @@ open_file(void *arg)
 
 	if (rc != 0)
 		return err_set(opening->err, rc,
-			       "io_uring is not available (%s); it takes Linux 5.6 and the sysctl "
+			       "io_uring is not available (%s); it takes Linux 5.11 and the sysctl "
 			       "kernel.io_uring_disabled=0",
 			       strerror(-rc));
 	rc = uring_file_open(&disk->file, opening->err);
