@@ -4,6 +4,9 @@
 
 #include <limits.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include "vhostctl_options.h"
 
@@ -75,13 +78,33 @@ doctor_proc_file(const struct patient *patient, const char *name, char *path, si
 
 /* ---- what the daemon says ---- */
 
+/*
+ * The daemon's process as this PID namespace has it, or 0 when it has not: the number that the
+ * daemon of a container gives itself may be another process here.
+ */
+static long
+find_pid(const char *path)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	struct ucred peer = {0};
+	socklen_t len = sizeof(peer);
+
+	if (fd < 0)
+		return 0;
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
+	if (connect(fd, (const struct sockaddr *)&address, sizeof(address)) == 0)
+		getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len);
+	close(fd);
+	return peer.pid;
+}
+
 static void
 take_reactors(struct patient *patient, json_t *answer)
 {
 	json_t *reactor;
 	size_t i;
 
-	patient->pid = (long)json_integer_value(json_object_get(answer, "pid"));
 	json_array_foreach (json_object_get(answer, "reactors"), i, reactor) {
 		const char *mode = json_string_value(json_object_get(reactor, "mode"));
 		json_int_t core = json_integer_value(json_object_get(reactor, "lcore"));
@@ -122,6 +145,7 @@ ask_daemon(const struct vhostctl_opts *opts, struct patient *patient)
 		return;
 	}
 	patient->answers = true;
+	patient->pid = find_pid(opts->socket);
 	take_reactors(patient, answers[0]);
 	take_sockets(patient, answers[1]);
 	json_decref(answers[0]);

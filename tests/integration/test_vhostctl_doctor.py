@@ -2,9 +2,12 @@
 """vhostctl doctor: each thing that hurts is seen, on machines that are folders."""
 
 import json
+import os
+import socket
+import threading
 
 import pytest
-from harness import vhostctl
+from harness import DEADLINE, vhostctl
 from test_vhostctl import FAILED, USAGE
 
 NVME = "0000:01:00.0"
@@ -200,6 +203,33 @@ def test_no_daemon(machine):
     assert findings["daemon"]["state"] == "bad" and "does vhostd run?" in findings["daemon"]["finding"]
     # These may be others than the daemon will have.
     assert findings["open files"]["state"] == "ok" and findings["memory lock"]["state"] == "note"
+
+
+def test_limits_are_the_daemons_own(machine, folder):
+    """In a container it has a number that is somebody else's here."""
+    answers = [{"jsonrpc": "2.0", "id": 1, "result": result} for result in ({"pid": machine.pid, "reactors": []}, [])]
+    path = folder / "fake.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.settimeout(DEADLINE)
+        listener.bind(str(path))
+        listener.listen(8)
+
+        def answer():
+            connection, _ = listener.accept()
+            with connection:
+                while connection.recv(65536):
+                    pass
+                connection.sendall(json.dumps(answers).encode())
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        machine.limits(files="1024")
+        machine.pid = os.getpid()                       # that of who listens
+        machine.limits(files="4096")
+        done = vhostctl("-s", str(path), "doctor", "--root", str(machine.root), "--json")
+        thread.join(DEADLINE)
+    finding, = (finding for finding in json.loads(done.stdout) if finding["check"] == "open files")
+    assert "4096, of the daemon" in finding["finding"]
 
 
 def test_an_empty_machine(machine, folder):
