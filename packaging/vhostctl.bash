@@ -24,12 +24,19 @@ _vhostctl_options() {
 		BEGIN { command = ENVIRON["command"]; gsub(/-/, "_", command) }
 		NR == 1 { name = $3; gsub(/-/, "_", name); is_method = name == command }
 		is_method && /^  --/ { print $1, $2 }
-		is_method || !/^(usage:|  ) +vhostctl / { next }
+		is_method { next }
+		NF == 0 { exit }
 		{
 			gsub(/[][|]/, " ")
-			for (i = 1; i <= NF && $i != ENVIRON["command"]; i++)
-				;
-			for (i++; i <= NF; i++)
+			i = 1
+		}
+		$1 == "usage:" || $1 == "vhostctl" {
+			while (i <= NF && $i != ENVIRON["command"])
+				i++
+			is_named = i <= NF
+		}
+		is_named {
+			for (; i <= NF; i++)
 				if ($i ~ /^-/)
 					print $i, $(i + 1) ~ /^-/ ? "" : $(i + 1)
 		}'
@@ -40,10 +47,16 @@ _vhostctl_ask() {
 	"${daemon[@]}" --timeout 1 "$1" 2>/dev/null | awk 'NR > 1 { print $1 }'
 }
 
+# The domains of libvirt, if it answers soon.
+_vhostctl_domains() {
+	timeout 2 virsh --quiet list --all --name 2>/dev/null
+}
+
 # What a parameter may be: method, parameter, type.
 _vhostctl_values() {
 	case $1:$2 in
 	*:--ctrlr) _vhostctl_ask vhost_get_controllers ;;
+	provision:--domain) _vhostctl_domains ;;
 	*:--dev_name | *:--base_name | *:--base_bdev_name | *:--bdev_name) _vhostctl_ask bdev_get_bdevs ;;
 	*_create:--name | *_attach_controller:--name) ;;
 	bdev_nvme_*:--name) _vhostctl_ask bdev_nvme_get_controllers ;;
@@ -114,7 +127,7 @@ _vhostctl() {
 	words=
 	if [[ -n $type && ($cur != -* || $type != boolean*) ]]; then
 		case $prev in
-		--filename | -o | --dir) _vhostctl_offer_files ;;
+		--filename | -o | --dir | --svg) _vhostctl_offer_files ;;
 		*) _vhostctl_offer "$(_vhostctl_values "$command" "$prev" "$type")" ;;
 		esac
 		return
@@ -123,9 +136,17 @@ _vhostctl() {
 		_vhostctl_offer_files
 		return
 	fi
-	if [[ $command == trace && $cur != -* ]]; then
-		_vhostctl_offer "$(_vhostctl_ask vhost_get_controllers)"
-		return
+	if [[ $cur != -* ]]; then
+		case $command:$((COMP_CWORD - at)):${COMP_WORDS[at + 1]} in
+		trace:* | bench:* | libvirt:2:xml | libvirt:3:attach | libvirt:3:detach | libvirt:3:check)
+			_vhostctl_offer "$(_vhostctl_ask vhost_get_controllers)"
+			return
+			;;
+		libvirt:2:attach | libvirt:2:detach | libvirt:2:check)
+			_vhostctl_offer "$(_vhostctl_domains)"
+			return
+			;;
+		esac
 	fi
 	if ((at == COMP_CWORD - 1)); then
 		words=$(_vhostctl_commands "$program" | awk -v "command=$command" '

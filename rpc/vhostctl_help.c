@@ -27,10 +27,15 @@ ctl_print_usage(FILE *file)
 	      "       vhostctl libvirt detach DOMAIN CTRLR|SOCKET | check DOMAIN [CTRLR] | list\n"
 	      "       vhostctl provision --size 10G --domain DOMAIN --name NAME [--dir FOLDER]\n"
 	      "       vhostctl [-s SOCKET] top [--once] [--interval SECONDS] [--sort COLUMN] "
-	      "[--filter TEXT]\n"
+	      "[--reverse]\n"
+	      "                [--filter TEXT]\n"
 	      "       vhostctl [-s SOCKET] trace CONTROLLER [--slower-than US] [--follow] [--count "
 	      "N]\n"
-	      "       vhostctl [-s SOCKET] bench CONTROLLER|SOCKET [--rw KIND] [--write] [...]\n"
+	      "       vhostctl [-s SOCKET] bench CONTROLLER|SOCKET [--rw KIND] [--write] [--bs "
+	      "BYTES]\n"
+	      "                [--qd N] [--queues N] [--threads N] [--cpu LIST] [--seconds S] "
+	      "[--ramp S]\n"
+	      "                [--packed] [--event-idx] [--poll] [--svg FILE]\n"
 	      "       vhostctl [-s SOCKET] doctor\n"
 	      "       vhostctl METHOD --help | --help | --version\n",
 	      file);

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Completion of the programs' command lines in bash."""
 import grp
+import os
 import pwd
 import re
 import subprocess
@@ -43,6 +44,9 @@ def complete(*words, cwd=ROOT):
     (["libvirt", "attach", "vm1", "c", "--per"], {"--persistent"}),
     (["provision", "--si"], {"--size"}),
     (["trace", "vm1", "--f"], {"--follow"}),
+    (["bench", "vm1", "--"], {f"--{name}" for name in "rw write bs qd queues threads cpu seconds ramp packed event-idx "
+                              "poll svg help json".split()}),
+    (["top", "--"], {f"--{name}" for name in "once interval sort reverse filter help json".split()}),
     (["--so"], {"--socket"}),
     (["-"], {"--help", "--json", "--markdown", "--socket", "--timeout", "--version"}),
     (["bdev_null_delete", ""], {"--name", "--help", "--json"}),
@@ -91,11 +95,23 @@ def test_names(shared, folder):
     assert complete(*daemon, "vhost_delete_controller", "--ctrlr", "") == ({"vm1"}, False)
     assert complete(*daemon, "trace", "") == ({"vm1"}, False)
     assert complete(*daemon, "trace", "vm1", "--count", "") == (set(), False)
+    assert complete(*daemon, "bench", "") == ({"vm1"}, False)
+    for words in (["xml", ""], ["attach", "d", "v"], ["detach", "d", ""], ["check", "d", ""]):
+        assert complete(*daemon, "libvirt", *words) == ({"vm1"}, False)
     offered, _ = complete(*daemon, "bdev_null_delete", "--name", "$", cwd=folder)
     word, = offered
     assert subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, text=True).stdout == hostile
     assert not (folder / "touched").exists()
     assert complete("-s", str(folder / "none"), "bdev_null_delete", "--name", "") == (set(), False)
+
+
+def test_domains(tmp_path, monkeypatch):
+    virsh = tmp_path / "virsh"
+    virsh.write_text("#!/bin/sh\nprintf '%s\\n' guest1 guest2 other ''\n")
+    virsh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for words in (["libvirt", "attach"], ["libvirt", "detach"], ["libvirt", "check"], ["provision", "--domain"]):
+        assert complete(*words, "guest") == ({"guest1", "guest2"}, False)
 
 
 def test_options_of_vhostd():
