@@ -7,10 +7,10 @@ import os
 import signal
 import socket
 import subprocess
-import threading
 from xml.etree import ElementTree
 
 import pytest
+from fake_daemon import FakeDaemon
 from harness import DEADLINE, ROOT, VHOSTCTL, vhostctl
 
 FAILED, USAGE = 1, 2
@@ -50,37 +50,21 @@ def libvirt(folder):
 @pytest.fixture
 def fake(folder):
     """A daemon that answers each method with a value, or with an error; returns its socket."""
-    path = folder / "fake.sock"
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(str(path))
-    listener.listen(8)
     answers: dict = {}
 
-    def serve() -> None:
-        while True:
-            connection, _ = listener.accept()
-            with connection:
-                text = b""
-                while piece := connection.recv(65536):
-                    text += piece
-                if not text:
-                    return
-                method = json.loads(text)["method"]
-                answer = answers.get(method, {"error": {"code": -32601, "message": "Method not found"}})
-                connection.sendall(json.dumps({"jsonrpc": "2.0", "id": 1} | answer).encode())
+    def reply(text: bytes) -> bytes:
+        method = json.loads(text)["method"]
+        answer = answers.get(method, {"error": {"code": -32601, "message": "Method not found"}})
+        return json.dumps({"jsonrpc": "2.0", "id": 1} | answer).encode()
 
-    thread = threading.Thread(target=serve)
-    thread.start()
+    daemon = FakeDaemon(folder / "fake.sock", reply)
 
     def start(**results) -> str:
         answers.update({method: {"result": result} for method, result in results.items()})
-        return str(path)
+        return str(daemon.path)
 
     yield start
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as last:
-        last.connect(str(path))
-    thread.join(DEADLINE)
-    listener.close()
+    daemon.stop()
 
 
 @pytest.fixture

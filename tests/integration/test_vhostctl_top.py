@@ -6,12 +6,12 @@ import contextlib
 import json
 import re
 import signal
-import socket
 import struct
 import subprocess
 import threading
 
 import pytest
+from fake_daemon import FakeDaemon
 from harness import DEADLINE, VHOSTCTL, VHOSTD, vhostctl, wait_until
 from terminal import Terminal
 from test_vhostctl import FAILED, USAGE
@@ -21,36 +21,19 @@ VHOST_LOAD = VHOSTD.with_name("vhost_load")
 
 # ---- figures, of a daemon that says what a test wants ----
 
-class FakeDaemon:
+class TopDaemon(FakeDaemon):
     """Answers batches with what `answers` says of a method: a value, or None, an error."""
 
     def __init__(self, path) -> None:
-        self.path = path
         self.answers: dict = {}
         self.rounds = 0
         self.silent = False
-        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.listener.bind(str(path))
-        self.listener.listen(16)
         self.hold = threading.Event()
-        self.thread = threading.Thread(target=self.run)
-        self.thread.start()
-
-    def run(self) -> None:
-        while True:
-            connection, _ = self.listener.accept()
-            with connection:
-                text = b""
-                while piece := connection.recv(65536):
-                    text += piece
-                if not text:
-                    return
-                if self.silent:
-                    self.hold.wait(60)
-                with contextlib.suppress(OSError):
-                    connection.sendall(self.answer(text))
+        super().__init__(path, self.answer)
 
     def answer(self, text: bytes) -> bytes:
+        if self.silent:
+            self.hold.wait(60)
         batch = []
         for request in json.loads(text):
             value = self.answers.get(request["method"])
@@ -65,10 +48,7 @@ class FakeDaemon:
 
     def stop(self) -> None:
         self.hold.set()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as last:
-            last.connect(str(self.path))
-        self.thread.join(DEADLINE)
-        self.listener.close()
+        super().stop()
 
 
 def controller(name: str, bdev: str) -> dict:
@@ -100,7 +80,7 @@ def ctrlr_stats(name: str, requests: int, **more) -> dict:
 
 @pytest.fixture
 def fake(folder):
-    daemon = FakeDaemon(folder / "fake.sock")
+    daemon = TopDaemon(folder / "fake.sock")
     # Since the beginning: 100 ops of 1 ms before the first look, twice that before the second...
     daemon.answers = {
         "spdk_get_version": {"version": "vhostd v9"},
@@ -200,7 +180,7 @@ def test_counters_that_begin_anew(fake):
 
 
 def test_an_answer_that_is_no_batch(fake):
-    fake.answer = lambda text: b'{"jsonrpc": "2.0", "id": null, "error": {"code": 1, "message": "m"}}'
+    fake.reply = lambda text: b'{"jsonrpc": "2.0", "id": null, "error": {"code": 1, "message": "m"}}'
     done = vhostctl("-s", str(fake.path), "top", "--once", status=FAILED)
     assert "no JSON-RPC answer" in done.stderr
 

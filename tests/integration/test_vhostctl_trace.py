@@ -3,52 +3,32 @@
 
 import json
 import re
-import socket
 import subprocess
-import threading
 
 import pytest
+from fake_daemon import FakeDaemon
 from harness import DEADLINE, VHOSTCTL, vhostctl, wait_until
 from test_vhostctl import FAILED, USAGE, rows
 
 
-class FakeDaemon:
+class TraceDaemon(FakeDaemon):
     """Answers each call with the next of `answers`, and from then on with the last one."""
 
     def __init__(self, path) -> None:
-        self.path = path
         self.answers: list = []
         self.calls: list = []
-        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.listener.bind(str(path))
-        self.listener.listen(16)
-        self.thread = threading.Thread(target=self.run)
-        self.thread.start()
+        super().__init__(path, self.next_answer)
 
-    def run(self) -> None:
-        while True:
-            connection, _ = self.listener.accept()
-            with connection:
-                text = b""
-                while piece := connection.recv(65536):
-                    text += piece
-                if not text:
-                    return
-                self.calls.append(json.loads(text))
-                answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-                key = "error" if "code" in answer else "result"
-                connection.sendall(json.dumps({"jsonrpc": "2.0", "id": 1, key: answer}).encode())
-
-    def stop(self) -> None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as last:
-            last.connect(str(self.path))
-        self.thread.join(DEADLINE)
-        self.listener.close()
+    def next_answer(self, text: bytes) -> bytes:
+        self.calls.append(json.loads(text))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        key = "error" if "code" in answer else "result"
+        return json.dumps({"jsonrpc": "2.0", "id": 1, key: answer}).encode()
 
 
 @pytest.fixture
 def fake(folder):
-    daemon = FakeDaemon(folder / "fake.sock")
+    daemon = TraceDaemon(folder / "fake.sock")
     yield daemon
     daemon.stop()
 

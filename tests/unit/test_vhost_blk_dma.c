@@ -8,50 +8,12 @@
 #include <pthread.h>
 
 #include "bdev_fake.h"
-#include "vhost/controller.h"
+#include "vhost_controller_fake.h"
 
 #define PAGE 4096u
 #define DISK "disk"
 
 static uint8_t pages[4 * PAGE] __attribute__((aligned(PAGE)));
-
-/* ---- in place of the rest of the room: a controller that only is one ---- */
-
-static struct vhost_controller controller;
-
-int
-vhost_controller_check_name(const char *name, struct errmsg *err)
-{
-	(void)name;
-	(void)err;
-	return 0;
-}
-
-int
-vhost_controller_create(const struct vhost_controller_opts *opts, struct errmsg *err)
-{
-	(void)err;
-	controller.ops = opts->ops;
-	controller.device = opts->device;
-	return 0;
-}
-
-struct vhost_controller *
-vhost_controller_of_device(const void *device)
-{
-	return device == controller.device ? &controller : NULL;
-}
-
-void
-vhost_controller_config_changed(struct vhost_controller *changed)
-{
-	(void)changed;
-}
-
-void
-vhost_controllers_save(void)
-{
-}
 
 static void
 start(void)

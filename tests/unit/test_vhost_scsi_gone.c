@@ -7,36 +7,11 @@
 
 #include "bdev_fake.h"
 #include "ticks.h"
-#include "vhost/controller.h"
 #include "vhost/session.h"
 #include "vhost/vhost_scsi.h"
+#include "vhost_controller_fake.h"
 
-/* ---- in place of the rest of the room: a controller that has no threads ---- */
-
-static struct vhost_controller controller;
-
-int
-vhost_controller_check_name(const char *name, struct errmsg *err)
-{
-	(void)name;
-	(void)err;
-	return 0;
-}
-
-int
-vhost_controller_create(const struct vhost_controller_opts *opts, struct errmsg *err)
-{
-	(void)err;
-	controller.ops = opts->ops;
-	controller.device = opts->device;
-	return 0;
-}
-
-struct vhost_controller *
-vhost_controller_of_device(const void *device)
-{
-	return device == controller.device ? &controller : NULL;
-}
+/* ---- the controller has no threads ---- */
 
 struct vhost_controller *
 vhost_controller_find(const char *name, int *rc, struct errmsg *err)
@@ -53,17 +28,6 @@ vhost_controller_listen(struct vhost_controller *listening, struct errmsg *err)
 	(void)listening;
 	(void)err;
 	return 0;
-}
-
-void
-vhost_controller_config_changed(struct vhost_controller *changed)
-{
-	(void)changed;
-}
-
-void
-vhost_controllers_save(void)
-{
 }
 
 /* It has no queues either. */

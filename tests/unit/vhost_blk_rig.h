@@ -12,53 +12,10 @@
 
 #include "bdev_fake.h"
 #include "vhost/blk.h"
-#include "vhost/controller.h"
 #include "vhost/queue.h"
 #include "vhost/session.h"
 #include "vhost/trace.h"
-
-/* ---- in place of the rest of the room: a controller that only is one ---- */
-
-static struct vhost_controller controller;
-static unsigned int config_changes;
-
-int
-vhost_controller_check_name(const char *name, struct errmsg *err)
-{
-	(void)name;
-	(void)err;
-	return 0;
-}
-
-int
-vhost_controller_create(const struct vhost_controller_opts *opts, struct errmsg *err)
-{
-	(void)err;
-	controller.ops = opts->ops;
-	controller.device = opts->device;
-	return 0;
-}
-
-struct vhost_controller *
-vhost_controller_of_device(const void *device)
-{
-	return device == controller.device ? &controller : NULL;
-}
-
-void
-vhost_controller_config_changed(struct vhost_controller *changed)
-{
-	assert_ptr_equal(changed, &controller);
-	config_changes++;
-}
-
-static unsigned int saves;
-
-void
-vhost_controllers_save(void)
-{
-	saves++;
-}
+#include "vhost_controller_fake.h"
 
 /* ---- a guest: one region, one queue, on the controller's second thread ---- */
 
