@@ -43,6 +43,12 @@ struct scsi_nexus_id {
 	uint16_t target_port;
 };
 
+static inline bool
+scsi_nexus_is_same(struct scsi_nexus_id a, struct scsi_nexus_id b)
+{
+	return a.initiator == b.initiator && a.target_port == b.target_port;
+}
+
 void scsi_transport_id_put(uint8_t id[SCSI_TRANSPORT_ID_SIZE], uint64_t initiator);
 /* False when it is of another protocol or form, or the address is 0. */
 bool scsi_transport_id_get(const uint8_t id[SCSI_TRANSPORT_ID_SIZE], uint64_t *initiator);

@@ -86,8 +86,9 @@ struct scsi_lun_opts {
 int scsi_lun_add(struct scsi_target *target, const struct scsi_lun_opts *opts,
 		 struct scsi_lun **lun, struct errmsg *err);
 /*
- * In a coroutine [waits]. Nothing new is submitted to it and its channels have been put; tasks and
- * TMFs that are still on the app thread are waited for. The other LUNs of the target get REPORTED
+ * In a coroutine [waits]. Nothing new is submitted to it, and its channels have been put. A TMF or an
+ * EXTENDED COPY that was sent to another LUN and has come to this one leaves it first; what other
+ * initiators have under way is not waited for. The other LUNs of the target get REPORTED
  * LUNS DATA HAS CHANGED. The registrations of this nexus stay, up to scsi_kept_release().
  */
 void scsi_lun_remove(struct scsi_lun *lun);
@@ -120,6 +121,8 @@ struct scsi_channel *scsi_channel_get(struct scsi_lun *lun);
 void scsi_channel_put(struct scsi_channel *channel);
 /* On its thread, at the end of a poll: one doorbell for all that was submitted. */
 void scsi_channel_flush(struct scsi_channel *channel);
+/* On its thread: as bdev_release_held(). */
+bool scsi_channel_release_held(struct scsi_channel *channel);
 
 /* ---- tasks ---- */
 
@@ -155,15 +158,11 @@ enum scsi_attribute {
 	SCSI_ACA,           /* is refused; what is none of these is SIMPLE */
 };
 
-/*
- * Work for the app thread that belongs to a task or a TMF: sending it cannot fail. lib/scsi only.
- */
-struct scsi_order {
-	struct thread *origin; /* where it came from, and goes back to */
-	struct scsi_unit *unit;
-	void (*run)(struct scsi_order *order); /* in the unit's coroutine [waits] */
-	TAILQ_ENTRY(scsi_order) link;
-	struct thread_msg msg;
+/* Of commands that go through their unit's line. lib/scsi only. */
+enum scsi_stage {
+	SCSI_STAGE_NONE,
+	SCSI_STAGE_AWAITED, /* the unit's coroutine waits for its end */
+	SCSI_STAGE_DONE,    /* and cannot be done again: who aborts it comes too late */
 };
 
 /* Lives in the submitter's memory (a queue slot): scsi_task_size() bytes, aligned to 16. */
@@ -206,9 +205,9 @@ struct scsi_task {
 	union {
 		struct {
 			_Atomic bool aborted;
-			bool reset;     /* by a reset */
-			bool exclusive; /* the unit's coroutine waits for its end */
-			bool in_line;   /* has not begun: waits for its turn in that */
+			bool reset;    /* by a reset */
+			bool in_line;  /* has not begun: waits for its turn */
+			uint8_t stage; /* enum scsi_stage */
 		};
 		uint32_t marks; /* not 0: any of them */
 	};
@@ -225,7 +224,10 @@ struct scsi_task {
 	uint8_t write_flags;   /* enum bdev_request_flags */
 	uint64_t late_ticks;   /* when the last task here began that others had kept waiting */
 	struct iovec bounce;
-	struct scsi_order order;
+	/* of commands that run on the app thread, or alone */
+	struct thread *origin; /* where it came from, and goes back to */
+	TAILQ_ENTRY(scsi_task) line_link;
+	struct thread_msg msg;
 	uint8_t sense[SCSI_SENSE_MAX];  /* of the result */
 	_Alignas(16) uint8_t request[]; /* struct bdev_request */
 };
@@ -242,6 +244,32 @@ size_t scsi_task_size(void);
 void scsi_submit(struct scsi_task *task);
 
 /* ---- task management ---- */
+
+/*
+ * Visits of all of a unit's channels, one after the other; each may wait there for tasks to end.
+ * lib/scsi only.
+ */
+struct scsi_walk {
+	struct scsi_unit *unit;
+	/* Which tasks, and whether to abort them. */
+	const struct scsi_lun *lun;        /* NULL: of any */
+	const struct scsi_nexus_id *nexus; /* NULL: of any */
+	const struct scsi_task *except;    /* NULL, or one that is not meant */
+	/* NULL, or who aborts them: the others hear of it. */
+	const struct scsi_target *by;
+	uint64_t tag;
+	bool by_tag, aborts, resets; /* aborts: and that is a reset */
+	/* Whether the visit has to wait for that task; NULL: it finds tasks, and does not wait. */
+	bool (*waits_for)(const struct scsi_walk *walk, const struct scsi_task *task);
+	uint32_t found;
+	/* app thread */
+	void (*over)(struct scsi_walk *walk); /* after the last visit; what was aborted is over */
+	bool done;
+	struct thread_msg msg;
+	/* the thread that the walk is on */
+	struct io_channel_iter *iter;
+	LIST_ENTRY(scsi_walk) link; /* on the channel where it waits */
+};
 
 enum scsi_tmf_function {
 	SCSI_ABORT_TASK,
@@ -276,7 +304,9 @@ struct scsi_tmf {
 
 	/* the library's */
 	uint32_t next_number;
-	struct scsi_order order;
+	struct scsi_walk walk;
+	struct thread *origin; /* where it came from, and goes back to */
+	struct thread_msg msg;
 };
 /* On any lightweight thread. */
 void scsi_tmf_submit(struct scsi_tmf *tmf);

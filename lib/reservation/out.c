@@ -137,12 +137,6 @@ add_effect(struct command *command, struct scsi_nexus_id nexus, uint16_t attenti
 /* ---- the state ---- */
 
 static bool
-same_nexus(struct scsi_nexus_id a, struct scsi_nexus_id b)
-{
-	return a.initiator == b.initiator && a.target_port == b.target_port;
-}
-
-static bool
 is_type(uint8_t type)
 {
 	return type <= RESERVATION_EXCLUSIVE_ACCESS_ALL && conflicts[type][STRANGER] != 0;
@@ -183,7 +177,7 @@ static struct scsi_registration *
 find(const struct scsi_reservations *reservations, struct scsi_nexus_id nexus)
 {
 	for (uint32_t i = 0; i < reservations->count; i++) {
-		if (same_nexus(reservations->registrations[i].nexus, nexus))
+		if (scsi_nexus_is_same(reservations->registrations[i].nexus, nexus))
 			return (struct scsi_registration *)&reservations->registrations[i];
 	}
 	return NULL;
@@ -252,7 +246,7 @@ attend_others(struct command *command, uint16_t attention)
 	for (uint32_t i = 0; i < reservations->count; i++) {
 		struct scsi_nexus_id nexus = reservations->registrations[i].nexus;
 
-		if (!same_nexus(nexus, command->nexus))
+		if (!scsi_nexus_is_same(nexus, command->nexus))
 			add_effect(command, nexus, attention, false);
 	}
 }
@@ -411,7 +405,7 @@ preempt(struct command *command, bool replace)
 	struct scsi_registration *registration = reservations->registrations;
 
 	while (registration < reservations->registrations + reservations->count) {
-		bool self = same_nexus(registration->nexus, command->nexus);
+		bool self = scsi_nexus_is_same(registration->nexus, command->nexus);
 		uint16_t attention = SCSI_RESERVE_NO_ATTENTION;
 
 		if (!is_preempted(command, registration)) {

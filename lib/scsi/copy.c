@@ -99,7 +99,7 @@ refuse_cscd(struct copier *copier, const uint8_t *bytes, struct cscd *cscd)
 		cscd->channel = scsi_channel_get(cscd->lun);
 	if (cscd->channel == NULL)
 		return abort_copy(copier, SCSI_CODE_COPY_DEVICE_UNREACHABLE);
-	cscd->lun->copies++;
+	cscd->lun->users++;
 	return block_size != 0 && block_size != cscd->lun->unit->info.block_size &&
 	       refuse_byte(copier, bytes + 29, -1);
 }
@@ -217,11 +217,8 @@ copier_end(struct copier *copier)
 	struct scsi_task *task = copier->task;
 
 	for (uint32_t i = 0; i < SCSI_CSCDS_MAX && copier->cscds[i].channel != NULL; i++) {
-		struct scsi_lun *lun = copier->cscds[i].lun;
-
 		scsi_channel_put(copier->cscds[i].channel);
-		if (--lun->copies == 0 && lun->left != NULL)
-			completion_signal(lun->left, 0);
+		scsi_lun_leave(copier->cscds[i].lun);
 	}
 	free(copier);
 	scsi_task_back(task);

@@ -161,8 +161,8 @@ struct scsi_lun {
 
 	/* app thread only */
 	TAILQ_ENTRY(scsi_lun) target_link, unit_link;
-	uint32_t copies;         /* that use it */
-	struct completion *left; /* it is being removed, once they have ended; or NULL */
+	uint32_t users;          /* copies, TMFs, and its target */
+	struct completion *left; /* it is being removed, once they have left it; or NULL */
 };
 
 /*
@@ -196,31 +196,13 @@ struct scsi_unit {
 	/* app thread only */
 	TAILQ_ENTRY(scsi_unit) registry_link;
 	TAILQ_HEAD(, scsi_lun) luns;
-	TAILQ_HEAD(, scsi_order) orders; /* in the order in which they came */
+	TAILQ_HEAD(, scsi_task) line;  /* whose turn in the coroutine comes, as they came */
+	LIST_HEAD(, scsi_walk) resets; /* that have come so far as to reset the modes */
 	bool write_protected;
-	bool has_order;           /* the coroutine has something to do */
-	bool closed;              /* no channel is left */
+	bool has_work;            /* the coroutine */
 	struct completion *idle;  /* the coroutine waits for any of these, or for a walk */
 	struct completion *ended; /* for whoever removes the last LUN */
 	struct scsi_kept *kept;   /* changed by scsi_kept_change() */
-};
-
-/* What one visit of all channels does. */
-struct scsi_walk {
-	struct scsi_unit *unit;
-	/* scsi_unit_find_tasks(): which tasks, and whether to abort them */
-	const struct scsi_lun *lun;     /* NULL: of any */
-	const struct scsi_task *except; /* NULL, or one that is not meant */
-	/* NULL, or who aborts them: the others hear of it. */
-	const struct scsi_target *by;
-	uint64_t tag;
-	bool by_tag, aborts, resets; /* aborts: and that is a reset */
-	void (*visit)(struct scsi_walk *walk, struct scsi_channel *channel); /* may be NULL */
-	/* Whether the visit has to wait for that task; NULL: no wait. */
-	bool (*waits_for)(const struct scsi_walk *walk, const struct scsi_task *task);
-	uint32_t found;
-	/* app thread */
-	bool done;
 };
 
 /* A thread's way to a unit. */
@@ -230,9 +212,7 @@ struct scsi_channel {
 	struct io_channel *io;
 	struct thread *thread;
 	LIST_HEAD(scsi_task_list, scsi_task) in_flight;
-	/* A visit that waits for tasks of this channel, or NULL. */
-	struct scsi_walk *walk;
-	struct io_channel_iter *iter;
+	LIST_HEAD(, scsi_walk) walks; /* that wait for tasks of this channel */
 };
 
 /* unit.c; app thread */
@@ -244,19 +224,24 @@ void scsi_unit_wait(struct scsi_unit *unit, const bool *flag);
 /* [waits] Until there is memory. */
 struct completion *scsi_completion_create(void);
 void scsi_unit_wake(struct scsi_unit *unit);
-/* On any thread: order->run(order) in the unit's coroutine, after all that came before. */
-void scsi_order_send(struct scsi_unit *unit, struct scsi_order *order,
-		     void (*run)(struct scsi_order *order));
+/* [waits] None of the LUN's tasks is left. The last one's end is that of the unit. */
+void scsi_unit_detach(struct scsi_lun *lun);
+/* A message to the app thread: scsi_task_run() in the coroutine, after those that came before. */
+void scsi_unit_line_up(void *task);
 /* scsi_lun_alert() for each LUN of the unit but `except` (may be NULL). */
 void scsi_unit_alert(struct scsi_unit *unit, const struct scsi_lun *except, uint32_t set,
 		     uint32_t clear);
 /*
- * [waits] How many tasks the walk's fields describe; those that it aborts are over then. The unit's
- * coroutine only.
+ * Counts the tasks that the walk's fields describe; walk->over follows when those that it aborts are
+ * over, whatever the coroutine does meanwhile.
  */
-uint32_t scsi_unit_find_tasks(struct scsi_unit *unit, struct scsi_walk *walk);
-/* On the channel's thread, which has a walk: whether that has to wait there any longer. */
-void scsi_walk_continue(struct scsi_channel *channel);
+void scsi_unit_find_tasks(struct scsi_unit *unit, struct scsi_walk *walk);
+/* In the unit's coroutine; walk->over follows once more. */
+void scsi_unit_reset_modes(struct scsi_walk *walk);
+/* For walk->over: walk->done, which the unit's coroutine waits for. */
+void scsi_walk_done(struct scsi_walk *walk);
+/* On the channel's thread, which has walks: those go on that need not wait there any longer. */
+void scsi_walks_continue(struct scsi_channel *channel);
 /* The reservations changed: each LUN's conflicts. */
 void scsi_unit_update_conflicts(struct scsi_unit *unit);
 /* mode.c. Makes what unit->kept says count; commands that were submitted before are not concerned. */
@@ -264,6 +249,8 @@ void scsi_modes_apply(struct scsi_unit *unit);
 /* reserve.c. [waits] What a command changes, before it is done; false: it has its status. */
 bool scsi_keep(struct scsi_task *task, const struct scsi_kept *next);
 
+/* nexus.c; app thread: one of its users has done with it. */
+void scsi_lun_leave(struct scsi_lun *lun);
 /*
  * nexus.c; app thread: the first LUN that a designation descriptor names (24 bytes, SPC-4 §7.8.6): of
  * the target itself, or else of others of the same initiator's; or NULL.
@@ -293,8 +280,8 @@ scsi_task_of_request(struct bdev_request *rq)
 	return (struct scsi_task *)((char *)rq - offsetof(struct scsi_task, request));
 }
 
-/* App thread: a task that was aborted, whose run() therefore only sends it back. */
-bool scsi_order_is_aborted(struct scsi_order *order);
+/* [waits] In the unit's coroutine, or aborted, which does not wait: its turn. */
+void scsi_task_run(struct scsi_task *task);
 /* fn(task) on the app thread; from there scsi_task_back() finishes it where it came from. */
 void scsi_task_send(struct scsi_task *task, thread_fn fn);
 void scsi_task_back(struct scsi_task *task);

@@ -177,6 +177,7 @@ scsi_lun_add(struct scsi_target *target, const struct scsi_lun_opts *opts, struc
 		return err_set(err, -ENOMEM, "LUN %u: no memory", number);
 	lun->target = target;
 	lun->number = number;
+	lun->users = 1;
 	lun->event = opts->event;
 	lun->ctx = opts->ctx;
 	atomic_init(&lun->alerts, opts->quiet ? 0 : 1u << SCSI_UA_POWER_ON);
@@ -192,43 +193,25 @@ scsi_lun_add(struct scsi_target *target, const struct scsi_lun_opts *opts, struc
 	return 0;
 }
 
-struct removal {
-	struct scsi_lun *lun;
-	struct completion *ended;
-	struct scsi_order order;
-};
-
-/* In the unit's coroutine, which ends with the last LUN and tells of that itself. */
-static void
-run_removal(struct scsi_order *order)
+void
+scsi_lun_leave(struct scsi_lun *lun)
 {
-	struct removal *removal =
-		(struct removal *)((char *)order - offsetof(struct removal, order));
-	struct scsi_unit *unit = order->unit;
-
-	TAILQ_REMOVE(&unit->luns, removal->lun, unit_link);
-	if (TAILQ_EMPTY(&unit->luns))
-		unit->ended = removal->ended;
-	else
-		completion_signal(removal->ended, 0);
+	if (--lun->users == 0)
+		completion_signal(lun->left, 0);
 }
 
 void
 scsi_lun_remove(struct scsi_lun *lun)
 {
-	struct removal removal = {.lun = lun, .ended = scsi_completion_create()};
 	struct scsi_target *target = lun->target;
 
 	TAILQ_REMOVE(&target->luns, lun, target_link);
 	target->count--;
 	alert_luns(target, SCSI_UA_LUNS_CHANGED);
-	if (lun->copies != 0) {
-		lun->left = scsi_completion_create();
-		completion_wait(lun->left, WAIT_FOREVER);
-		completion_put(lun->left);
-	}
-	scsi_order_send(lun->unit, &removal.order, run_removal);
-	completion_wait(removal.ended, WAIT_FOREVER);
-	completion_put(removal.ended);
+	lun->left = scsi_completion_create();
+	scsi_lun_leave(lun);
+	completion_wait(lun->left, WAIT_FOREVER);
+	completion_put(lun->left);
+	scsi_unit_detach(lun);
 	free(lun);
 }

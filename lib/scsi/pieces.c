@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Commands that go through their range piece by piece, in memory of ours: VERIFY, WRITE AND VERIFY,
- * WRITE SAME, COMPARE AND WRITE, ORWRITE (these two alone: run_exclusive() in task.c); and UNMAP. On
+ * WRITE SAME, COMPARE AND WRITE, ORWRITE (these two alone: take_turn() in task.c); and UNMAP. On
  * the task's thread, whose other work has its turn between two pieces.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,8 +51,10 @@ next_piece(void *arg)
 {
 	struct scsi_task *task = arg;
 
-	if (task->position == task->blocks || load(task->aborted))
+	if (task->position == task->blocks)
 		scsi_finish(task);
+	else if (load(task->aborted))
+		scsi_io_done((struct bdev_request *)task->request, -ECANCELED);
 	else if (task->plan->reads)
 		submit_piece(task, BDEV_READ, task->buffer, piece_read);
 	else
@@ -67,7 +70,7 @@ piece_done(struct bdev_request *rq, int status)
 	if (status != 0)
 		scsi_io_done(rq, status);
 	else
-		thread_send(task->channel->thread, &task->order.msg, next_piece, task);
+		thread_send(task->channel->thread, &task->msg, next_piece, task);
 }
 
 static void
@@ -78,6 +81,8 @@ piece_read(struct bdev_request *rq, int status)
 
 	if (status == 0 && data == NULL)
 		scsi_finish(task);
+	else if (status == 0 && load(task->aborted))
+		scsi_io_done(rq, -ECANCELED);
 	else if (status == 0 && task->plan->write != BDEV_READ)
 		submit_piece(task, task->plan->write, data, piece_done);
 	else
@@ -337,7 +342,7 @@ unmap_done(struct bdev_request *rq, int status)
 	if (status != 0)
 		scsi_io_done(rq, status);
 	else
-		thread_send(task->channel->thread, &task->order.msg, unmap_next, task);
+		thread_send(task->channel->thread, &task->msg, unmap_next, task);
 }
 
 /* SBC-3 §5.28: all descriptors are checked before the first one counts. */

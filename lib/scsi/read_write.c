@@ -37,7 +37,7 @@ flushed_before_read(struct bdev_request *rq, int status)
 {
 	struct scsi_task *task = scsi_task_of_request(rq);
 
-	if (status != 0) {
+	if (status != 0 || load(task->aborted)) {
 		scsi_io_done(rq, status);
 		return;
 	}

@@ -42,21 +42,20 @@ scsi_run_reserve_in(struct scsi_task *task)
 static void
 take_effect(struct scsi_task *task, const struct scsi_reserve_effect *effect)
 {
+	struct scsi_walk walk = {
+		.nexus = &effect->nexus, .except = task, .aborts = true, .over = scsi_walk_done};
 	struct scsi_unit *unit = task->channel->unit;
 	struct scsi_lun *lun;
 
 	TAILQ_FOREACH (lun, &unit->luns, unit_link) {
-		const struct scsi_nexus_id *nexus = &lun->target->nexus;
-		struct scsi_walk walk = {.lun = lun, .except = task, .aborts = true};
-
-		if (nexus->initiator != effect->nexus.initiator ||
-		    nexus->target_port != effect->nexus.target_port)
-			continue;
-		if (effect->attention != SCSI_RESERVE_NO_ATTENTION)
+		if (effect->attention != SCSI_RESERVE_NO_ATTENTION &&
+		    scsi_nexus_is_same(lun->target->nexus, effect->nexus))
 			scsi_lun_alert(lun, scsi_attention_of(effect->attention), 0);
-		if (effect->abort)
-			scsi_unit_find_tasks(unit, &walk);
 	}
+	if (!effect->abort)
+		return;
+	scsi_unit_find_tasks(unit, &walk);
+	scsi_unit_wait(unit, &walk.done);
 }
 
 bool

@@ -105,11 +105,11 @@ scsi_overrun(struct scsi_task *task)
 /* ---- the end ---- */
 
 static void
-exclusive_ended(void *arg)
+turn_ended(void *arg)
 {
 	struct scsi_task *task = arg;
 
-	task->exclusive = false;
+	task->stage = SCSI_STAGE_NONE;
 	task->returned = true;
 	scsi_unit_wake(task->lun->unit);
 }
@@ -121,22 +121,22 @@ finish_closely(struct scsi_task *task)
 
 	free(task->buffer);
 	task->buffer = NULL;
-	if (task->exclusive) {
+	if (task->stage == SCSI_STAGE_AWAITED) {
 		/* It comes back, and ends then. */
-		thread_send(channel->unit->app, &task->order.msg, exclusive_ended, task);
+		thread_send(channel->unit->app, &task->msg, turn_ended, task);
 		return;
 	}
 	if (channel != NULL)
 		LIST_REMOVE(task, link);
-	if (load(task->aborted)) {
+	if (load(task->aborted) && task->stage != SCSI_STAGE_DONE) {
 		task->outcome = task->reset ? SCSI_RESET : SCSI_ABORTED;
 		task->sense_length = 0;
 		task->transferred_in = 0;
 		task->transferred_out = 0;
 	}
 	task->done(task);
-	if (channel != NULL && channel->walk != NULL)
-		scsi_walk_continue(channel);
+	if (channel != NULL)
+		scsi_walks_continue(channel);
 }
 
 /* The short way for tasks that have left nothing and that nobody but their submitter asks for. */
@@ -145,7 +145,7 @@ scsi_finish(struct scsi_task *task)
 {
 	struct scsi_channel *channel = task->channel;
 
-	if (unlikely(channel == NULL || channel->walk != NULL || task->buffer != NULL ||
+	if (unlikely(channel == NULL || !LIST_EMPTY(&channel->walks) || task->buffer != NULL ||
 		     task->marks != 0)) {
 		finish_closely(task);
 		return;
@@ -228,20 +228,14 @@ finish_back(void *arg)
 void
 scsi_task_back(struct scsi_task *task)
 {
-	thread_send(task->order.origin, &task->order.msg, finish_back, task);
+	thread_send(task->origin, &task->msg, finish_back, task);
 }
 
 void
 scsi_task_send(struct scsi_task *task, thread_fn fn)
 {
-	task->order.origin = thread_current();
-	thread_send(task->target->app, &task->order.msg, fn, task);
-}
-
-static struct scsi_task *
-task_of_order(struct scsi_order *order)
-{
-	return (struct scsi_task *)((char *)order - offsetof(struct scsi_task, order));
+	task->origin = thread_current();
+	thread_send(task->target->app, &task->msg, fn, task);
 }
 
 /* Differences, so that nothing wraps. */
@@ -274,10 +268,13 @@ start_here(void *arg)
 {
 	struct scsi_task *task = arg;
 	struct scsi_channel *channel = task->channel;
+	bool runs = !(task->command->flags & SCSI_CMD_APP);
 
 	task->in_line = false;
 	task->late_ticks = thread_now(channel->thread);
-	if (!(task->command->flags & SCSI_CMD_APP))
+	if (runs && load(task->aborted))
+		scsi_io_done((struct bdev_request *)task->request, -ECANCELED);
+	else if (runs)
 		run(task);
 	else if (scsi_run_synchronize_cache(task))
 		scsi_finish(task);
@@ -287,65 +284,52 @@ start_here(void *arg)
 void
 scsi_run_to_its_end(struct scsi_task *task)
 {
-	task->exclusive = true;
+	task->stage = SCSI_STAGE_AWAITED;
 	task->returned = false;
-	thread_send(task->order.origin, &task->order.msg, start_here, task);
+	thread_send(task->origin, &task->msg, start_here, task);
 	scsi_unit_wait(task->lun->unit, &task->returned);
 }
 
-/* Nobody else touches its range: what was under way has ended, and what comes is in line. */
-static void
-run_exclusive(struct scsi_task *task)
-{
-	struct scsi_unit *unit = task->lun->unit;
-
-	atomic_store(&unit->exclusive_lba, task->lba);
-	atomic_store(&unit->exclusive_blocks, task->blocks);
-	scsi_unit_walk(unit, &(struct scsi_walk){.waits_for = waits_for_range});
-	scsi_run_to_its_end(task);
-	atomic_store(&unit->exclusive_blocks, 0);
-}
-
 /*
- * [waits] An ORDERED command (SAM-5 §8.6) begins when all that began before it has ended; what comes
- * after it is in line behind it. False: it goes on by itself.
+ * [waits] Nobody else touches the range of one that is EXCLUSIVE, and an ORDERED one (SAM-5 §8.6)
+ * begins when all that began before it has ended; what comes meanwhile is in line behind it.
  */
-static bool
+static void
 take_turn(struct scsi_task *task, bool ordered)
 {
 	uint16_t flags = task->command->flags & (SCSI_CMD_APP | SCSI_CMD_EXCLUSIVE);
+	struct scsi_walk walk = {.waits_for = ordered ? waits_for_begun : waits_for_range};
+	struct scsi_unit *unit = task->lun->unit;
 
-	if (ordered)
-		scsi_unit_walk(task->lun->unit, &(struct scsi_walk){.waits_for = waits_for_begun});
-	if (flags & SCSI_CMD_EXCLUSIVE)
-		run_exclusive(task);
-	else if (flags & SCSI_CMD_APP)
-		task->command->run(task);
-	else if (ordered)
-		scsi_run_to_its_end(task);
-	else
-		thread_send(task->order.origin, &task->order.msg, start_here, task);
-	return ordered || flags != 0;
+	if (flags & SCSI_CMD_EXCLUSIVE) {
+		atomic_store(&unit->exclusive_lba, task->lba);
+		atomic_store(&unit->exclusive_blocks, task->blocks);
+	}
+	if (ordered || flags & SCSI_CMD_EXCLUSIVE)
+		scsi_unit_walk(unit, &walk);
+	if (!load(task->aborted)) {
+		if (flags & SCSI_CMD_APP)
+			task->command->run(task);
+		else
+			scsi_run_to_its_end(task);
+		if (flags != 0 && task->status == SCSI_GOOD)
+			task->stage = SCSI_STAGE_DONE;
+	}
+	atomic_store(&unit->exclusive_blocks, 0);
 }
 
 /* One that is aborted before its turn counts as over. */
-static void
-run_in_line(struct scsi_order *order)
+void
+scsi_task_run(struct scsi_task *task)
 {
-	struct scsi_task *task = task_of_order(order);
 	bool ordered = task->attribute == SCSI_ORDERED;
-	bool ended = load(task->aborted) || take_turn(task, ordered);
+	bool waits = ordered || task->command->flags & (SCSI_CMD_APP | SCSI_CMD_EXCLUSIVE);
 
+	if (waits && !load(task->aborted))
+		take_turn(task, ordered);
 	if (ordered)
-		atomic_fetch_sub(&order->unit->ordered, 1);
-	if (ended)
-		scsi_task_back(task);
-}
-
-bool
-scsi_order_is_aborted(struct scsi_order *order)
-{
-	return order->run == run_in_line && load(task_of_order(order)->aborted);
+		atomic_fetch_sub(&task->lun->unit->ordered, 1);
+	thread_send(task->origin, &task->msg, waits ? finish_back : start_here, task);
 }
 
 /* ---- data ---- */
@@ -480,7 +464,7 @@ dispatch(struct scsi_task *task, const struct scsi_command *command)
 	task->in_line = command->flags & (SCSI_CMD_APP | SCSI_CMD_EXCLUSIVE) ||
 			(waits && load(unit->ordered) != 0) || is_excluded(unit, task);
 	if (task->in_line)
-		scsi_order_send(unit, &task->order, run_in_line);
+		scsi_task_send(task, scsi_unit_line_up);
 	else
 		run(task);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Task management (SAM-5 §7), in the coroutines of the units: a function comes after the commands
- * that were sent there before it, and is complete when what it aborted has been given back.
+ * Task management (SAM-5 §7), on the app thread. A function does not wait for its turn among the
+ * commands that run there, which it may have to abort. It is complete when what it aborted has been
+ * given back.
  */
 #include "internal.h"
 
@@ -34,56 +35,58 @@ static void
 respond(struct scsi_tmf *tmf, enum scsi_tmf_response response)
 {
 	tmf->response = response;
-	thread_send(tmf->order.origin, &tmf->order.msg, tmf_back, tmf);
-}
-
-/* SAM-5 §7: what the function does to one logical unit. How many tasks it found. */
-static uint32_t
-manage(const struct scsi_tmf *tmf, struct scsi_lun *lun)
-{
-	const struct function *function = &functions[tmf->function];
-	struct scsi_walk walk = {.lun = function->of_nexus ? lun : NULL,
-				 .by_tag = function->by_tag,
-				 .tag = tmf->tag,
-				 .by = function->resets ? NULL : lun->target,
-				 .aborts = !function->query,
-				 .resets = function->attention != SCSI_ATTENTIONS};
-	uint32_t found = scsi_unit_find_tasks(lun->unit, &walk);
-
-	if (function->resets) {
-		scsi_kept_reset_modes(lun->unit->kept);
-		scsi_modes_apply(lun->unit);
-		scsi_unit_alert(lun->unit, NULL, 1u << function->attention, 0);
-	} else if (function->attention != SCSI_ATTENTIONS) {
-		scsi_lun_alert(lun, 1u << function->attention, 0);
-	}
-	return found;
+	thread_send(tmf->origin, &tmf->msg, tmf_back, tmf);
 }
 
 static void next_lun(void *arg);
 
 static void
-run_tmf(struct scsi_order *order)
+end_lun(struct scsi_walk *walk)
 {
-	struct scsi_tmf *tmf =
-		(struct scsi_tmf *)((char *)order - offsetof(struct scsi_tmf, order));
-	uint32_t found = manage(tmf, tmf->lun);
+	struct scsi_tmf *tmf = (struct scsi_tmf *)((char *)walk - offsetof(struct scsi_tmf, walk));
+	const struct function *function = &functions[tmf->function];
 
+	if (function->resets && walk->unit->kept->modes != 0) {
+		scsi_unit_reset_modes(walk);
+		return;
+	}
+	if (function->resets) {
+		scsi_unit_alert(walk->unit, NULL, 1u << function->attention, 0);
+	} else if (function->attention != SCSI_ATTENTIONS) {
+		scsi_lun_alert(tmf->lun, 1u << function->attention, 0);
+	}
+	scsi_lun_leave(tmf->lun);
 	if (tmf->function == SCSI_I_T_NEXUS_RESET)
 		next_lun(tmf);
-	else if (functions[tmf->function].query && found != 0)
-		respond(tmf, SCSI_FUNCTION_SUCCEEDED);
 	else
-		respond(tmf, SCSI_FUNCTION_COMPLETE);
+		respond(tmf, function->query && walk->found != 0 ? SCSI_FUNCTION_SUCCEEDED
+								 : SCSI_FUNCTION_COMPLETE);
 }
 
-/* I_T NEXUS RESET, app thread: on to the first LUN from next_number on, while LUNs come and go. */
+/* SAM-5 §7: what the function does to one logical unit. */
+static void
+start_lun(void *arg)
+{
+	struct scsi_tmf *tmf = arg;
+	const struct function *function = &functions[tmf->function];
+
+	tmf->walk = (struct scsi_walk){.lun = function->of_nexus ? tmf->lun : NULL,
+				       .by_tag = function->by_tag,
+				       .tag = tmf->tag,
+				       .by = function->resets ? NULL : tmf->target,
+				       .aborts = !function->query,
+				       .resets = function->attention != SCSI_ATTENTIONS,
+				       .over = end_lun};
+	tmf->lun->users++;
+	scsi_unit_find_tasks(tmf->lun->unit, &tmf->walk);
+}
+
+/* I_T NEXUS RESET: on to the first LUN from next_number on, while LUNs come and go. */
 static void
 next_lun(void *arg)
 {
 	struct scsi_tmf *tmf = arg;
 	struct scsi_lun *lun = scsi_lun_next(tmf->target, NULL);
-	struct thread *origin = tmf->order.origin;
 
 	while (lun != NULL && lun->number < tmf->next_number)
 		lun = scsi_lun_next(tmf->target, lun);
@@ -93,26 +96,23 @@ next_lun(void *arg)
 	}
 	tmf->lun = lun;
 	tmf->next_number = lun->number + 1u;
-	scsi_order_send(lun->unit, &tmf->order, run_tmf);
-	tmf->order.origin = origin;
+	start_lun(tmf);
 }
 
 void
 scsi_tmf_submit(struct scsi_tmf *tmf)
 {
-	struct scsi_order *order = &tmf->order;
-
-	order->origin = thread_current();
+	tmf->origin = thread_current();
+	tmf->next_number = 0;
 	if (tmf->function >= SCSI_TMF_FUNCTIONS || tmf->function == SCSI_CLEAR_ACA) {
 		/* There is no ACA: NormACA is 0, and CDBs with NACA are refused. */
 		respond(tmf, SCSI_FUNCTION_REJECTED);
 	} else if (tmf->function == SCSI_I_T_NEXUS_RESET) {
-		tmf->next_number = 0;
-		thread_send(tmf->target->app, &order->msg, next_lun, tmf);
+		thread_send(tmf->target->app, &tmf->msg, next_lun, tmf);
 	} else if (tmf->lun == NULL || tmf->lun->unit == NULL) {
 		/* The well-known logical unit has no task that could be aborted. */
 		respond(tmf, tmf->lun == NULL ? SCSI_INCORRECT_LUN : SCSI_FUNCTION_COMPLETE);
 	} else {
-		scsi_order_send(tmf->lun->unit, order, run_tmf);
+		thread_send(tmf->target->app, &tmf->msg, start_lun, tmf);
 	}
 }

@@ -25,6 +25,7 @@ channel_create(void *dev, void *channel_ctx)
 	channel->unit = dev;
 	channel->thread = thread_current();
 	LIST_INIT(&channel->in_flight);
+	LIST_INIT(&channel->walks);
 	channel->bdev = bdev_channel_get(channel->unit->desc);
 	if (channel->bdev == NULL)
 		return -errno;
@@ -68,6 +69,12 @@ scsi_channel_flush(struct scsi_channel *channel)
 	bdev_flush_submissions(channel->bdev);
 }
 
+bool
+scsi_channel_release_held(struct scsi_channel *channel)
+{
+	return bdev_release_held(channel->bdev);
+}
+
 /* ---- the coroutine ---- */
 
 void
@@ -103,116 +110,82 @@ scsi_unit_wait(struct scsi_unit *unit, const bool *flag)
 	}
 }
 
-static void
-order_arrived(void *arg)
+void
+scsi_unit_line_up(void *arg)
 {
-	struct scsi_order *order = arg;
-	struct scsi_unit *unit = order->unit;
+	struct scsi_task *task = arg;
+	struct scsi_unit *unit = task->lun->unit;
 
-	if (scsi_order_is_aborted(order)) {
-		order->run(order);
+	if (load(task->aborted)) {
+		scsi_task_run(task);
 		return;
 	}
-	TAILQ_INSERT_TAIL(&unit->orders, order, link);
-	unit->has_order = true;
+	TAILQ_INSERT_TAIL(&unit->line, task, line_link);
+	unit->has_work = true;
 	scsi_unit_wake(unit);
 }
 
-void
-scsi_order_send(struct scsi_unit *unit, struct scsi_order *order,
-		void (*run)(struct scsi_order *order))
-{
-	order->origin = thread_current();
-	order->unit = unit;
-	order->run = run;
-	thread_send(unit->app, &order->msg, order_arrived, order);
-}
-
-/* The last LUN is gone, and with it all channels soon. */
+/* With the last channel. */
 static void
 on_unregistered(void *dev)
 {
 	struct scsi_unit *unit = dev;
+	struct completion *ended = unit->ended;
 
-	unit->closed = true;
-	scsi_unit_wake(unit);
+	bdev_close(unit->desc);
+	free(unit);
+	completion_signal(ended, 0);
 }
 
 static void
 unit_run(void *arg)
 {
 	struct scsi_unit *unit = arg;
-	struct completion *ended;
 
 	while (!TAILQ_EMPTY(&unit->luns)) {
-		struct scsi_order *order = TAILQ_FIRST(&unit->orders);
+		struct scsi_task *task = TAILQ_FIRST(&unit->line);
+		struct scsi_walk *reset = LIST_FIRST(&unit->resets);
 
-		if (order == NULL) {
-			unit->has_order = false;
-			scsi_unit_wait(unit, &unit->has_order);
-			continue;
+		unit->has_work = task != NULL || reset != NULL;
+		if (reset != NULL) {
+			LIST_REMOVE(reset, link);
+			scsi_kept_reset_modes(unit->kept);
+			scsi_modes_apply(unit);
+			reset->over(reset);
+		} else if (task != NULL) {
+			TAILQ_REMOVE(&unit->line, task, line_link);
+			scsi_task_run(task);
 		}
-		TAILQ_REMOVE(&unit->orders, order, link);
-		order->run(order);
+		scsi_unit_wait(unit, &unit->has_work);
 	}
-	/* From here on the disk's next LUN makes another unit, which has what is kept then. */
-	TAILQ_REMOVE(&units, unit, registry_link);
-	scsi_kept_close(unit->kept);
 	io_device_unregister(unit, on_unregistered);
-	scsi_unit_wait(unit, &unit->closed);
-	bdev_close(unit->desc);
-	ended = unit->ended;
-	free(unit);
-	completion_signal(ended, 0);
 }
-
-/* ---- walks ---- */
 
 void
-scsi_walk_continue(struct scsi_channel *channel)
+scsi_unit_reset_modes(struct scsi_walk *walk)
 {
-	const struct scsi_walk *walk = channel->walk;
-	const struct scsi_task *task;
-
-	LIST_FOREACH (task, &channel->in_flight, link) {
-		if (walk->waits_for != NULL && walk->waits_for(walk, task))
-			return;
-	}
-	channel->walk = NULL;
-	for_each_channel_continue(channel->iter, 0);
-}
-
-static void
-visit(struct io_channel_iter *iter)
-{
-	struct scsi_channel *channel = io_channel_ctx(io_channel_iter_channel(iter));
-	struct scsi_walk *walk = io_channel_iter_ctx(iter);
-
-	if (walk->visit != NULL)
-		walk->visit(walk, channel);
-	channel->walk = walk;
-	channel->iter = iter;
-	scsi_walk_continue(channel);
-}
-
-static void
-walk_done(void *ctx, int status)
-{
-	struct scsi_walk *walk = ctx;
-
-	(void)status;
-	walk->done = true;
+	LIST_INSERT_HEAD(&walk->unit->resets, walk, link);
+	walk->unit->has_work = true;
 	scsi_unit_wake(walk->unit);
 }
 
 void
-scsi_unit_walk(struct scsi_unit *unit, struct scsi_walk *walk)
+scsi_unit_detach(struct scsi_lun *lun)
 {
-	walk->unit = unit;
-	walk->done = false;
-	while (for_each_channel(unit, visit, walk, walk_done) != 0)
-		coroutine_sleep(RETRY_US);
-	scsi_unit_wait(unit, &walk->done);
+	struct scsi_unit *unit = lun->unit;
+	struct completion *ended;
+
+	TAILQ_REMOVE(&unit->luns, lun, unit_link);
+	if (!TAILQ_EMPTY(&unit->luns))
+		return;
+	/* From here on the disk's next LUN makes another unit, which has what is kept then. */
+	TAILQ_REMOVE(&units, unit, registry_link);
+	scsi_kept_close(unit->kept);
+	ended = unit->ended = scsi_completion_create();
+	unit->has_work = true;
+	scsi_unit_wake(unit);
+	completion_wait(ended, WAIT_FOREVER);
+	completion_put(ended);
 }
 
 /* ---- finding and aborting tasks ---- */
@@ -221,9 +194,18 @@ static bool
 is_meant(const struct scsi_walk *walk, const struct scsi_task *task)
 {
 	return task != walk->except && (walk->lun == NULL || task->lun == walk->lun) &&
+	       (walk->nexus == NULL || scsi_nexus_is_same(task->target->nexus, *walk->nexus)) &&
 	       (!walk->by_tag || task->tag == walk->tag);
 }
 
+static bool
+is_aborted(struct bdev_request *rq, void *ctx)
+{
+	(void)ctx;
+	return load(scsi_task_of_request(rq)->aborted);
+}
+
+/* What waits here, and not for a device, is over at once. */
 static void
 find_meant(struct scsi_walk *walk, struct scsi_channel *channel)
 {
@@ -233,13 +215,15 @@ find_meant(struct scsi_walk *walk, struct scsi_channel *channel)
 		if (!is_meant(walk, task))
 			continue;
 		walk->found++;
-		if (!walk->aborts)
+		if (!walk->aborts || load(task->aborted))
 			continue;
 		if (walk->by != NULL && walk->by != task->target)
 			scsi_lun_alert(task->lun, 1u << SCSI_UA_COMMANDS_CLEARED, 0);
 		task->reset = walk->resets;
 		atomic_store(&task->aborted, true);
 	}
+	if (walk->aborts)
+		bdev_abort_held(channel->bdev, is_aborted, NULL);
 }
 
 static bool
@@ -248,36 +232,102 @@ waits_for_aborted(const struct scsi_walk *walk, const struct scsi_task *task)
 	return is_meant(walk, task) && atomic_load(&task->aborted);
 }
 
-/*
- * Tasks that stand in the coroutine's own line would wait for it, and it for them. So those that
- * are marked go back first. Ones whose message is still under way find the mark when they arrive.
- */
+/* Their turn may be far, or behind who waits for them. Who is on the way finds the mark there. */
 static void
 send_back_aborted(struct scsi_unit *unit)
 {
-	struct scsi_order *order, *next;
+	struct scsi_task *task = TAILQ_FIRST(&unit->line), *next;
 
-	for (order = TAILQ_FIRST(&unit->orders); order != NULL; order = next) {
-		next = TAILQ_NEXT(order, link);
-		if (scsi_order_is_aborted(order)) {
-			TAILQ_REMOVE(&unit->orders, order, link);
-			order->run(order);
+	for (; task != NULL; task = next) {
+		next = TAILQ_NEXT(task, line_link);
+		if (load(task->aborted)) {
+			TAILQ_REMOVE(&unit->line, task, line_link);
+			scsi_task_run(task);
 		}
 	}
 }
 
-uint32_t
+/* ---- walks ---- */
+
+void
+scsi_walks_continue(struct scsi_channel *channel)
+{
+	struct scsi_walk *walk = LIST_FIRST(&channel->walks), *next;
+
+	for (; walk != NULL; walk = next) {
+		struct scsi_task *task = LIST_FIRST(&channel->in_flight);
+
+		next = LIST_NEXT(walk, link);
+		while (task != NULL && !(walk->waits_for != NULL && walk->waits_for(walk, task)))
+			task = LIST_NEXT(task, link);
+		if (task != NULL)
+			continue;
+		LIST_REMOVE(walk, link);
+		for_each_channel_continue(walk->iter, 0);
+	}
+}
+
+static void
+visit(struct io_channel_iter *iter)
+{
+	struct scsi_channel *channel = io_channel_ctx(io_channel_iter_channel(iter));
+	struct scsi_walk *walk = io_channel_iter_ctx(iter);
+
+	if (walk->waits_for == NULL)
+		find_meant(walk, channel);
+	walk->iter = iter;
+	LIST_INSERT_HEAD(&channel->walks, walk, link);
+	scsi_walks_continue(channel);
+}
+
+static void start_walk(void *arg);
+
+static void
+visited(void *ctx, int status)
+{
+	struct scsi_walk *walk = ctx;
+
+	(void)status;
+	if (walk->waits_for != NULL || !walk->aborts) {
+		walk->over(walk);
+		return;
+	}
+	send_back_aborted(walk->unit);
+	walk->waits_for = waits_for_aborted;
+	start_walk(walk);
+}
+
+/* Until there is memory for it. */
+static void
+start_walk(void *arg)
+{
+	struct scsi_walk *walk = arg;
+
+	if (for_each_channel(walk->unit, visit, walk, visited) != 0)
+		thread_send(walk->unit->app, &walk->msg, start_walk, walk);
+}
+
+void
 scsi_unit_find_tasks(struct scsi_unit *unit, struct scsi_walk *walk)
 {
-	walk->visit = find_meant;
-	scsi_unit_walk(unit, walk);
-	if (!walk->aborts)
-		return walk->found;
-	send_back_aborted(unit);
-	walk->visit = NULL;
-	walk->waits_for = waits_for_aborted;
-	scsi_unit_walk(unit, walk);
-	return walk->found;
+	walk->unit = unit;
+	start_walk(walk);
+}
+
+void
+scsi_walk_done(struct scsi_walk *walk)
+{
+	walk->done = true;
+	scsi_unit_wake(walk->unit);
+}
+
+void
+scsi_unit_walk(struct scsi_unit *unit, struct scsi_walk *walk)
+{
+	walk->unit = unit;
+	walk->over = scsi_walk_done;
+	start_walk(walk);
+	scsi_unit_wait(unit, &walk->done);
 }
 
 /* ---- making and ending; app thread ---- */
@@ -367,7 +417,8 @@ unit_create(const char *bdev, struct scsi_unit **created, struct errmsg *err)
 	snprintf(unit->name, sizeof(unit->name), "%s", bdev);
 	unit->app = thread_current();
 	TAILQ_INIT(&unit->luns);
-	TAILQ_INIT(&unit->orders);
+	TAILQ_INIT(&unit->line);
+	LIST_INIT(&unit->resets);
 	rc = open_bdev(unit, err);
 	if (rc == 0)
 		rc = unit_start(unit, err);

@@ -186,6 +186,14 @@ expect_good(struct command *command)
 }
 
 static inline void
+expect_outcome(struct command *command, enum scsi_outcome outcome)
+{
+	assert_true(command->finished);
+	assert_int_equal(command->task->outcome, outcome);
+	command_free(command);
+}
+
+static inline void
 expect_status(struct command *command, int status)
 {
 	assert_int_equal(command->task->outcome, SCSI_COMPLETE);

@@ -154,34 +154,62 @@ test_ordered_of_all_kinds(void **state)
 	}
 }
 
-/* One that is aborted in line lets go those behind it. */
+/* Which is aborted: in line it ends at once, at its turn without a beginning; and lets go all others. */
 static void
 test_aborted(void **state)
 {
-	struct command *under_way, *first, *second, *behind;
+	struct command *under_way, *turn, *waiting[3], *behind;
 	struct rig_tmf tmf;
 
 	(void)state;
 	fake.delayed = true;
-	under_way = start_write(A, 0, SCSI_SIMPLE);
-	first = start_write(A, 1, SCSI_ORDERED);
+	under_way = start_write(B, 0, SCSI_SIMPLE);
+	turn = start_write(A, 1, SCSI_ORDERED);
+	waiting[0] = start_write(A, 2, SCSI_ORDERED);
+	waiting[1] = start_write(A, 3, SCSI_SIMPLE);
+	waiting[2] = start(A, scsi_cdb_modesense6(0, 0, 0x3f, 0, 255), 0, 255, SCSI_ORDERED);
+	behind = start_write(B, 4, SCSI_SIMPLE);
 	tmf_start(A, &tmf, SCSI_ABORT_TASK_SET, 0);
 	rig_settle();
-	second = start_write(A, 2, SCSI_ORDERED);
-	behind = start_write(B, 3, SCSI_SIMPLE);
-	while (fake_complete_one(rig_io[A]) || !tmf.finished)
-		rig_settle();
-	rig_settle();
-	assert_true(fake_complete_one(rig_io[B]) || behind->finished);
-	assert_true(under_way->finished && first->finished);
-	assert_int_equal(second->task->outcome, SCSI_ABORTED);
-	command_free(under_way);
-	command_free(first);
-	command_free(second);
+	for (int i = 0; i < 3; i++)
+		expect_outcome(waiting[i], SCSI_ABORTED);
+	assert_false(turn->finished || tmf.finished);
+	expect_begun(1, 0);
+	complete(B);
+	expect_outcome(turn, SCSI_ABORTED);
+	assert_true(tmf.finished);
+	expect_begun(2, 4);
+	complete(B);
+	expect_good(under_way);
 	expect_good(behind);
-	behind = start_write(A, 5, SCSI_SIMPLE);
-	expect_begun(fake.logged, 5);
+	/* All goes its straight way again. */
+	fake.delayed = false;
+	behind = begin(A, scsi_cdb_write10(5, 512, 512, 0, 0, 0, 0, 0), data, 512, 0);
+	command_submit(A, behind);
+	assert_true(behind->finished);
+	expect_good(behind);
+}
+
+/* The same of one that has begun: it is not over until the disk has done it. */
+static void
+test_aborted_under_way(void **state)
+{
+	struct command *ordered, *behind;
+	struct rig_tmf tmf;
+
+	(void)state;
+	fake.delayed = true;
+	ordered = start_write(A, 1, SCSI_ORDERED);
+	behind = start_write(B, 2, SCSI_SIMPLE);
+	tmf_start(A, &tmf, SCSI_ABORT_TASK_SET, 0);
+	rig_settle();
+	assert_false(ordered->finished || tmf.finished);
+	expect_begun(1, 1);
 	complete(A);
+	assert_true(tmf.finished);
+	expect_outcome(ordered, SCSI_ABORTED);
+	expect_begun(2, 2);
+	complete(B);
 	expect_good(behind);
 }
 
@@ -292,6 +320,7 @@ main(void)
 		disk_test(test_at_once),
 		disk_test(test_ordered_of_all_kinds),
 		disk_test(test_aborted),
+		disk_test(test_aborted_under_way),
 		disk_test(test_head_of_queue),
 		disk_test(test_aca),
 		disk_test(test_unknown),

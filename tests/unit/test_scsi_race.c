@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Two initiators on OS threads of their own count up one number on one disk with COMPARE AND WRITE,
- * write, reset the disk, and open and close their channels, while the app thread resizes. For
- * ThreadSanitizer, and for the sum.
+ * write, with all task attributes, reset the disk, and open and close their channels, while the app
+ * thread resizes. For ThreadSanitizer, and for the sum.
  */
 /* links: scsi reservation bdev testlib thread env */
 /* ldflags: -liscsi */
@@ -110,6 +110,7 @@ worker_send(struct worker *worker, struct iscsi_task *made, void *out, size_t ou
 	task->lun = worker->at->lun;
 	task->channel = worker->at->channel;
 	task->tag = 1;
+	task->attribute = worker->rounds % SCSI_ACA; /* each of the others */
 	task->out = &iov[0];
 	task->in = &iov[1];
 	task->out_count = out_size != 0;

@@ -24,14 +24,6 @@ start_write(int who, uint32_t lba, uint64_t tag)
 }
 
 static void
-expect_outcome(struct command *command, enum scsi_outcome outcome)
-{
-	assert_true(command->finished);
-	assert_int_equal(command->task->outcome, outcome);
-	command_free(command);
-}
-
-static void
 expect_aborted(struct command *command)
 {
 	expect_outcome(command, SCSI_ABORTED);
@@ -151,7 +143,10 @@ test_no_lun(void **state)
 	clear_attentions(A);
 }
 
-/* Commands that stand in the unit's line behind the function, and are aborted, never begin. */
+/*
+ * Commands that stand in the unit's line, in front of the function or behind it, and are aborted,
+ * never begin.
+ */
 static void
 test_abort_waiting(void **state)
 {
@@ -172,19 +167,172 @@ test_abort_waiting(void **state)
 	command_submit(A, mode);
 	rig_settle();
 	assert_int_equal(fake.logged, 1);
-	assert_true(fake_complete_one(rig_io[1])); /* now the first of them runs */
-	rig_settle();
-	assert_true(fake_complete_one(rig_io[0])); /* reads … */
-	rig_settle();
-	assert_false(tmf.finished);
-	assert_true(fake_complete_one(rig_io[0])); /* … and writes */
-	rig_settle();
-	assert_true(tmf.finished);
-	assert_int_equal(fake.logged, 3);
-	expect_good(under_way);
-	expect_good(compare[0]);
 	expect_aborted(compare[1]);
 	expect_aborted(mode);
+	assert_false(tmf.finished); /* the first of them waits to be alone */
+	assert_true(fake_complete_one(rig_io[1]));
+	rig_settle();
+	assert_true(tmf.finished);
+	assert_int_equal(fake.logged, 1);
+	expect_good(under_way);
+	expect_aborted(compare[0]);
+}
+
+/* One that waits for the range of another one waits for no device, and so the function for nobody. */
+static void
+test_abort_excluded(void **state)
+{
+	struct command *compare, *writes[2], *other;
+
+	(void)state;
+	fake.delayed = true;
+	compare = begin(B, scsi_cdb_compareandwrite(0, 1024, 512, 0, 0, 0, 0, 0), data, 1024, 0);
+	command_submit(B, compare);
+	rig_settle();
+	assert_int_equal(fake.logged, 1); /* it reads */
+	for (unsigned int i = 0; i < 2; i++)
+		writes[i] = start_write(A, 0, i);
+	other = start_write(B, 0, 7);
+	assert_int_equal(tmf_run(A, SCSI_QUERY_TASK, 1), SCSI_FUNCTION_SUCCEEDED);
+	assert_int_equal(tmf_run(A, SCSI_ABORT_TASK, 1), SCSI_FUNCTION_COMPLETE);
+	expect_aborted(writes[1]);
+	assert_int_equal(tmf_run(A, SCSI_QUERY_TASK, 1), SCSI_FUNCTION_COMPLETE);
+	assert_int_equal(fake.logged, 1);
+	fake.delayed = false;
+	assert_true(fake_complete_one(rig_io[1]));
+	rig_settle();
+	expect_good(compare);
+	expect_good(writes[0]);
+	expect_good(other);
+}
+
+static void
+limit_run(void *arg)
+{
+	bdev_set_rates(fake.bdev, (const uint64_t[BDEV_RATES]){[BDEV_RATE_IOS] = *(uint64_t *)arg});
+}
+
+/* I/Os per second; the first one is in time. */
+static void
+limit(uint64_t per_second)
+{
+	rig_run(limit_run, &per_second);
+}
+
+/* What a rate limit holds back is not waited for: nobody has it. */
+static void
+test_abort_limited(void **state)
+{
+	struct command *writes[4], *other, *verify;
+
+	(void)state;
+	limit(1);
+	for (unsigned int i = 0; i < 4; i++)
+		writes[i] = start_write(A, i, i);
+	other = start_write(B, 9, 9);
+	expect_good(writes[0]);
+	assert_int_equal(tmf_run(A, SCSI_ABORT_TASK, 2), SCSI_FUNCTION_COMPLETE);
+	expect_aborted(writes[2]);
+	assert_int_equal(tmf_run(A, SCSI_QUERY_TASK, 1), SCSI_FUNCTION_SUCCEEDED);
+	assert_int_equal(tmf_run(A, SCSI_ABORT_TASK_SET, 0), SCSI_FUNCTION_COMPLETE);
+	expect_aborted(writes[1]);
+	expect_aborted(writes[3]);
+	assert_false(other->finished);
+	verify = begin(A, scsi_cdb_verify10(0, 512, 0, 0, 1, 512), data, 512, 0);
+	command_submit(A, verify);
+	assert_int_equal(tmf_run(A, SCSI_LOGICAL_UNIT_RESET, 0), SCSI_FUNCTION_COMPLETE);
+	expect_outcome(other, SCSI_RESET);
+	expect_outcome(verify, SCSI_RESET);
+	assert_int_equal(fake.logged, 1);
+	limit(0);
+	clear_attentions(A);
+	clear_attentions(B);
+}
+
+/* Commands in several parts, of which the limit has the next one by the time of the function. */
+static void
+test_abort_between_parts(void **state)
+{
+	struct command *orwrite, *read;
+	struct rig_tmf tmf;
+
+	(void)state;
+	fake.delayed = true;
+	limit(1);
+	orwrite = command_start(A, (const uint8_t[16]){0x8b, [13] = 1}, 16, data, 512, 0);
+	command_submit(A, orwrite);
+	read = begin(A, scsi_cdb_read10(8, 512, 512, 0, 0, 1, 0, 0), NULL, 0, 512);
+	command_submit(A, read); /* with FUA: a flush comes first */
+	rig_settle();
+	assert_int_equal(fake.logged, 2);
+	tmf_start(A, &tmf, SCSI_ABORT_TASK_SET, 0);
+	while (fake_complete_one(rig_io[0]))
+		rig_settle();
+	rig_settle();
+	assert_true(tmf.finished);
+	expect_aborted(orwrite);
+	expect_aborted(read);
+	assert_int_equal(fake.logged, 2);
+	limit(0);
+}
+
+/* A function of another initiator's, which waits for a device, holds up nobody else's. */
+static void
+test_functions_at_once(void **state)
+{
+	struct command *stuck, *write;
+	struct rig_tmf tmfs[2];
+
+	(void)state;
+	fake.delayed = true;
+	stuck = start_write(B, 1, 1);
+	tmf_start(B, &tmfs[0], SCSI_ABORT_TASK, 1);
+	tmf_start(A, &tmfs[1], SCSI_LOGICAL_UNIT_RESET, 0);
+	rig_settle();
+	assert_int_equal(tmf_run(A, SCSI_QUERY_TASK_SET, 0), SCSI_FUNCTION_COMPLETE);
+	assert_int_equal(tmf_run(A, SCSI_ABORT_TASK_SET, 0), SCSI_FUNCTION_COMPLETE);
+	assert_int_equal(tmf_run(B, SCSI_QUERY_TASK, 1), SCSI_FUNCTION_SUCCEEDED);
+	write = start_write(A, 2, 2);
+	assert_false(tmfs[0].finished || tmfs[1].finished);
+	assert_true(fake_complete_one(rig_io[1]));
+	rig_settle();
+	assert_true(tmfs[0].finished && tmfs[1].finished);
+	assert_int_equal(tmfs[0].tmf.response, SCSI_FUNCTION_COMPLETE);
+	assert_int_equal(tmfs[1].tmf.response, SCSI_FUNCTION_COMPLETE);
+	expect_aborted(stuck); /* as the first function says */
+	assert_false(write->finished);
+	assert_true(fake_complete_one(rig_io[0]));
+	expect_good(write);
+	fake.delayed = false;
+	clear_attentions(A);
+	clear_attentions(B);
+}
+
+/* What was done and cannot be done again says so, whoever aborts it meanwhile. */
+static void
+test_too_late(void **state)
+{
+	struct command *compare;
+	struct rig_tmf tmf;
+
+	(void)state;
+	fake.delayed = true;
+	for (int written = 0; written < 2; written++) {
+		compare = begin(A, scsi_cdb_compareandwrite(0, 1024, 512, 0, 0, 0, 0, 0), data,
+				1024, 0);
+		command_submit(A, compare);
+		rig_settle();
+		if (written)
+			assert_true(fake_complete_one(rig_io[0]));
+		tmf_start(B, &tmf, SCSI_CLEAR_TASK_SET, 0);
+		rig_settle();
+		assert_true(fake_complete_one(rig_io[0]));
+		rig_settle();
+		assert_true(tmf.finished);
+		assert_false(fake_complete_one(rig_io[0]));
+		expect_outcome(compare, written ? SCSI_COMPLETE : SCSI_ABORTED);
+		expect_attention(A, 0x2f00);
+	}
 }
 
 /* One of 0 blocks wants nothing for itself, and so waits for nobody. */
@@ -390,6 +538,47 @@ test_add_while_last_goes(void **state)
 	scsi_free_scsi_task(made);
 }
 
+/* A LUN does not wait for what other initiators have in the device, or wait for there. */
+static void
+test_remove_beside_stuck(void **state)
+{
+	struct command *stuck, *compare;
+	struct rig_tmf tmf;
+	int rc;
+
+	(void)state;
+	fake.delayed = true;
+	stuck = start_write(B, 0, 1);
+	compare = begin(B, scsi_cdb_compareandwrite(0, 1024, 512, 0, 0, 0, 0, 0), data, 1024, 0);
+	command_submit(B, compare);
+	rig_settle();
+	tmf_start(B, &tmf, SCSI_LOGICAL_UNIT_RESET, 0);
+	rig_settle();
+	nexus_stop(A);
+	assert_false(stuck->finished || compare->finished || tmf.finished);
+	nexus_start(A, "a", "disk");
+	assert_true(fake_complete_one(rig_io[1]));
+	rig_settle();
+	assert_true(tmf.finished);
+	expect_outcome(stuck, SCSI_RESET);
+	expect_outcome(compare, SCSI_RESET);
+	clear_attentions(A);
+	clear_attentions(B);
+	/* A reset of its nexus that was sent to another LUN goes on to those that are left. */
+	lun_add(A, 1, "disk", &rc);
+	assert_int_equal(rc, 0);
+	stuck = start_write(B, 0, 1);
+	tmf_start(A, &tmf, SCSI_I_T_NEXUS_RESET, 0);
+	poll_until_idle(&rig_app, 1);
+	rig_run(lun_remove_run, scsi_lun_find(nexus[A].target, 1));
+	rig_settle();
+	assert_true(tmf.finished);
+	assert_int_equal(tmf.tmf.response, SCSI_FUNCTION_COMPLETE);
+	assert_true(fake_complete_one(rig_io[1]));
+	expect_good(stuck);
+	clear_attentions(A);
+}
+
 /* ---- a block device that goes away ---- */
 
 static void
@@ -435,6 +624,12 @@ main(void)
 		disk_test(test_resets),
 		disk_test(test_no_lun),
 		disk_test(test_abort_waiting),
+		disk_test(test_abort_excluded),
+		disk_test(test_functions_at_once),
+		disk_test(test_remove_beside_stuck),
+		disk_test(test_too_late),
+		disk_test(test_abort_limited),
+		disk_test(test_abort_between_parts),
 		disk_test(test_exclusive_of_none),
 		disk_test(test_attentions),
 		disk_test(test_conflicts),
