@@ -168,7 +168,7 @@ test_refused(void **state)
 		{16, 0xe0, SCSI_SENSE_ILLEGAL_REQUEST, 0x2607},
 		{17, 0x05, SCSI_SENSE_ILLEGAL_REQUEST, 0x2600}, /* a CD */
 		{20, 0x02, SCSI_SENSE_COPY_ABORTED, 0x0d02},    /* designates nothing */
-		{30, 0x55, SCSI_SENSE_COPY_ABORTED, 0x0d02},
+		{24, 0x55, SCSI_SENSE_COPY_ABORTED, 0x0d02}, /* no NAA of ours, whatever the UUID */
 		{46, 0x10, SCSI_SENSE_ILLEGAL_REQUEST, 0x2600}, /* another block size */
 		{48, 0x03, SCSI_SENSE_ILLEGAL_REQUEST, 0x2609},
 		{51, 0x14, SCSI_SENSE_ILLEGAL_REQUEST, 0x2600},
