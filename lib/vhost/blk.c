@@ -442,6 +442,12 @@ blk_channel_put(void *device, void *channel)
 	bdev_channel_put(channel);
 }
 
+static bool
+blk_release_held(void *channel)
+{
+	return bdev_release_held(channel);
+}
+
 /* ---- memory; vhost-events thread ---- */
 
 /*
@@ -709,6 +715,7 @@ static const struct vhost_device_ops blk_ops = {
 	.channel_get = blk_channel_get,
 	.channel_put = blk_channel_put,
 	.handle = blk_handle,
+	.release_held = blk_release_held,
 	.resize = blk_resize,
 	.destroy = blk_destroy,
 	.describe = blk_describe,

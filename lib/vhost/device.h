@@ -87,6 +87,13 @@ struct vhost_device_ops {
 	 * them.
 	 */
 	void (*handle)(struct vhost_queue *queue, struct virtq_slot **slots, uint32_t count);
+	/*
+	 * A queue that uses this channel stops: requests of it that are with no device, but held back
+	 * here (a rate limit), go on at once. Returns whether there were any, perhaps of another
+	 * queue. They are as good as any: nothing is lost, done twice, or told to the driver that is
+	 * not so. See bdev_release_held(). May be NULL: it holds back nothing.
+	 */
+	bool (*release_held)(void *channel);
 
 	/*
 	 * ---- the event queue, if fill is not NULL: of that index ----

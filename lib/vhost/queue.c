@@ -132,9 +132,22 @@ finish_stop(struct vhost_queue *queue)
 	report_stopped(queue);
 }
 
+/*
+ * What is held back goes on now: who stops a queue does not wait for as long as a limit says. It is
+ * not ended instead: without in-flight tracking nobody would do it again. Again in each poll, since
+ * commands may come in several parts.
+ */
+static bool
+release_held(const struct vhost_queue *queue)
+{
+	return queue->ops->release_held != NULL && queue->channel != NULL &&
+	       virtq_in_flight(queue->setup.vq) > 0 && queue->ops->release_held(queue->channel);
+}
+
 static void
 poll_stopping(struct vhost_queue *queue)
 {
+	release_held(queue);
 	publish(queue);
 	if (virtq_in_flight(queue->setup.vq) > 0)
 		return;
@@ -210,7 +223,7 @@ queue_arm(void *arg)
 	if (queue->call_pending)
 		call_later(queue);
 	if (queue->state != VHOST_QUEUE_RUNNING)
-		return virtq_in_flight(queue->setup.vq) > 0;
+		return !release_held(queue) && virtq_in_flight(queue->setup.vq) > 0;
 	/* A driver without a kick fd asked us to poll (vhost-user: bit 8 of SET_VRING_KICK). */
 	if (queue->setup.kick_fd < 0 || !virtq_enable_kicks(queue->setup.vq))
 		return false;

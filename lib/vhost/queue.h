@@ -105,7 +105,8 @@ struct vhost_queue {
  */
 void vhost_queue_start(void *arg);
 /*
- * Takes nothing new from now on. When the requests are done, vhost_session_queue_stopped() runs on
+ * Takes nothing new from now on, and has what is held back go on (device.h, release_held). When the
+ * requests are done, vhost_session_queue_stopped() runs on
  * the main thread: once for each start, whether that succeeded or not.
  */
 void vhost_queue_stop(void *arg);

@@ -234,6 +234,7 @@ const struct vhost_device_ops vhost_scsi_ops = {
 	.channel_get = scsi_device_channel_get,
 	.channel_put = scsi_device_channel_put,
 	.handle = vhost_scsi_handle,
+	.release_held = vhost_scsi_release_held,
 	.event_queue = VHOST_SCSI_EVENT_QUEUE,
 	.event_fd = vhost_scsi_event_fd,
 	.wants_buffers = vhost_scsi_wants_buffers,

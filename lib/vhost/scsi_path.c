@@ -77,11 +77,20 @@ vhost_scsi_find_path(const struct vhost_scsi_channel *channel, const uint8_t fie
 
 /* ---- one path; its thread ---- */
 
-/* 0, or -EAGAIN while something is in flight. */
+/* See device.h. */
+static bool
+release_path(struct vhost_scsi_path *path)
+{
+	return path->in_flight > 0 && path->channel != NULL &&
+	       scsi_channel_release_held(path->channel);
+}
+
+/* 0, or -EAGAIN while something is in flight, which does not wait for any limit then. */
 static int
 end_path(struct vhost_scsi_path *path)
 {
 	path->lun = NULL;
+	release_path(path);
 	if (path->in_flight > 0)
 		return -EAGAIN;
 	if (path->channel != NULL)
@@ -170,6 +179,32 @@ find_leaving(const struct vhost_scsi_channel *channel, const struct vhost_scsi_t
 			return paths;
 	}
 	return NULL;
+}
+
+static bool
+release_paths(struct vhost_scsi_paths *paths)
+{
+	bool found = false;
+
+	for (uint32_t i = 0; i < paths->lun_count; i++)
+		found |= release_path(&paths->luns[i]);
+	return found;
+}
+
+bool
+vhost_scsi_release_held(void *ctx)
+{
+	struct vhost_scsi_channel *channel = ctx;
+	struct vhost_scsi_paths *paths;
+	bool found = false;
+
+	for (uint32_t i = 0; i < VHOST_SCSI_TARGETS; i++) {
+		if (channel->targets[i] != NULL)
+			found |= release_paths(channel->targets[i]);
+	}
+	LIST_FOREACH (paths, &channel->leaving, link)
+		found |= release_paths(paths);
+	return found;
 }
 
 /* ---- from the app thread ---- */

@@ -165,6 +165,9 @@ bool vhost_scsi_decode_lun(const uint8_t field[8], struct vhost_scsi_address *ad
 int vhost_scsi_channel_create(void *dev, void *channel_ctx);
 void vhost_scsi_channel_destroy(void *dev, void *channel_ctx);
 
+/* For struct vhost_device_ops. */
+bool vhost_scsi_release_held(void *channel);
+
 /* For vhost_threads_call(). arg is the target, of which each LUN that is not removed is shown. */
 int vhost_scsi_paths_add(struct vhost_thread *thread, void *arg);
 /* arg is the target. Nothing new goes there; -EAGAIN while something is in flight. */

@@ -201,13 +201,93 @@ test_latency(void **state)
 	delete_top();
 }
 
+/* ---- who does not wait for that ---- */
+
+#define HELD   32
+#define MINUTE 60000000 /* µs */
+
+static void
+submit_held(struct client_blk *blk)
+{
+	struct client_segment segment = {blk->bounce_gpa, 512, false};
+
+	for (uint64_t i = 0; i < HELD; i++) {
+		struct client_blk_request request = {.type = VIRTIO_BLK_T_OUT,
+						     .sector = i,
+						     .segments = &segment,
+						     .segment_count = 1,
+						     .tag = i};
+
+		assert_int_equal(client_blk_submit(blk, &request), 0);
+	}
+}
+
+/* Each has ended well, and once. */
+static void
+expect_all(struct client_blk *blk)
+{
+	struct client_blk_completion completion;
+	uint64_t tags = 0;
+
+	for (int i = 0; i < HELD; i++) {
+		assert_int_equal(client_blk_wait(blk, &completion, DEADLINE_MS), 0);
+		assert_int_equal(completion.status, VIRTIO_BLK_S_OK);
+		tags |= 1ULL << completion.tag;
+	}
+	assert_int_equal(tags, (1ULL << HELD) - 1);
+	assert_int_equal(client_blk_reap(blk, &completion), 0);
+}
+
+/* The requests are done when the queue has stopped, as the front-end relies on. */
+static void
+test_stop(void **state)
+{
+	const struct client_options options = {.queues = 2};
+	struct guest guest;
+
+	(void)state;
+	create_top(MINUTE);
+	limit("EE_disk", "rw_ios_per_sec", 1);
+	for (int i = 0; i < 2; i++) {
+		guest_start(&guest, "top", &options);
+		submit_held(&guest.blk[0]);
+		submit_held(&guest.blk[1]);
+		usleep(20000); /* it is asleep */
+		assert_int_equal(client_device_stop(&guest.device), 0);
+		expect_all(&guest.blk[0]);
+		expect_all(&guest.blk[1]);
+		guest_end(&guest);
+	}
+	delete_top();
+}
+
+/* What the front-end left behind does not keep the next one's queues from starting. */
+static void
+test_disconnect(void **state)
+{
+	struct guest guest;
+
+	(void)state;
+	create_top(MINUTE);
+	limit("EE_disk", "rw_ios_per_sec", 1);
+	for (int i = 0; i < 2; i++) {
+		guest_start(&guest, "top", NULL);
+		assert_int_equal(client_blk_flush(&guest.blk[0]), VIRTIO_BLK_S_OK);
+		submit_held(&guest.blk[0]);
+		usleep(20000);
+		guest_end(&guest);
+	}
+	delete_top(); /* neither does the deletion wait */
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 		RIG_TEST(test_limits_under_load), RIG_TEST(test_statistics_under_a_limit),
 		RIG_TEST(test_data_on_top),       RIG_TEST(test_injected_errors),
-		RIG_TEST(test_latency),           cmocka_unit_test(rig_test_end),
+		RIG_TEST(test_latency),           RIG_TEST(test_stop),
+		RIG_TEST(test_disconnect),        cmocka_unit_test(rig_test_end),
 	};
 
 	return cmocka_run_group_tests_name("vhost_rates", tests, rig_group_setup,

@@ -205,15 +205,6 @@ test_no_hotplug(void **state)
 #define HELD 3600000000LL /* us */
 
 static void
-set_read_latency(json_int_t us)
-{
-	assert_int_equal(daemon_call(&rig_daemon, "bdev_delay_update_latency",
-				     json_pack("{s:s, s:s, s:I}", "delay_bdev_name", "slow",
-					       "latency_type", "avg_read", "latency_us", us)),
-			 0);
-}
-
-static void
 create_slow(void)
 {
 	assert_int_equal(create_null("n", 2048), 0);
@@ -273,32 +264,7 @@ expect_over(struct client_scsi *scsi, uint64_t tag, int response)
 	assert_int_equal(completion.used_len, 12);
 }
 
-static const uint8_t slow_lun[8] = {1, 1}, other_lun[8] = {1};
-
-/*
- * The requests go on when the function has begun: a function for another target, behind it, has
- * been answered.
- */
-static void
-run_function(uint32_t function, uint64_t tag)
-{
-	struct client_scsi_control asking;
-	struct client_scsi_control *control = &rig_guest.control;
-	struct virtio_scsi_ctrl_tmf_req request = {
-		.type = VIRTIO_SCSI_T_TMF, .subtype = function, .tag = tag};
-	uint32_t used_len;
-
-	memcpy(request.lun, slow_lun, sizeof(slow_lun));
-	assert_int_equal(client_scsi_control_create(&asking, control->ring), 0);
-	asking.timeout_ms = DEADLINE_MS;
-	assert_int_equal(client_scsi_control_submit(control, &request, sizeof(request), 1), 0);
-	assert_int_equal(client_scsi_tmf(&asking, VIRTIO_SCSI_T_TMF_QUERY_TASK_SET, other_lun, 0),
-			 VIRTIO_OK);
-	set_read_latency(0);
-	assert_int_equal(client_scsi_control_wait(control, &used_len), 0);
-	assert_int_equal(used_len, 1);
-	assert_int_equal(control->response[0], VIRTIO_OK);
-}
+static const uint8_t slow_lun[8] = {1, 1};
 
 static void
 test_functions_with_effect(void **state)
@@ -320,7 +286,6 @@ test_functions_with_effect(void **state)
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		json_int_t before = rig_reads("n");
 
-		set_read_latency(HELD);
 		/* Of two queues, which are on two threads. */
 		submit_read(&rig_guest.scsi[0], 5);
 		submit_read(&rig_guest.scsi[1], 5);
@@ -334,7 +299,8 @@ test_functions_with_effect(void **state)
 		assert_int_equal(
 			client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_QUERY_TASK_SET, slow_lun, 0),
 			VIRTIO_SCSI_S_FUNCTION_SUCCEEDED);
-		run_function(cases[i].function, 5);
+		assert_int_equal(client_scsi_tmf(control, cases[i].function, slow_lun, 5),
+				 VIRTIO_OK);
 		expect_over(&rig_guest.scsi[0], 5, cases[i].response);
 		expect_over(&rig_guest.scsi[1], 5, cases[i].response);
 		assert_int_equal(
@@ -354,59 +320,73 @@ test_functions_find_what_is_offered(void **state)
 	(void)state;
 	create_slow();
 	for (unsigned int i = 0; i < SCSI_RIG_QUEUES; i++) {
-		set_read_latency(HELD);
 		usleep(20000); /* it is asleep */
 		offer_read(&rig_guest.scsi[i], 5);
 		assert_int_equal(
 			client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_QUERY_TASK, slow_lun, 5),
 			VIRTIO_SCSI_S_FUNCTION_SUCCEEDED);
-		run_function(VIRTIO_SCSI_T_TMF_ABORT_TASK, 5);
+		assert_int_equal(
+			client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_ABORT_TASK, slow_lun, 5),
+			VIRTIO_OK);
 		expect_over(&rig_guest.scsi[i], 5, VIRTIO_SCSI_S_ABORTED);
-		set_read_latency(HELD);
 		usleep(20000); /* it is asleep */
 		offer_read(&rig_guest.scsi[i], 6);
-		run_function(VIRTIO_SCSI_T_TMF_LOGICAL_UNIT_RESET, 0);
+		assert_int_equal(
+			client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_LOGICAL_UNIT_RESET, slow_lun, 0),
+			VIRTIO_OK);
 		expect_over(&rig_guest.scsi[i], 6, VIRTIO_SCSI_S_RESET);
 		scsi_guest_make_ready(&rig_guest, 1, 0);
 	}
 	delete_slow();
 }
 
+/* ---- who does not wait for a slow disk ---- */
+
 static void
-let_go_soon(struct rig_thread *thread, void *arg)
+expect_good(struct client_scsi *scsi)
 {
-	(void)thread;
-	usleep(50000);
-	*(int *)arg = daemon_call(&rig_daemon, "bdev_delay_update_latency",
-				  json_pack("{s:s, s:s, s:i}", "delay_bdev_name", "slow",
-					    "latency_type", "avg_read", "latency_us", 0));
+	struct client_scsi_completion completion;
+
+	assert_int_equal(client_scsi_wait(scsi, &completion, DEADLINE_MS), 0);
+	assert_int_equal(completion.response.response, VIRTIO_OK);
+	assert_int_equal(completion.response.status, GOOD);
+	assert_int_equal(completion.used_len, 108 + 512);
+}
+
+/* Which are late, and wait for nothing else. */
+static void
+submit_two_reads(void)
+{
+	json_int_t before = rig_reads("n");
+
+	submit_read(&rig_guest.scsi[0], 5);
+	submit_read(&rig_guest.scsi[1], 6);
+	WAIT_UNTIL(rig_reads("n") == before + 2);
+}
+
+static void
+test_stop(void **state)
+{
+	(void)state;
+	create_slow();
+	submit_two_reads();
+	assert_int_equal(client_device_stop(&rig_guest.device), 0);
+	expect_good(&rig_guest.scsi[0]);
+	expect_good(&rig_guest.scsi[1]);
+	assert_int_equal(client_device_start(&rig_guest.device), 0);
+	delete_slow();
 }
 
 /* Requests that are in flight when their target is removed end as they would. */
 static void
-test_remove_waits(void **state)
+test_remove(void **state)
 {
-	struct client_scsi_completion completion;
-	struct rig_thread *thread;
-	json_int_t before;
-	static int rc;
-
 	(void)state;
 	create_slow();
-	before = rig_reads("n");
-	submit_read(&rig_guest.scsi[0], 5);
-	submit_read(&rig_guest.scsi[1], 6);
-	WAIT_UNTIL(rig_reads("n") == before + 2);
-	thread = rig_thread_start(let_go_soon, &rc);
+	submit_two_reads();
 	delete_slow();
-	rig_thread_stop(thread);
-	assert_int_equal(rc, 0);
-	for (unsigned int i = 0; i < 2; i++) {
-		assert_int_equal(client_scsi_wait(&rig_guest.scsi[i], &completion, DEADLINE_MS), 0);
-		assert_int_equal(completion.response.response, VIRTIO_OK);
-		assert_int_equal(completion.response.status, GOOD);
-		assert_int_equal(completion.used_len, 108 + 512);
-	}
+	expect_good(&rig_guest.scsi[0]);
+	expect_good(&rig_guest.scsi[1]);
 }
 
 /* ---- load ---- */
@@ -477,7 +457,8 @@ main(void)
 		SCSI_RIG_TEST(test_no_hotplug),
 		SCSI_RIG_TEST(test_functions_with_effect),
 		SCSI_RIG_TEST(test_functions_find_what_is_offered),
-		SCSI_RIG_TEST(test_remove_waits),
+		SCSI_RIG_TEST(test_stop),
+		SCSI_RIG_TEST(test_remove),
 		SCSI_RIG_TEST(test_under_load),
 		cmocka_unit_test(scsi_rig_test_end),
 	};
