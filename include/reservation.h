@@ -237,10 +237,12 @@ struct scsi_kept {
  * NULL: not known, the power is never lost. commit, in a coroutine [waits], makes what
  * scsi_kept_config_json() says durable: 0, -EAGAIN (not now: the initiator is to try again) or what
  * went wrong. It is called before a command that changes anything is answered. NULL: nothing
- * outlives this process, and APTPL is not offered. Before the first disk is opened.
+ * outlives this process, and APTPL is not offered. is_wanted: whether a disk of that name and UUID
+ * will have LUNs that cannot be made now; NULL: none will. Before the first disk is opened.
  */
 #define SCSI_BOOT_MAX 36
-void scsi_kept_start(const char *boot, int (*commit)(void));
+void scsi_kept_start(const char *boot, int (*commit)(void),
+		     bool (*is_wanted)(const char *name, const char *uuid));
 /*
  * Array of {method, params} that restores all of it, of all disks, also of those that are not open.
  * NULL: no memory.
@@ -263,7 +265,7 @@ struct scsi_kept_opts {
 int scsi_kept_restore(const struct scsi_kept_opts *opts, struct errmsg *err);
 /*
  * Of a disk, by its name or UUID, whose LUNs are removed for good: what goes with them is forgotten,
- * unless it still has one.
+ * unless it still has one, or is wanted.
  */
 void scsi_kept_release(const char *disk);
 /* The same of one that is deleted: nothing stays. NULL: of all, at the end. */

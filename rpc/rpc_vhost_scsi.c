@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* virtio-scsi controllers and their targets. */
 #include <errno.h>
+#include <string.h>
+#include <strings.h>
 
 #include "app.h"
 #include "params.h"
@@ -26,6 +28,33 @@ release_disks(json_t *params)
 		if (json_is_string(bdev))
 			scsi_kept_release(json_string_value(bdev));
 	}
+}
+
+static bool
+names_disk(json_t *bdev, const char *name, const char *uuid)
+{
+	const char *text = json_string_value(bdev);
+
+	return text != NULL && (strcmp(text, name) == 0 || strcasecmp(text, uuid) == 0);
+}
+
+bool
+rpc_vhost_scsi_wants(const char *name, const char *uuid)
+{
+	json_t *failed = app_failed_params(ADD_TARGET, NULL);
+	bool wanted = failed == NULL; /* no memory: nothing is lost */
+	json_t *params, *bdev;
+	size_t i, j;
+
+	json_array_foreach (failed, i, params) {
+		json_t *bdevs = json_object_get(params, "bdev_name");
+
+		wanted |= names_disk(bdevs, name, uuid);
+		json_array_foreach (bdevs, j, bdev)
+			wanted |= names_disk(bdev, name, uuid);
+	}
+	json_decref(failed);
+	return wanted;
 }
 
 /* The number of a target of the state; -1 where it has none. */

@@ -73,7 +73,7 @@ start_scsi(const struct app_opts *opts, struct errmsg *err)
 		log_warn("scsi: a restart of the machine will not be noticed: no boot ID: %s",
 			 strerror(-rc));
 	scsi_kept_start(rc == 0 ? sd_id128_to_string(id, boot) : NULL,
-			opts->state_file != NULL ? commit_kept : NULL);
+			opts->state_file != NULL ? commit_kept : NULL, rpc_vhost_scsi_wants);
 	return 0;
 }
 

@@ -23,12 +23,15 @@ struct entry {
 static TAILQ_HEAD(, entry) entries = TAILQ_HEAD_INITIALIZER(entries);
 static char this_boot[SCSI_BOOT_MAX + 1];
 static int (*commit)(void);
+static bool (*is_wanted)(const char *name, const char *uuid);
 
 void
-scsi_kept_start(const char *boot, int (*fn)(void))
+scsi_kept_start(const char *boot, int (*commit_fn)(void),
+		bool (*is_wanted_fn)(const char *name, const char *uuid))
 {
 	snprintf(this_boot, sizeof(this_boot), "%s", boot != NULL ? boot : "");
-	commit = fn;
+	commit = commit_fn;
+	is_wanted = is_wanted_fn;
 }
 
 static struct entry *
@@ -153,7 +156,8 @@ scsi_kept_release(const char *disk)
 	for (entry = TAILQ_FIRST(&entries); entry != NULL; entry = next) {
 		next = TAILQ_NEXT(entry, link);
 		if (entry->open ||
-		    (strcmp(entry->name, disk) != 0 && strcasecmp(entry->uuid, disk) != 0))
+		    (strcmp(entry->name, disk) != 0 && strcasecmp(entry->uuid, disk) != 0) ||
+		    (is_wanted != NULL && is_wanted(entry->name, entry->uuid)))
 			continue;
 		reset(&entry->now);
 		entry->now.power_lost = false;

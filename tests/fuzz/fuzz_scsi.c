@@ -684,7 +684,7 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 		world.io[i] = thread_create("io", NULL);
 	thread_set_current(world.app);
 	require(bdev_lib_init() == 0);
-	scsi_kept_start("boot", commit);
+	scsi_kept_start("boot", commit, NULL);
 	thread_set_current(NULL);
 	on_app(register_disks, NULL);
 	disks[0].dirty = disks[1].dirty = true;

@@ -521,6 +521,44 @@ test_whose(void **state)
 	assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 3, 0, 0, 1, data, 512), 0);
 }
 
+/* A disk is not given up with its last LUN while the state names another one that waits for it. */
+static void
+test_still_wanted(void **state)
+{
+	static uint8_t data[512];
+	char path[DAEMON_PATH], away[DAEMON_PATH];
+	json_t *config;
+
+	(void)state;
+	assert_int_equal(daemon_create_null(&rig_daemon, "m", 2048, 512), 0);
+	assert_int_equal(daemon_create_file(&rig_daemon, "file", 1 << 20), 0);
+	scsi_rig_create("scsi");
+	assert_int_equal(scsi_rig_add_target("scsi", 9, json_pack("[s, s]", "m", "file")), 9);
+	assert_int_equal(scsi_rig_add_target("scsi", 3, json_string("m")), 3);
+	assert_int_equal(scsi_guest_try_start(&rig_guest, "scsi", NULL), 0);
+	make_reservation(false);
+	daemon_path(&rig_daemon, "file.img", path);
+	daemon_path(&rig_daemon, "away.img", away);
+	assert_int_equal(rename(path, away), 0);
+	restart();
+	assert_int_equal(scsi_rig_remove_target("scsi", 3), 0);
+	assert_int_equal(scsi_rig_add_target("scsi", 4, json_string("m")), 4);
+	assert_int_equal(rename(away, path), 0);
+	restart();
+	go_on();
+	scsi_guest_make_ready(&rig_guest, 4, 0);
+	assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 4, 0, 0, 1, data, 512), CONFLICT);
+	assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 9, 0, 0, 1, data, 512), 0);
+	/* Nor does anything stay of it when nobody waits any more. */
+	assert_int_equal(rename(path, away), 0);
+	restart();
+	assert_int_equal(scsi_rig_remove_target("scsi", 4), 0);
+	assert_int_equal(scsi_rig_remove_target("scsi", 9), 0);
+	config = get_config("scsi");
+	assert_int_equal(json_array_size(config), 0);
+	json_decref(config);
+}
+
 /* Before the entry that adds a target to that controller there is one that takes its time. */
 static void
 slow_replay_down(const char *ctrlr)
@@ -581,9 +619,11 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_restart),    TEST(test_entries),      TEST(test_missing),
-		TEST(test_sizes),      TEST(test_reservations), TEST(test_modes),
-		TEST(test_power_loss), TEST(test_whose),        TEST(test_reserve_while_replaying),
+		TEST(test_restart),      TEST(test_entries),
+		TEST(test_missing),      TEST(test_sizes),
+		TEST(test_reservations), TEST(test_modes),
+		TEST(test_power_loss),   TEST(test_whose),
+		TEST(test_still_wanted), TEST(test_reserve_while_replaying),
 	};
 
 	return cmocka_run_group_tests_name("vhost_scsi_restart", tests, NULL, NULL);

@@ -26,7 +26,7 @@ static int
 setup(void **unused)
 {
 	(void)unused;
-	scsi_kept_start("here", no_commit);
+	scsi_kept_start("here", no_commit, NULL);
 	return 0;
 }
 
@@ -141,7 +141,7 @@ test_late_disk(void **unused)
 	(void)unused;
 	make(ONE, "one");
 	before = scsi_kept_config_json();
-	scsi_kept_start("there", no_commit);
+	scsi_kept_start("there", no_commit, NULL);
 	after = scsi_kept_config_json();
 	assert_true(json_equal(before, after));
 	kept = scsi_kept_open(ONE, "one");
@@ -165,7 +165,7 @@ test_no_boot(void **unused)
 
 	(void)unused;
 	make(ONE, "one");
-	scsi_kept_start(NULL, no_commit);
+	scsi_kept_start(NULL, no_commit, NULL);
 	kept = scsi_kept_open(ONE, "one");
 	assert_false(kept->power_lost);
 	assert_int_equal(kept->reservations.count, 1);

@@ -30,7 +30,7 @@ commit(void)
 static int
 kept_setup(void **state)
 {
-	scsi_kept_start("boot 1", commit);
+	scsi_kept_start("boot 1", commit, NULL);
 	memset(&journal, 0, sizeof(journal));
 	return disk_setup(state);
 }
@@ -40,7 +40,7 @@ kept_teardown(void **state)
 {
 	int rc = disk_teardown(state);
 
-	scsi_kept_start(NULL, NULL);
+	scsi_kept_start(NULL, NULL, NULL);
 	json_decref(journal.saved);
 	return rc;
 }
@@ -61,7 +61,7 @@ start_all(const char *boot)
 
 	thread_set_current(rig_app);
 	scsi_kept_forget(NULL);
-	scsi_kept_start(boot, commit);
+	scsi_kept_start(boot, commit, NULL);
 	json_array_foreach (journal.saved, i, entry) {
 		json_t *params = json_object_get(entry, "params");
 		struct scsi_kept_opts opts = {
