@@ -210,13 +210,6 @@ scsi_io_done(struct bdev_request *rq, int status)
 		fail(task, status);
 }
 
-static void
-run(struct scsi_task *task)
-{
-	if (task->command->run(task))
-		scsi_finish(task);
-}
-
 /* ---- commands that run elsewhere, or alone ---- */
 
 static void
@@ -260,76 +253,6 @@ waits_for_begun(const struct scsi_walk *walk, const struct scsi_task *task)
 {
 	(void)walk;
 	return !task->in_line && task->command->run != scsi_run_extended_copy;
-}
-
-/* What has run on the app thread comes here to have the cache written. */
-static void
-start_here(void *arg)
-{
-	struct scsi_task *task = arg;
-	struct scsi_channel *channel = task->channel;
-	bool runs = !(task->command->flags & SCSI_CMD_APP);
-
-	task->in_line = false;
-	task->late_ticks = thread_now(channel->thread);
-	if (runs && load(task->aborted))
-		scsi_io_done((struct bdev_request *)task->request, -ECANCELED);
-	else if (runs)
-		run(task);
-	else if (scsi_run_synchronize_cache(task))
-		scsi_finish(task);
-	bdev_flush_submissions(channel->bdev);
-}
-
-void
-scsi_run_to_its_end(struct scsi_task *task)
-{
-	task->stage = SCSI_STAGE_AWAITED;
-	task->returned = false;
-	thread_send(task->origin, &task->msg, start_here, task);
-	scsi_unit_wait(task->lun->unit, &task->returned);
-}
-
-/*
- * [waits] Nobody else touches the range of one that is EXCLUSIVE, and an ORDERED one (SAM-5 §8.6)
- * begins when all that began before it has ended; what comes meanwhile is in line behind it.
- */
-static void
-take_turn(struct scsi_task *task, bool ordered)
-{
-	uint16_t flags = task->command->flags & (SCSI_CMD_APP | SCSI_CMD_EXCLUSIVE);
-	struct scsi_walk walk = {.waits_for = ordered ? waits_for_begun : waits_for_range};
-	struct scsi_unit *unit = task->lun->unit;
-
-	if (flags & SCSI_CMD_EXCLUSIVE) {
-		atomic_store(&unit->exclusive_lba, task->lba);
-		atomic_store(&unit->exclusive_blocks, task->blocks);
-	}
-	if (ordered || flags & SCSI_CMD_EXCLUSIVE)
-		scsi_unit_walk(unit, &walk);
-	if (!load(task->aborted)) {
-		if (flags & SCSI_CMD_APP)
-			task->command->run(task);
-		else
-			scsi_run_to_its_end(task);
-		if (flags != 0 && task->status == SCSI_GOOD)
-			task->stage = SCSI_STAGE_DONE;
-	}
-	atomic_store(&unit->exclusive_blocks, 0);
-}
-
-/* One that is aborted before its turn counts as over. */
-void
-scsi_task_run(struct scsi_task *task)
-{
-	bool ordered = task->attribute == SCSI_ORDERED;
-	bool waits = ordered || task->command->flags & (SCSI_CMD_APP | SCSI_CMD_EXCLUSIVE);
-
-	if (waits && !load(task->aborted))
-		take_turn(task, ordered);
-	if (ordered)
-		atomic_fetch_sub(&task->lun->unit->ordered, 1);
-	thread_send(task->origin, &task->msg, waits ? finish_back : start_here, task);
 }
 
 /* ---- data ---- */
@@ -388,10 +311,14 @@ conflicts(const struct scsi_task *task, const struct scsi_command *command)
 	return load(task->lun->conflicts) >> command->access & 1 && !(command->flags & passes);
 }
 
-/* In the order of SAM-5 §5.3.3: conflicts come before all others. */
+/*
+ * In the order of SAM-5 §5.3.3: conflicts come before all others. Again when a task that was in line
+ * begins: what came before it may have reserved or protected the disk.
+ */
 static bool
-check_alerts(struct scsi_task *task, const struct scsi_command *command, uint32_t alerts)
+check_alerts(struct scsi_task *task, const struct scsi_command *command, bool again)
 {
+	uint32_t alerts = load(task->lun->alerts);
 	uint16_t attention = 0;
 
 	if (alerts & SCSI_ALERT_GONE)
@@ -400,7 +327,7 @@ check_alerts(struct scsi_task *task, const struct scsi_command *command, uint32_
 		task->status = SCSI_RESERVATION_CONFLICT;
 		return false;
 	}
-	if (!(command->flags & SCSI_CMD_NO_UA) && task->done != scsi_copied)
+	if (!again && !(command->flags & SCSI_CMD_NO_UA) && task->done != scsi_copied)
 		attention = scsi_attention_take(task->lun);
 	if (attention != 0)
 		return !scsi_refuse(task, SCSI_KEY_UNIT_ATTENTION, attention);
@@ -409,6 +336,75 @@ check_alerts(struct scsi_task *task, const struct scsi_command *command, uint32_
 	if (alerts & SCSI_ALERT_PROTECTED && command->flags & SCSI_CMD_WRITES)
 		return !scsi_refuse(task, SCSI_KEY_DATA_PROTECT, SCSI_CODE_WRITE_PROTECTED);
 	return true;
+}
+
+/* What has run on the app thread comes here to have the cache written. */
+static void
+start_here(void *arg)
+{
+	struct scsi_task *task = arg;
+	struct scsi_channel *channel = task->channel;
+	bool runs = !(task->command->flags & SCSI_CMD_APP);
+
+	task->in_line = false;
+	task->late_ticks = thread_now(channel->thread);
+	if (runs && load(task->aborted))
+		scsi_io_done((struct bdev_request *)task->request, -ECANCELED);
+	else if (runs ? !check_alerts(task, task->command, true) || task->command->run(task)
+		      : scsi_run_synchronize_cache(task))
+		scsi_finish(task);
+	bdev_flush_submissions(channel->bdev);
+}
+
+void
+scsi_run_to_its_end(struct scsi_task *task)
+{
+	task->stage = SCSI_STAGE_AWAITED;
+	task->returned = false;
+	thread_send(task->origin, &task->msg, start_here, task);
+	scsi_unit_wait(task->lun->unit, &task->returned);
+}
+
+/*
+ * [waits] Nobody else touches the range of one that is EXCLUSIVE, and an ORDERED one (SAM-5 §8.6)
+ * begins when all that began before it has ended; what comes meanwhile is in line behind it.
+ */
+static void
+take_turn(struct scsi_task *task, bool ordered)
+{
+	uint16_t flags = task->command->flags & (SCSI_CMD_APP | SCSI_CMD_EXCLUSIVE);
+	struct scsi_walk walk = {.waits_for = ordered ? waits_for_begun : waits_for_range};
+	struct scsi_unit *unit = task->lun->unit;
+
+	if (flags & SCSI_CMD_EXCLUSIVE) {
+		atomic_store(&unit->exclusive_lba, task->lba);
+		atomic_store(&unit->exclusive_blocks, task->blocks);
+	}
+	if (ordered || flags & SCSI_CMD_EXCLUSIVE)
+		scsi_unit_walk(unit, &walk);
+	if (!load(task->aborted)) {
+		if (!(flags & SCSI_CMD_APP))
+			scsi_run_to_its_end(task);
+		else if (check_alerts(task, task->command, true))
+			task->command->run(task);
+		if (flags != 0 && task->status == SCSI_GOOD)
+			task->stage = SCSI_STAGE_DONE;
+	}
+	atomic_store(&unit->exclusive_blocks, 0);
+}
+
+/* One that is aborted before its turn counts as over. */
+void
+scsi_task_run(struct scsi_task *task)
+{
+	bool ordered = task->attribute == SCSI_ORDERED;
+	bool waits = ordered || task->command->flags & (SCSI_CMD_APP | SCSI_CMD_EXCLUSIVE);
+
+	if (waits && !load(task->aborted))
+		take_turn(task, ordered);
+	if (ordered)
+		atomic_fetch_sub(&task->lun->unit->ordered, 1);
+	thread_send(task->origin, &task->msg, waits ? finish_back : start_here, task);
 }
 
 /* Where the range is, by the length of the CDB; SBC-3 §4.1: within the disk. */
@@ -465,8 +461,8 @@ dispatch(struct scsi_task *task, const struct scsi_command *command)
 			(waits && load(unit->ordered) != 0) || is_excluded(unit, task);
 	if (task->in_line)
 		scsi_task_send(task, scsi_unit_line_up);
-	else
-		run(task);
+	else if (command->run(task))
+		scsi_finish(task);
 }
 
 /* False: the task has its status. */
@@ -477,7 +473,7 @@ check(struct scsi_task *task, const struct scsi_command *command)
 		return !scsi_refuse_cdb(task, 1, 4);
 	if (command == NULL || command->flags & task->channel->unit->lacks)
 		return !refuse_field(task, SCSI_CODE_INVALID_OPCODE, true, 0, -1);
-	if (!check_alerts(task, command, load(task->lun->alerts)))
+	if (!check_alerts(task, command, false))
 		return false;
 	/* UNMAP's ranges are in its list. */
 	if (command->flags & SCSI_CMD_DISCARD)

@@ -312,6 +312,33 @@ test_exclusive_behind_write_through(void **state)
 	assert_int_equal(fake.log[0].type, BDEV_FLUSH);
 }
 
+/* What waits for its turn begins when it comes, and goes by what holds then. */
+static void
+test_reserved_meanwhile(void **state)
+{
+	struct command *before, *ordered, *reservation, *write, *protect;
+
+	(void)state;
+	assert_int_equal(reserve(B, SCSI_PERSISTENT_RESERVE_REGISTER, 0, 0, 7), SCSI_GOOD);
+	fake.delayed = true;
+	before = start_write(A, 0, SCSI_SIMPLE);
+	ordered = start_write(A, 1, SCSI_ORDERED);
+	reservation = start_reserve(B, SCSI_PERSISTENT_RESERVE_RESERVE,
+				    SCSI_PERSISTENT_RESERVE_TYPE_WRITE_EXCLUSIVE, 7, 0, false);
+	rig_settle();
+	write = start_write(A, 2, SCSI_SIMPLE);
+	protect = start(A, scsi_cdb_modeselect10(1, 0, 0), 0, 0, SCSI_SIMPLE);
+	complete(A);
+	expect_good(before);
+	complete(A);
+	expect_good(ordered);
+	assert_int_equal(end_reserve(reservation), SCSI_GOOD);
+	rig_settle();
+	assert_int_equal(fake.logged, 2);
+	expect_status(write, SCSI_RESERVATION_CONFLICT);
+	expect_status(protect, SCSI_RESERVATION_CONFLICT);
+}
+
 int
 main(void)
 {
@@ -325,6 +352,7 @@ main(void)
 		disk_test(test_aca),
 		disk_test(test_unknown),
 		disk_test(test_exclusive_behind_write_through),
+		disk_test(test_reserved_meanwhile),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
