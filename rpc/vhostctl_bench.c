@@ -137,14 +137,14 @@ follow(struct bench *bench)
 	uint64_t begin = 0, before = now_ns(), ios = 0;
 	struct timespec until;
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
+	clock_gettime(CLOCK_REALTIME, &until);
 	for (;;) {
 		uint64_t now, count;
 
 		until.tv_nsec += (long)((step - (double)(long)step) * 1e9);
 		until.tv_sec += (long)step + until.tv_nsec / 1000000000;
 		until.tv_nsec %= 1000000000;
-		if (pthread_clockjoin_np(bench->thread, NULL, CLOCK_MONOTONIC, &until) == 0)
+		if (pthread_timedjoin_np(bench->thread, NULL, &until) == 0)
 			break;
 		now = now_ns();
 		count = load_progress(&bench->load);
