@@ -12,6 +12,7 @@
  */
 /* links: client testlib */
 #include <linux/virtio_blk.h>
+#include <poll.h>
 
 #include "nvme_guest_rig.h"
 
@@ -210,6 +211,16 @@ fill_queue(struct queue *queue)
 	assert_int_equal(client_ring_kick(queue->blk.ring), 0);
 }
 
+/* A daemon that had no CPU for some seconds has given the connection up. */
+static void
+come_back(void)
+{
+	struct pollfd socket = {.fd = load.guest.client.fd, .events = POLLRDHUP};
+
+	if (poll(&socket, 1, 0) > 0)
+		assert_int_equal(client_device_reconnect(&load.guest), 0);
+}
+
 static void
 run(uint32_t requests)
 {
@@ -219,6 +230,7 @@ run(uint32_t requests)
 		reap();
 		for (unsigned int i = 0; i < QUEUES; i++)
 			fill_queue(&load.queues[i]);
+		come_back();
 		IN_TIME(deadline);
 	}
 }
@@ -230,6 +242,7 @@ drain(void)
 
 	while (load.queues[0].blk.ring->outstanding + load.queues[1].blk.ring->outstanding > 0) {
 		reap();
+		come_back();
 		IN_TIME(deadline);
 	}
 }
