@@ -48,6 +48,21 @@ void env_fini(void);
 uint64_t env_ticks(void);
 uint64_t env_ticks_hz(void); /* ticks in a second, constant; valid without env_init too */
 
+/* Any thread; rounded down. UINT64_MAX for more than fits. A division of 128 bits: not for each I/O. */
+static inline uint64_t
+env_us_to_ticks(uint64_t us)
+{
+	unsigned __int128 ticks = (unsigned __int128)us * env_ticks_hz() / 1000000;
+
+	return ticks < UINT64_MAX ? (uint64_t)ticks : UINT64_MAX;
+}
+
+static inline uint64_t
+env_ticks_to_us(uint64_t ticks)
+{
+	return (uint64_t)((unsigned __int128)ticks * 1000000 / env_ticks_hz());
+}
+
 #define ENV_NO_CORE UINT32_MAX
 
 /* The cores (EAL lcores, numbered like their CPUs) in ascending order, ENV_NO_CORE at the end. */

@@ -246,10 +246,8 @@ static const char *const kind_names[BDEV_DELAYS] = {
 static void
 set_latency(struct delay_disk *disk, int kind, uint64_t us)
 {
-	unsigned __int128 ticks = (unsigned __int128)us * env_ticks_hz() / 1000000;
-
 	disk->latency_us[kind] = us;
-	atomic_store(&disk->delay[kind], ticks < UINT64_MAX ? (uint64_t)ticks : UINT64_MAX);
+	atomic_store(&disk->delay[kind], env_us_to_ticks(us));
 }
 
 static void

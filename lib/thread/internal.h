@@ -37,7 +37,6 @@ int timers_run(struct thread *thread);
 
 /* env_ticks() in us microseconds; UINT64_MAX (never) when that is beyond the end of time. */
 uint64_t deadline_after(uint64_t us);
-uint64_t us_to_ticks(uint64_t us);
 
 /* ---- pollers ---- */
 
@@ -142,7 +141,6 @@ RB_HEAD(device_registry, io_device);
 struct thread_lib {
 	/* set once */
 	struct thread_lib_ops ops;
-	uint64_t ticks_hz;
 	/*
 	 * Threads and devices come and go on any OS thread, and a walk over them must find the next
 	 * one and send to it before it can go away: a message cannot do that. Control path only;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 
+#include "env.h"
 #include "internal.h"
 #include "thread.h"
 
@@ -60,7 +61,7 @@ poller_register(poller_fn fn, void *arg, uint64_t period_us, const char *name)
 	poller->period_us = period_us;
 	LIST_INIT(&poller->fds);
 	if (poller_is_timed(poller)) {
-		poller->period_ticks = us_to_ticks(period_us);
+		poller->period_ticks = env_us_to_ticks(period_us);
 		poller->timer.fn = poller_timer_due;
 		TAILQ_INSERT_TAIL(&thread->timed, poller, link);
 		thread->timed_pollers++;

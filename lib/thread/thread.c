@@ -35,7 +35,6 @@ void
 thread_lib_init(const struct thread_lib_ops *ops)
 {
 	thread_lib = (struct thread_lib){
-		.ticks_hz = env_ticks_hz(),
 		.registry_lock = PTHREAD_MUTEX_INITIALIZER,
 		.threads = RB_INITIALIZER(&thread_lib.threads),
 		.devices = RB_INITIALIZER(&thread_lib.devices),

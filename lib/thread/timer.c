@@ -13,19 +13,11 @@ RB_PROTOTYPE(timer_tree, thread_timer, node, compare_timers)
 RB_GENERATE(timer_tree, thread_timer, node, compare_timers)
 
 uint64_t
-us_to_ticks(uint64_t us)
-{
-	unsigned __int128 ticks = (unsigned __int128)us * thread_lib.ticks_hz / 1000000;
-
-	return ticks < UINT64_MAX ? ticks : UINT64_MAX;
-}
-
-uint64_t
 deadline_after(uint64_t us)
 {
 	uint64_t deadline;
 
-	if (__builtin_add_overflow(env_ticks(), us_to_ticks(us), &deadline))
+	if (__builtin_add_overflow(env_ticks(), env_us_to_ticks(us), &deadline))
 		return UINT64_MAX;
 	return deadline;
 }

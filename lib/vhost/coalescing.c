@@ -3,21 +3,15 @@
 
 #include "env.h"
 
-static uint64_t
-ticks_of_us(uint64_t us)
-{
-	return (uint64_t)((unsigned __int128)us * env_ticks_hz() / 1000000);
-}
-
 void
 vhost_coalescing_set(struct vhost_coalescing *coalescing, uint32_t delay_base_us,
 		     uint32_t iops_threshold, uint64_t now, uint64_t requests)
 {
 	*coalescing = (struct vhost_coalescing){
-		.base = ticks_of_us(delay_base_us),
+		.base = env_us_to_ticks(delay_base_us),
 		.threshold = iops_threshold,
 		.next_call = now,
-		.window = ticks_of_us(VHOST_COALESCING_WINDOW_US),
+		.window = env_us_to_ticks(VHOST_COALESCING_WINDOW_US),
 		.window_start = now,
 		.window_requests = requests,
 	};
@@ -65,5 +59,5 @@ vhost_coalescing_wait_us(const struct vhost_coalescing *coalescing)
 	uint64_t ticks = coalescing->next_call > now ? coalescing->next_call - now : 0;
 
 	/* Rounded up: a timer that comes early would find nothing to do. */
-	return (uint64_t)((unsigned __int128)ticks * 1000000 / env_ticks_hz()) + 1;
+	return env_ticks_to_us(ticks) + 1;
 }

@@ -306,7 +306,7 @@ vhost_controller_config_changed(struct vhost_controller *controller)
 static uint64_t
 drain_deadline(void)
 {
-	return env_ticks() + env_ticks_hz() / 1000 * (VHOST_DRAIN_US / 1000);
+	return env_ticks() + env_us_to_ticks(VHOST_DRAIN_US);
 }
 
 /* [waits] until no queue runs, at most until deadline, but looks once in any case. 0 or -ETIMEDOUT. */

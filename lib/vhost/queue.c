@@ -403,7 +403,7 @@ vhost_queue_adopt_parameters(struct vhost_queue *queue)
 	struct vhost_controller *controller = queue->session->controller;
 	uint64_t slow_us = atomic_load(&controller->slow_us);
 
-	queue->slow_ticks = (int64_t)((unsigned __int128)slow_us * env_ticks_hz() / 1000000);
+	queue->slow_ticks = (int64_t)env_us_to_ticks(slow_us);
 
 	vhost_coalescing_set(&queue->coalescing, atomic_load(&controller->delay_base_us),
 			     atomic_load(&controller->iops_threshold), thread_now(thread_current()),

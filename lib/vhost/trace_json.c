@@ -72,7 +72,7 @@ compare_rows(const void *a, const void *b)
 static json_int_t
 us_of(uint64_t ticks)
 {
-	return (json_int_t)((unsigned __int128)ticks * 1000000 / env_ticks_hz());
+	return (json_int_t)env_ticks_to_us(ticks);
 }
 
 static json_t *
