@@ -471,26 +471,45 @@ test_power_loss(void **state)
 	assert_int_equal(client_scsi_write(&rig_guest.scsi[0], 3, 0, 0, 1, data, 512), CONFLICT);
 }
 
-/* A target that cannot be made loses nothing; one that is removed does, and so does a disk. */
+/* How many disks the state has something of. */
 static void
-test_whose(void **state)
+expect_kept(size_t disks)
 {
-	static uint8_t data[512];
-	char path[DAEMON_PATH], away[DAEMON_PATH];
-	json_t *config;
+	json_t *config = get_config("scsi");
 
-	(void)state;
+	assert_int_equal(json_array_size(config), disks);
+	json_decref(config);
+}
+
+/*
+ * Target 9 on disks "m" and "file", and target 3 on those; a reservation; and a restart without the
+ * file, which has gone from path to away.
+ */
+static void
+reserve_and_lose_file(json_t *disks, char path[DAEMON_PATH], char away[DAEMON_PATH])
+{
 	assert_int_equal(daemon_create_null(&rig_daemon, "m", 2048, 512), 0);
 	assert_int_equal(daemon_create_file(&rig_daemon, "file", 1 << 20), 0);
 	scsi_rig_create("scsi");
 	assert_int_equal(scsi_rig_add_target("scsi", 9, json_pack("[s, s]", "m", "file")), 9);
-	assert_int_equal(scsi_rig_add_target("scsi", 3, json_pack("[s, s]", "m", "file")), 3);
+	assert_int_equal(scsi_rig_add_target("scsi", 3, disks), 3);
 	assert_int_equal(scsi_guest_try_start(&rig_guest, "scsi", NULL), 0);
 	make_reservation(false);
 	daemon_path(&rig_daemon, "file.img", path);
 	daemon_path(&rig_daemon, "away.img", away);
 	assert_int_equal(rename(path, away), 0);
 	restart();
+}
+
+/* A target that cannot be made loses nothing; one that is removed does, and so does a disk. */
+static void
+test_whose(void **state)
+{
+	static uint8_t data[512];
+	char path[DAEMON_PATH], away[DAEMON_PATH];
+
+	(void)state;
+	reserve_and_lose_file(json_pack("[s, s]", "m", "file"), path, away);
 	assert_int_equal(rename(away, path), 0);
 	restart();
 	go_on();
@@ -498,23 +517,17 @@ test_whose(void **state)
 	/* The last LUN on it goes, and comes back. */
 	assert_int_equal(scsi_rig_remove_target("scsi", 3), 0);
 	assert_int_equal(scsi_rig_remove_target("scsi", 9), 0);
-	config = get_config("scsi");
-	assert_int_equal(json_array_size(config), 0);
-	json_decref(config);
+	expect_kept(0);
 	assert_int_equal(scsi_rig_add_target("scsi", 3, json_string("m")), 3);
 	assert_int_equal(scsi_rig_add_target("scsi", 9, json_string("m")), 9);
 	make_reservation(true);
 	assert_int_equal(scsi_rig_remove_target("scsi", 3), 0);
 	assert_int_equal(scsi_rig_remove_target("scsi", 9), 0);
-	config = get_config("scsi");
-	assert_int_equal(json_array_size(config), 1);
-	json_decref(config);
+	expect_kept(1);
 	/* Another disk of that name. */
 	assert_int_equal(
 		daemon_call(&rig_daemon, "bdev_null_delete", json_pack("{s:s}", "name", "m")), 0);
-	config = get_config("scsi");
-	assert_int_equal(json_array_size(config), 0);
-	json_decref(config);
+	expect_kept(0);
 	assert_int_equal(daemon_create_null(&rig_daemon, "m", 2048, 512), 0);
 	assert_int_equal(scsi_rig_add_target("scsi", 3, json_string("m")), 3);
 	scsi_guest_make_ready(&rig_guest, 3, 0);
@@ -527,20 +540,9 @@ test_still_wanted(void **state)
 {
 	static uint8_t data[512];
 	char path[DAEMON_PATH], away[DAEMON_PATH];
-	json_t *config;
 
 	(void)state;
-	assert_int_equal(daemon_create_null(&rig_daemon, "m", 2048, 512), 0);
-	assert_int_equal(daemon_create_file(&rig_daemon, "file", 1 << 20), 0);
-	scsi_rig_create("scsi");
-	assert_int_equal(scsi_rig_add_target("scsi", 9, json_pack("[s, s]", "m", "file")), 9);
-	assert_int_equal(scsi_rig_add_target("scsi", 3, json_string("m")), 3);
-	assert_int_equal(scsi_guest_try_start(&rig_guest, "scsi", NULL), 0);
-	make_reservation(false);
-	daemon_path(&rig_daemon, "file.img", path);
-	daemon_path(&rig_daemon, "away.img", away);
-	assert_int_equal(rename(path, away), 0);
-	restart();
+	reserve_and_lose_file(json_string("m"), path, away);
 	assert_int_equal(scsi_rig_remove_target("scsi", 3), 0);
 	assert_int_equal(scsi_rig_add_target("scsi", 4, json_string("m")), 4);
 	assert_int_equal(rename(away, path), 0);
@@ -554,9 +556,7 @@ test_still_wanted(void **state)
 	restart();
 	assert_int_equal(scsi_rig_remove_target("scsi", 4), 0);
 	assert_int_equal(scsi_rig_remove_target("scsi", 9), 0);
-	config = get_config("scsi");
-	assert_int_equal(json_array_size(config), 0);
-	json_decref(config);
+	expect_kept(0);
 }
 
 /* Before the entry that adds a target to that controller there is one that takes its time. */

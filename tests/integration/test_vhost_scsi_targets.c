@@ -266,6 +266,13 @@ expect_over(struct client_scsi *scsi, uint64_t tag, int response)
 
 static const uint8_t slow_lun[8] = {1, 1};
 
+/* Of a function for the slow disk. */
+static void
+expect_response(uint32_t function, uint64_t tag, int response)
+{
+	assert_int_equal(client_scsi_tmf(&rig_guest.control, function, slow_lun, tag), response);
+}
+
 static void
 test_functions_with_effect(void **state)
 {
@@ -279,7 +286,6 @@ test_functions_with_effect(void **state)
 		{VIRTIO_SCSI_T_TMF_LOGICAL_UNIT_RESET, VIRTIO_SCSI_S_RESET},
 		{VIRTIO_SCSI_T_TMF_I_T_NEXUS_RESET, VIRTIO_SCSI_S_RESET},
 	};
-	struct client_scsi_control *control = &rig_guest.control;
 
 	(void)state;
 	create_slow();
@@ -290,22 +296,14 @@ test_functions_with_effect(void **state)
 		submit_read(&rig_guest.scsi[0], 5);
 		submit_read(&rig_guest.scsi[1], 5);
 		WAIT_UNTIL(rig_reads("n") == before + 2);
-		assert_int_equal(
-			client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_QUERY_TASK, slow_lun, 5),
-			VIRTIO_SCSI_S_FUNCTION_SUCCEEDED);
-		assert_int_equal(
-			client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_QUERY_TASK, slow_lun, 6),
-			VIRTIO_OK);
-		assert_int_equal(
-			client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_QUERY_TASK_SET, slow_lun, 0),
-			VIRTIO_SCSI_S_FUNCTION_SUCCEEDED);
-		assert_int_equal(client_scsi_tmf(control, cases[i].function, slow_lun, 5),
-				 VIRTIO_OK);
+		expect_response(VIRTIO_SCSI_T_TMF_QUERY_TASK, 5, VIRTIO_SCSI_S_FUNCTION_SUCCEEDED);
+		expect_response(VIRTIO_SCSI_T_TMF_QUERY_TASK, 6, VIRTIO_OK);
+		expect_response(VIRTIO_SCSI_T_TMF_QUERY_TASK_SET, 0,
+				VIRTIO_SCSI_S_FUNCTION_SUCCEEDED);
+		expect_response(cases[i].function, 5, VIRTIO_OK);
 		expect_over(&rig_guest.scsi[0], 5, cases[i].response);
 		expect_over(&rig_guest.scsi[1], 5, cases[i].response);
-		assert_int_equal(
-			client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_QUERY_TASK_SET, slow_lun, 0),
-			VIRTIO_OK);
+		expect_response(VIRTIO_SCSI_T_TMF_QUERY_TASK_SET, 0, VIRTIO_OK);
 		scsi_guest_make_ready(&rig_guest, 1, 0);
 	}
 	delete_slow();
@@ -315,25 +313,17 @@ test_functions_with_effect(void **state)
 static void
 test_functions_find_what_is_offered(void **state)
 {
-	struct client_scsi_control *control = &rig_guest.control;
-
 	(void)state;
 	create_slow();
 	for (unsigned int i = 0; i < SCSI_RIG_QUEUES; i++) {
 		usleep(20000); /* it is asleep */
 		offer_read(&rig_guest.scsi[i], 5);
-		assert_int_equal(
-			client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_QUERY_TASK, slow_lun, 5),
-			VIRTIO_SCSI_S_FUNCTION_SUCCEEDED);
-		assert_int_equal(
-			client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_ABORT_TASK, slow_lun, 5),
-			VIRTIO_OK);
+		expect_response(VIRTIO_SCSI_T_TMF_QUERY_TASK, 5, VIRTIO_SCSI_S_FUNCTION_SUCCEEDED);
+		expect_response(VIRTIO_SCSI_T_TMF_ABORT_TASK, 5, VIRTIO_OK);
 		expect_over(&rig_guest.scsi[i], 5, VIRTIO_SCSI_S_ABORTED);
 		usleep(20000); /* it is asleep */
 		offer_read(&rig_guest.scsi[i], 6);
-		assert_int_equal(
-			client_scsi_tmf(control, VIRTIO_SCSI_T_TMF_LOGICAL_UNIT_RESET, slow_lun, 0),
-			VIRTIO_OK);
+		expect_response(VIRTIO_SCSI_T_TMF_LOGICAL_UNIT_RESET, 0, VIRTIO_OK);
 		expect_over(&rig_guest.scsi[i], 6, VIRTIO_SCSI_S_RESET);
 		scsi_guest_make_ready(&rig_guest, 1, 0);
 	}

@@ -4,11 +4,11 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import threading
 
 import pytest
+from fake_daemon import FakeDaemon
 from harness import DEADLINE, ROOT, VHOSTCTL, vhostctl
 
 FAILED, USAGE = 1, 2
@@ -16,36 +16,23 @@ FAILED, USAGE = 1, 2
 
 @pytest.fixture
 def serve(folder):
-    """A server that takes one connection, and answers what a test says."""
-    threads = []
+    """A server that answers what a test says; None: nothing, and not soon."""
+    daemons = []
+    hold = threading.Event()
 
     def start(answer: bytes | None):
-        path = folder / "fake.sock"
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(str(path))
-        listener.listen(1)
+        def reply(_):
+            if answer is None:
+                hold.wait(60)
+            return answer or b""
 
-        def run():
-            connection, _ = listener.accept()
-            with connection:
-                while connection.recv(65536):
-                    pass
-                if answer is None:
-                    hold.wait(60)
-                else:
-                    connection.sendall(answer)
-            listener.close()
+        daemons.append(FakeDaemon(folder / "fake.sock", reply))
+        return str(daemons[-1].path)
 
-        thread = threading.Thread(target=run)
-        thread.start()
-        threads.append(thread)
-        return str(path)
-
-    hold = threading.Event()
     yield start
     hold.set()
-    for thread in threads:
-        thread.join()
+    for daemon in daemons:
+        daemon.stop()
 
 
 def rows(text: str) -> list[dict]:
@@ -146,26 +133,17 @@ def test_bad_answers(serve, answer):
 
 def test_save_config_asks_for_all_parts_at_once(folder):
     """Asked for one by one, they need not fit together: others make and delete meanwhile."""
-    path = folder / "fake.sock"
     requests, answers = [], [[{"subsystem": "a"}, {"subsystem": "b"}], [[], None]]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(path))
-        listener.listen(2)
-        listener.settimeout(DEADLINE)
 
-        def run():
-            for answer in answers:
-                connection, _ = listener.accept()
-                with connection, connection.makefile("rw") as stream:
-                    requests.append(request := json.load(stream))
-                    many = isinstance(request, list)
-                    json.dump([{"id": 1, "result": part} for part in answer] if many else
-                              {"id": 1, "result": answer}, stream)
+    def reply(text: bytes) -> bytes:
+        requests.append(request := json.loads(text))
+        answer = answers[len(requests) - 1]
+        return json.dumps([{"id": 1, "result": part} for part in answer] if isinstance(request, list) else
+                          {"id": 1, "result": answer}).encode()
 
-        thread = threading.Thread(target=run)
-        thread.start()
-        saved = json.loads(vhostctl("-s", str(path), "save-config").stdout)
-        thread.join()
+    daemon = FakeDaemon(folder / "fake.sock", reply)
+    saved = json.loads(vhostctl("-s", str(daemon.path), "save-config").stdout)
+    daemon.stop()
     assert saved == {"subsystems": [{"subsystem": "a", "config": []},
                                     {"subsystem": "b", "config": None}]}
     assert [(part["method"], part["params"]["name"]) for part in requests[1]] == \

@@ -3,11 +3,10 @@
 
 import json
 import os
-import socket
-import threading
 
 import pytest
-from harness import DEADLINE, vhostctl
+from fake_daemon import FakeDaemon
+from harness import vhostctl
 from test_vhostctl import FAILED, USAGE
 
 NVME = "0000:01:00.0"
@@ -208,26 +207,12 @@ def test_no_daemon(machine):
 def test_limits_are_the_daemons_own(machine, folder):
     """In a container it has a number that is somebody else's here."""
     answers = [{"jsonrpc": "2.0", "id": 1, "result": result} for result in ({"pid": machine.pid, "reactors": []}, [])]
-    path = folder / "fake.sock"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.settimeout(DEADLINE)
-        listener.bind(str(path))
-        listener.listen(8)
-
-        def answer():
-            connection, _ = listener.accept()
-            with connection:
-                while connection.recv(65536):
-                    pass
-                connection.sendall(json.dumps(answers).encode())
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        machine.limits(files="1024")
-        machine.pid = os.getpid()                       # that of who listens
-        machine.limits(files="4096")
-        done = vhostctl("-s", str(path), "doctor", "--root", str(machine.root), "--json")
-        thread.join(DEADLINE)
+    daemon = FakeDaemon(folder / "fake.sock", lambda _: json.dumps(answers).encode())
+    machine.limits(files="1024")
+    machine.pid = os.getpid()                       # that of who listens
+    machine.limits(files="4096")
+    done = vhostctl("-s", str(daemon.path), "doctor", "--root", str(machine.root), "--json")
+    daemon.stop()
     finding, = (finding for finding in json.loads(done.stdout) if finding["check"] == "open files")
     assert "4096, of the daemon" in finding["finding"]
 

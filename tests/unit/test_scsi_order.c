@@ -33,6 +33,19 @@ expect_begun(unsigned int requests, uint64_t lba)
 	assert_int_equal(fake.log[requests - 1].offset, lba * FAKE_BLOCK);
 }
 
+/* All goes its straight way again: what waited or was alone has left nothing behind. */
+static void
+expect_straight_way(void)
+{
+	struct command *command =
+		begin(A, scsi_cdb_write10(5, 512, 512, 0, 0, 0, 0, 0), data, 512, 0);
+
+	fake.delayed = false;
+	command_submit(A, command);
+	assert_true(command->finished);
+	expect_good(command);
+}
+
 /* The disk has done what it got first, which was that thread's. */
 static void
 complete(int who)
@@ -70,12 +83,7 @@ test_ordered(void **state)
 		expect_good(behind[i]);
 	}
 	expect_good(ordered);
-	/* All goes its straight way again. */
-	fake.delayed = false;
-	ordered = begin(A, scsi_cdb_write10(5, 512, 512, 0, 0, 0, 0, 0), data, 512, 0);
-	command_submit(A, ordered);
-	assert_true(ordered->finished);
-	expect_good(ordered);
+	expect_straight_way();
 }
 
 /* One that is read behind it gets what it wrote, also when all come at once. */
@@ -182,12 +190,7 @@ test_aborted(void **state)
 	complete(B);
 	expect_good(under_way);
 	expect_good(behind);
-	/* All goes its straight way again. */
-	fake.delayed = false;
-	behind = begin(A, scsi_cdb_write10(5, 512, 512, 0, 0, 0, 0, 0), data, 512, 0);
-	command_submit(A, behind);
-	assert_true(behind->finished);
-	expect_good(behind);
+	expect_straight_way();
 }
 
 /* The same of one that has begun: it is not over until the disk has done it. */
