@@ -181,8 +181,9 @@ integration: all tests
 	+@$(RUN_TESTS) integration:$(BUILD)
 qemu: all $(GUEST_BINS)
 	+@$(RUN_TESTS) qemu:$(BUILD)
+# Most tests wait most of the time.
 check: all tests
-	+@FUZZ_MS=1000 $(RUN_TESTS) unit:$(BUILD) integration:$(BUILD) fuzz:$(BUILD)
+	+@FUZZ_MS=1000 $(RUN_TESTS) --jobs $$(($$(nproc) * 2)) unit:$(BUILD) integration:$(BUILD) fuzz:$(BUILD)
 
 # All variants, whatever SANITIZE says; BUILD is that of the plain one. Guests with sanitizers take
 # their time: those whose front-end comes and goes.

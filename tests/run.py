@@ -64,9 +64,11 @@ def kill_group(group):
 def run_with_deadline(command, env, seconds, folder, cwd):
     """Returns the exit status, or None when the deadline passed. What it started and left is killed."""
     # Not one file: what is buffered would be written into the middle of the other's lines.
+    # A group, not a session: some kernels' autogroup scheduling gives one session of two that wake
+    # each other all the time of a CPU for a minute, and the others none.
     with (open(folder / "stdout", "wb") as stdout, open(folder / "stderr", "wb") as stderr,
           subprocess.Popen(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=stdout,
-                           stderr=stderr, start_new_session=True) as process):
+                           stderr=stderr, process_group=0) as process):
         running.add(process.pid)
         try:
             return process.wait(seconds)
