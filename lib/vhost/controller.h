@@ -22,8 +22,14 @@
 
 struct vhost_session;
 
-/* Longest time that stopping queues waits for their requests. */
+/* Longest time that stopping queues waits for their requests: those of a device that hangs. */
 #define VHOST_DRAIN_US (5 * 1000 * 1000ULL)
+/*
+ * Longest wait for a thread to do what needs no waiting. One that takes longer than a device may is
+ * mostly without a CPU, on a host that has promised too many, and a guest whose connection is closed
+ * for that may lose its disk; but all sockets' messages wait meanwhile.
+ */
+#define VHOST_ANSWER_US (30 * 1000 * 1000ULL)
 
 struct vhost_controller {
 	/* set once */

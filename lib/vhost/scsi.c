@@ -129,7 +129,7 @@ scsi_begin(void *device)
 	if (!atomic_exchange(&scsi->sizes_chosen, false))
 		set_sizes(scsi, VIRTIO_SCSI_SENSE_DEFAULT_SIZE, VIRTIO_SCSI_CDB_DEFAULT_SIZE);
 	vhost_scsi_events_forget(scsi);
-	thread_call_within(scsi->app, VHOST_DRAIN_US, power_on_on_app, &scsi, sizeof(scsi));
+	thread_call_within(scsi->app, VHOST_ANSWER_US, power_on_on_app, &scsi, sizeof(scsi));
 }
 
 static size_t

@@ -404,11 +404,11 @@ send_to_thread(struct vhost_session *session, struct vhost_queue *queue)
 
 	queue->home = choose_thread(session, queue->index);
 	queue->start_rc = 0;
-	rc = thread_call_within(vhost_main_thread(session->controller), VHOST_DRAIN_US,
+	rc = thread_call_within(vhost_main_thread(session->controller), VHOST_ANSWER_US,
 				start_on_thread, &queue, sizeof(queue));
 	if (rc != 0)
 		return rc;
-	return thread_call_within(queue->home->thread, VHOST_DRAIN_US, start_result, &queue,
+	return thread_call_within(queue->home->thread, VHOST_ANSWER_US, start_result, &queue,
 				  sizeof(queue));
 }
 
@@ -697,7 +697,7 @@ swap_fd(struct vhost_session *session, uint32_t index, int *where, int fd)
 	*where = fd;
 	call.call_fd = vring->call_fd;
 	call.err_fd = vring->err_fd;
-	rc = thread_call_within(call.queue->home->thread, VHOST_DRAIN_US, set_fds_on_thread, &call,
+	rc = thread_call_within(call.queue->home->thread, VHOST_ANSWER_US, set_fds_on_thread, &call,
 				sizeof(call));
 	if (rc == -ENOMEM) {
 		*where = call.old;
@@ -893,10 +893,10 @@ vhost_session_release(struct vhost_session *session)
 	struct completion *done = session->released_done;
 
 	send_release(session);
-	if (completion_wait(done, VHOST_DRAIN_US) != 0)
+	if (completion_wait(done, VHOST_ANSWER_US) != 0)
 		log_err("vhost %s: a thread does not answer within %llu s; what the connection had "
 			"stays until it does",
-			controller->name, VHOST_DRAIN_US / 1000000);
+			controller->name, VHOST_ANSWER_US / 1000000);
 	completion_put(done);
 }
 
@@ -912,7 +912,7 @@ static int
 attach(struct vhost_session *session)
 {
 	struct completion *done = session->released_done;
-	int rc = thread_call_within(vhost_main_thread(session->controller), VHOST_DRAIN_US,
+	int rc = thread_call_within(vhost_main_thread(session->controller), VHOST_ANSWER_US,
 				    attach_on_thread, &session, sizeof(session));
 
 	if (rc == -ETIMEDOUT) {

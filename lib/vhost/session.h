@@ -106,7 +106,7 @@ int vhost_session_create(struct vhost_controller *controller, int vid,
 			 struct vhost_session **session);
 /*
  * Also on another OS thread after the socket is unregistered. The rings are not touched any more
- * when it returns, unless a thread of the controller hangs for longer than VHOST_DRAIN_US. The
+ * when it returns, unless a thread of the controller hangs for longer than VHOST_ANSWER_US. The
  * session frees itself when its requests are done.
  */
 void vhost_session_release(struct vhost_session *session);

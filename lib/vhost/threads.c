@@ -149,7 +149,7 @@ create_apart(struct vhost_controller *controller, const struct vhost_thread *thr
 	int rc = create(controller, &cores);
 
 	if (rc == 0)
-		rc = thread_call_within(thread->thread, VHOST_DRAIN_US, widen_cpumask, &allowed,
+		rc = thread_call_within(thread->thread, VHOST_ANSWER_US, widen_cpumask, &allowed,
 					sizeof(allowed));
 	return rc;
 }
@@ -164,7 +164,7 @@ vhost_threads_add(struct vhost_controller *controller)
 	if (threads->usable == atomic_load(&threads->count))
 		rc = create_apart(controller, thread);
 	if (rc == 0)
-		rc = thread_call_within(thread->thread, VHOST_DRAIN_US, get_channel, &thread,
+		rc = thread_call_within(thread->thread, VHOST_ANSWER_US, get_channel, &thread,
 					sizeof(thread));
 	if (rc != 0) {
 		log_warn("vhost %s: no thread beside the first %u: %s; they serve all queues",
