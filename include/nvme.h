@@ -72,8 +72,9 @@ enum nvme_event {
 	NVME_EVENT_STATE,  /* nvme_ctrlr_info.state has changed */
 	NVME_EVENT_HEALTH, /* SMART: nvme_get_health() has a critical warning, or none any more */
 	/*
-	 * NVME_EVENT_NAMESPACES is to come. After a reset the queue pairs go on when this returns:
-	 * a namespace may have the number of another one, whose requests must not go there.
+	 * NVME_EVENT_NAMESPACES is to come. A namespace may have the number of another one, whose
+	 * requests must not go there: see nvme_request.revoked. After a reset the queue pairs go on
+	 * when this returns.
 	 */
 	NVME_EVENT_CHANGING,
 	NVME_EVENTS,
@@ -233,6 +234,11 @@ struct nvme_request {
 	 * submitter's again.
 	 */
 	nvme_done_fn done;
+	/*
+	 * NULL, or the submitter's: once it is true the request is not sent, be it for the first
+	 * time or again. One that waits ends with -ENODEV, one that the device has failed with that.
+	 */
+	const _Atomic bool *revoked;
 
 	/* The driver's. */
 	uint16_t status;

@@ -79,6 +79,7 @@ submit_range(struct nvme_channel *channel, struct bdev_request *rq, uint8_t opco
 			   rq->offset >> channel->block_shift,
 			   (uint32_t)(rq->length >> channel->block_shift), control);
 	request->done = io_done;
+	request->revoked = &channel->disk->replaced;
 	nvme_qpair_submit(channel->qpair, request);
 }
 
@@ -103,6 +104,7 @@ submit_flush(struct nvme_channel *channel, struct bdev_request *rq)
 	request->length = 0;
 	request->iovcnt = 0;
 	request->done = io_done;
+	request->revoked = &channel->disk->replaced;
 	nvme_qpair_submit(channel->qpair, request);
 }
 
@@ -134,6 +136,7 @@ submit_ranges(struct nvme_io *io)
 	io->request.iov = &io->iov;
 	io->request.iovcnt = 1;
 	io->request.done = discard_done;
+	io->request.revoked = &disk->replaced;
 	nvme_qpair_submit(io->channel->qpair, &io->request);
 }
 

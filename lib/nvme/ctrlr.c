@@ -392,7 +392,6 @@ destroy(struct nvme_ctrlr *ctrlr)
 	TAILQ_REMOVE(&ctrlrs, ctrlr, link);
 	pthread_mutex_destroy(&ctrlr->lock);
 	free(ctrlr->namespaces);
-	free(ctrlr->replaced);
 	free(ctrlr->qpairs);
 	free(ctrlr->vectors);
 	free(ctrlr->id);

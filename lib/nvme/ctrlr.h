@@ -79,8 +79,6 @@ struct nvme_ctrlr {
 	/* the keeper; changes only while all queue pairs are stopped */
 	uint32_t sgl_rules;         /* SGLS of the identify data: 0 none */
 	uint32_t *shadows, *events; /* DBBUF; NULL: none */
-	/* between a start and its end: namespaces that are not what they were before */
-	uint32_t *replaced, replaced_count;
 
 	/* any thread; written by the app thread */
 	_Atomic uint64_t io_timeout_ticks; /* 0: none */

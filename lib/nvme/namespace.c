@@ -281,41 +281,6 @@ is_as_before(const struct nvme_ctrlr *ctrlr, const struct scan *scan)
 		memcmp(scan->list, ctrlr->namespaces, scan->count * sizeof(scan->list[0])) == 0);
 }
 
-/* Whether it is still the one that requests were meant for. */
-static bool
-is_same(const struct nvme_ns *a, const struct nvme_ns *b)
-{
-	return a->block_size == b->block_size &&
-	       memcmp(a->eui64, b->eui64, sizeof(a->eui64)) == 0 &&
-	       memcmp(a->nguid, b->nguid, sizeof(a->nguid)) == 0 &&
-	       memcmp(a->uuid, b->uuid, sizeof(a->uuid)) == 0;
-}
-
-/* Notes which ones others have taken the place of while the controller was off. */
-static int
-find_replaced(struct nvme_ctrlr *ctrlr, const struct scan *scan)
-{
-	uint32_t *replaced = malloc((ctrlr->namespace_count + 1) * sizeof(replaced[0])), count = 0;
-
-	if (replaced == NULL)
-		return -ENOMEM;
-	for (uint32_t i = 0, j = 0; i < ctrlr->namespace_count; i++) {
-		const struct nvme_known_ns *before = &ctrlr->namespaces[i];
-
-		/* Both ascend. */
-		while (j < scan->count && scan->list[j].ns.nsid < before->ns.nsid)
-			j++;
-		if (before->usable &&
-		    (j == scan->count || scan->list[j].ns.nsid != before->ns.nsid ||
-		     !scan->list[j].usable || !is_same(&before->ns, &scan->list[j].ns)))
-			replaced[count++] = before->ns.nsid;
-	}
-	free(ctrlr->replaced);
-	ctrlr->replaced = replaced;
-	ctrlr->replaced_count = count;
-	return 0;
-}
-
 int
 nvme_namespaces_scan(struct nvme_ctrlr *ctrlr, struct errmsg *err)
 {
@@ -330,8 +295,6 @@ nvme_namespaces_scan(struct nvme_ctrlr *ctrlr, struct errmsg *err)
 		rc = scan_list(ctrlr, &scan, err);
 	else
 		rc = scan_all_numbers(ctrlr, &scan, err);
-	if (rc == 0 && ctrlr->starting && find_replaced(ctrlr, &scan) != 0)
-		rc = ctrlr_err(ctrlr, err, -ENOMEM, "%s", strerror(ENOMEM));
 	if (rc != 0 || is_as_before(ctrlr, &scan)) {
 		free(scan.list);
 		return rc;

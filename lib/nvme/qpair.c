@@ -116,6 +116,12 @@ send_pair(struct nvme_qpair *qpair, struct nvme_request *first, struct nvme_requ
 }
 
 static bool
+is_revoked(const struct nvme_request *request)
+{
+	return request->revoked != NULL && atomic_load(request->revoked);
+}
+
+static bool
 is_pair(const struct nvme_request *request)
 {
 	return request->command.fuse == NVME_SQE_FUSED_FIRST;
@@ -133,15 +139,22 @@ end_unsent(struct nvme_request *request, int rc)
 	}
 }
 
-/* Sends, or ends, the first of those that wait. 0, -EAGAIN: it has to wait on; -EINVAL: ended. */
+/*
+ * Sends, or ends, the first of those that wait. 0, -EAGAIN: it has to wait on; -EINVAL, -ENODEV:
+ * ended.
+ */
 static int
 send_first_waiting(struct nvme_qpair *qpair)
 {
 	struct nvme_request *first = qpair->waiting.first;
 	struct nvme_request *last = is_pair(first) ? first->next : first;
 	struct nvme_request *rest = last->next;
-	int rc = is_pair(first) ? send_pair(qpair, first, last) : send(qpair, first);
+	int rc;
 
+	if (is_revoked(first) || is_revoked(last))
+		rc = -ENODEV;
+	else
+		rc = is_pair(first) ? send_pair(qpair, first, last) : send(qpair, first);
 	if (rc == -EAGAIN)
 		return rc;
 	qpair->waiting.first = rest;
@@ -285,6 +298,7 @@ static bool
 may_retry(const struct nvme_qpair *qpair, const struct nvme_request *request)
 {
 	return request->status != 0 && !nvme_status_is_final(request->status) &&
+	       !is_revoked(request) &&
 	       request->retries <
 		       atomic_load_explicit(&qpair->ctrlr->retries, memory_order_relaxed);
 }

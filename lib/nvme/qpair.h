@@ -187,8 +187,7 @@ void nvme_qpair_park(struct nvme_qpair *qpair);
  * Created. Nothing when it is LIVE, or broken (see nvme_ctrlr_timed_out()) since it was created.
  * Sends what was sent before the stop, in order (each once more than before; those with no retries
  * left end with -ETIMEDOUT if they had timed out, else -EIO; so do fused pairs, of which one
- * command may have been carried out), then what waits; but what was for a namespace that another
- * has taken the place of ends with -ENODEV.
+ * command may have been carried out), then what waits; but nothing that was revoked.
  */
 void nvme_qpair_start(struct nvme_qpair *qpair);
 /* The device is off or gone, for longer: ends all requests, and all to come, with rc. */

@@ -186,34 +186,6 @@ find_free_slots(struct nvme_qpair *qpair)
 	}
 }
 
-static bool
-is_replaced(const struct nvme_ctrlr *ctrlr, uint32_t nsid)
-{
-	for (uint32_t i = 0; i < ctrlr->replaced_count; i++) {
-		if (ctrlr->replaced[i] == nsid)
-			return true;
-	}
-	return false;
-}
-
-/* Of what waits, what is for a namespace that another has taken the place of. */
-static struct nvme_request_list
-take_replaced(struct nvme_qpair *qpair)
-{
-	struct nvme_request_list kept = {0}, replaced = {0};
-	struct nvme_request *request;
-
-	if (qpair->ctrlr->replaced_count == 0)
-		return replaced;
-	while ((request = nvme_request_list_pop(&qpair->waiting)) != NULL) {
-		bool keep = !is_replaced(qpair->ctrlr, request->command.nsid);
-
-		nvme_request_list_append(keep ? &kept : &replaced, request);
-	}
-	qpair->waiting = kept;
-	return replaced;
-}
-
 static void
 wait_for_interrupts(struct nvme_qpair *qpair)
 {
@@ -229,16 +201,14 @@ wait_for_interrupts(struct nvme_qpair *qpair)
 void
 nvme_qpair_start(struct nvme_qpair *qpair)
 {
-	struct nvme_request_list lost, replaced;
+	struct nvme_request_list lost;
 
 	if (qpair->state == NVME_QPAIR_LIVE || qpair->broken == qpair->creations)
 		return;
 	lost = put_back(qpair);
-	replaced = take_replaced(qpair);
 	find_free_slots(qpair);
 	wait_for_interrupts(qpair);
 	qpair->state = NVME_QPAIR_LIVE;
 	nvme_qpair_send_waiting(qpair);
 	end_lost(&lost);
-	end_all(&replaced, -ENODEV);
 }

@@ -242,8 +242,6 @@ revive(struct nvme_ctrlr *ctrlr)
 	ctrlr->retry_at = 0;
 	nvme_ctrlr_set_state(ctrlr, NVME_LIVE);
 	nvme_qpairs_serve(ctrlr);
-	/* What comes from now on is for those that are there now. */
-	ctrlr->replaced_count = 0;
 }
 
 int

@@ -415,7 +415,8 @@ fake_poll(void *arg)
 		qpair->first = request->next;
 		qpair->count--;
 		rc = POLLER_BUSY;
-		request->done(request, fake_carry_out(qpair->ctrlr, request));
+		request->done(request,
+			      *request->revoked ? -ENODEV : fake_carry_out(qpair->ctrlr, request));
 	}
 	return rc;
 }
@@ -458,7 +459,7 @@ nvme_qpair_put(struct nvme_qpair *qpair)
 void
 nvme_qpair_submit(struct nvme_qpair *qpair, struct nvme_request *request)
 {
-	if (qpair->thread != thread_current() || request->done == NULL)
+	if (qpair->thread != thread_current() || request->done == NULL || request->revoked == NULL)
 		abort();
 	request->next = NULL;
 	if (qpair->count == 0)

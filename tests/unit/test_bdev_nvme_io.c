@@ -108,6 +108,35 @@ test_replaced(void **state)
 	close_disk();
 }
 
+/* What has been handed over, and waits for the device, neither. */
+static void
+test_replaced_while_it_waits(void **state)
+{
+	static const uint8_t types[] = {BDEV_READ, BDEV_WRITE, BDEV_FLUSH, BDEV_DISCARD,
+					BDEV_WRITE_ZEROES};
+
+	(void)state;
+	assert_int_equal(attach("a", 0), 0);
+	for (size_t i = 0; i < sizeof(types); i++) {
+		open_disk("an1");
+		fake[0].held = true;
+		rig_request_set(request, types[i], 0, data, types[i] == BDEV_FLUSH ? 0 : 512);
+		rig_submit(channel, rig_io[0], request);
+		rig_settle();
+		assert_false(request->finished);
+		fake[0].ns[0].nguid[3] ^= 1;
+		fake_tell(&fake[0], NVME_EVENT_CHANGING);
+		fake[0].logged = 0;
+		fake[0].held = false;
+		rig_wait(&request->finished);
+		assert_int_equal(request->status, -ENODEV);
+		assert_int_equal(fake[0].logged, 0);
+		fake_tell(&fake[0], NVME_EVENT_NAMESPACES);
+		close_disk();
+		UNTIL(find("an1") != NULL);
+	}
+}
+
 static void
 test_discard(void **state)
 {
@@ -334,6 +363,7 @@ main(void)
 		TEST(test_errors_keep_their_meaning),
 		TEST(test_write_zeroes),
 		TEST(test_replaced),
+		TEST(test_replaced_while_it_waits),
 		TEST(test_discard),
 		TEST(test_discard_in_ranges),
 		TEST(test_nothing_is_sent_before_the_flush),

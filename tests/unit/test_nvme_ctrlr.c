@@ -520,12 +520,15 @@ test_namespaces_not_ready(void **state)
 }
 
 static enum nvme_qpair_state state_at_change;
+static _Atomic bool revoked;
 
 static void
 note_state(void)
 {
-	if (rig.events[NVME_EVENT_NAMESPACES] == 0 && rig.events[NVME_EVENT_CHANGING] == 1)
+	if (rig.events[NVME_EVENT_NAMESPACES] == 0 && rig.events[NVME_EVENT_CHANGING] == 1) {
 		state_at_change = rig.ctrlr->qpairs[0].state;
+		revoked = true;
+	}
 }
 
 /* Requests of before a reset do not go to another namespace that has the number now. */
@@ -536,10 +539,12 @@ test_replaced_namespace(void **state)
 
 	(void)state;
 	state_at_change = NVME_QPAIR_LIVE;
+	revoked = false;
 	rig.in_event = note_state;
 	rig.ns.eui64[0] = 1;
 	rig_attach();
 	qpair = submit_flush();
+	request.revoked = &revoked;
 	assert_int_equal(rig_memory.doorbells[2 * qpair->id], 1);
 	rig.ns.eui64[0] = 2;
 	nvme_ctrlr_work(rig.ctrlr, NVME_WORK_RESET);
@@ -563,6 +568,33 @@ test_replaced_namespace(void **state)
 	complete_request(qpair);
 	rig_wait_for(request_rc != 1);
 	assert_int_equal(request_rc, 0);
+	put(qpair);
+}
+
+/* Nor when it took a second attempt, which finds the new one as the first one left it. */
+static void
+test_replaced_in_two_attempts(void **state)
+{
+	struct nvme_qpair *qpair;
+
+	(void)state;
+	revoked = false;
+	rig.in_event = note_state;
+	rig.ns.eui64[0] = 1;
+	rig_attach();
+	qpair = submit_flush();
+	request.revoked = &revoked;
+	rig.ns.eui64[0] = 2;
+	rig.opcode = nvme_admin_create_cq;
+	rig.fault = RIG_STATUS;
+	rig.commands = 0;
+	rig.at = 0;
+	rig.count = 1;
+	nvme_ctrlr_work(rig.ctrlr, NVME_WORK_RESET);
+	rig_wait_for(rig.hit && nvme_get_info(rig.ctrlr)->state == NVME_LIVE);
+	rig_poll_for_us(10000);
+	assert_int_equal(qpair->queue.in_flight, 0);
+	assert_int_equal(request_rc, -ENODEV);
 	put(qpair);
 }
 
@@ -711,6 +743,7 @@ main(void)
 		rig_test(test_physical_blocks),
 		rig_test(test_namespaces_not_ready),
 		rig_test(test_replaced_namespace),
+		rig_test(test_replaced_in_two_attempts),
 		rig_test(test_keep_alive),
 		rig_test(test_flood_of_events),
 		rig_test(test_event_requests_refused),

@@ -336,6 +336,48 @@ test_stop_resting(void **state)
 	expect_done(2, -ENODEV);
 }
 
+/* What its submitter has revoked is not sent again: not what rests, waits, or fails then. */
+static void
+test_revoked(void **state)
+{
+	static _Atomic bool revoked;
+
+	(void)state;
+	revoked = false;
+	ON_THREAD(for (uint32_t i = 0; i < SLOTS + 1; i++) submit(i)->request.revoked = &revoked);
+	for (uint32_t i = 0; i < 2; i++) {
+		run();
+		rig_complete(qpair, take(0), FAILED);
+		if (i == 0) {
+			for (uint32_t other = 1; other < SLOTS; other++)
+				take(other);
+		}
+	}
+	run();
+	/* The last one has got the place of the first one, which rests. */
+	take(SLOTS);
+	ON_THREAD(submit(SLOTS + 1)->request.revoked = &revoked; submit(SLOTS + 2));
+	revoked = true;
+	rig_complete(qpair, ops[1].request.cid, FAILED);
+	rig_complete(qpair, ops[2].request.cid, 0);
+	run();
+	expect_done(1, -EIO);
+	expect_done(2, 0);
+	expect_done(SLOTS + 1, -ENODEV);
+	pass(REST_US + RIG_LOOK_US);
+	expect_done(0, -ENODEV);
+	/* Nothing of that is in the way of others. */
+	rig_complete(qpair, take(SLOTS + 2), 0);
+	run();
+	expect_done(SLOTS + 2, 0);
+	/* After a reset neither. */
+	ON_THREAD(nvme_qpair_stop(qpair));
+	create_and_start();
+	for (uint32_t i = 3; i <= SLOTS; i++)
+		expect_done(i, -ENODEV);
+	assert_int_equal(qpair->queue.in_flight, 0);
+}
+
 static void
 test_final(void **state)
 {
@@ -710,6 +752,7 @@ main(void)
 		LIVE(test_retries),
 		LIVE(test_long_rests),
 		LIVE(test_stop_resting),
+		LIVE(test_revoked),
 		LIVE(test_final),
 		LIVE(test_retry_when_full),
 		LIVE(test_unknown_cid),
