@@ -235,6 +235,46 @@ copy_name(char *to, const char *from, size_t size)
 	copy_text(to, from, strnlen(from, size - 1));
 }
 
+/* CC.MPS is not what MDTS counts in, CAP.MPSMIN is (NVMe 1.4, figure 247). */
+static uint64_t
+in_pages(const struct nvme_ctrlr *ctrlr, uint8_t shift)
+{
+	return (uint64_t)(NVME_PAGE_SIZE << NVME_CAP_MPSMIN(ctrlr->cap)) << shift;
+}
+
+static uint64_t
+max_transfer_of(const struct nvme_ctrlr *ctrlr, const struct nvme_id_ctrl *id)
+{
+	uint64_t max = NVME_MAX_TRANSFER;
+
+	if (id->mdts > 0 && id->mdts <= MDTS_MAX && in_pages(ctrlr, id->mdts) < max)
+		max = in_pages(ctrlr, id->mdts);
+	return max;
+}
+
+/*
+ * After a reset it is the device that it was, and as good for the disks that were made of it: they
+ * split by MDTS, and do not flush where nothing is cached. New firmware may break that.
+ */
+static int
+check_identity(struct nvme_ctrlr *ctrlr, const struct nvme_id_ctrl *id, struct errmsg *err)
+{
+	if (memcmp(id->sn, ctrlr->id->sn, sizeof(id->sn)) != 0 ||
+	    memcmp(id->mn, ctrlr->id->mn, sizeof(id->mn)) != 0)
+		return ctrlr_err(ctrlr, err, -EINVAL,
+				 "another device is in its place: not serial number %s any more",
+				 ctrlr->info.serial);
+	if (max_transfer_of(ctrlr, id) < ctrlr->info.max_transfer)
+		return ctrlr_err(ctrlr, err, -EINVAL,
+				 "it takes less data at a time than before (MDTS): detach it, and "
+				 "attach it again");
+	if ((id->vwc & NVME_CTRL_VWC_PRESENT) != 0 && !ctrlr->info.write_cache)
+		return ctrlr_err(ctrlr, err, -EINVAL,
+				 "it has a volatile write cache, which it had not before (VWC): "
+				 "detach it, and attach it again");
+	return 0;
+}
+
 static int
 check_controller(struct nvme_ctrlr *ctrlr, const struct nvme_id_ctrl *id, struct errmsg *err)
 {
@@ -249,19 +289,7 @@ check_controller(struct nvme_ctrlr *ctrlr, const struct nvme_id_ctrl *id, struct
 		return ctrlr_err(ctrlr, err, -EINVAL,
 				 "identify data: CNTRLTYPE is %u: it is not an I/O controller",
 				 id->cntrltype);
-	if (ctrlr->has_identity && (memcmp(id->sn, ctrlr->id->sn, sizeof(id->sn)) != 0 ||
-				    memcmp(id->mn, ctrlr->id->mn, sizeof(id->mn)) != 0))
-		return ctrlr_err(ctrlr, err, -EINVAL,
-				 "another device is in its place: not serial number %s any more",
-				 ctrlr->info.serial);
-	return 0;
-}
-
-/* CC.MPS is not what MDTS counts in, CAP.MPSMIN is (NVMe 1.4, figure 247). */
-static uint64_t
-in_pages(const struct nvme_ctrlr *ctrlr, uint8_t shift)
-{
-	return (uint64_t)(NVME_PAGE_SIZE << NVME_CAP_MPSMIN(ctrlr->cap)) << shift;
+	return ctrlr->has_identity ? check_identity(ctrlr, id, err) : 0;
 }
 
 static void
@@ -269,7 +297,6 @@ note_controller(struct nvme_ctrlr *ctrlr)
 {
 	const struct nvme_id_ctrl *id = ctrlr->id;
 	struct nvme_ctrlr_info *info = &ctrlr->info;
-	uint64_t max = NVME_MAX_TRANSFER;
 
 	info->vendor_id = id->vid;
 	info->subsystem_vendor_id = id->ssvid;
@@ -278,14 +305,14 @@ note_controller(struct nvme_ctrlr *ctrlr)
 	copy_text(info->serial, id->sn, sizeof(id->sn));
 	copy_text(info->firmware, id->fr, sizeof(id->fr));
 	copy_name(info->subnqn, id->subnqn, sizeof(info->subnqn));
-	if (id->mdts > 0 && id->mdts <= MDTS_MAX && in_pages(ctrlr, id->mdts) < max)
-		max = in_pages(ctrlr, id->mdts);
-	info->max_transfer = max;
+	/* More than before is more than there are buffers for. */
+	if (!ctrlr->has_identity)
+		info->max_transfer = max_transfer_of(ctrlr, id);
 	/*
 	 * Whether it is on now does not matter: a reset may switch it on again, or another
 	 * controller of the subsystem.
 	 */
-	info->write_cache = (id->vwc & NVME_CTRL_VWC_PRESENT) != 0;
+	info->write_cache |= (id->vwc & NVME_CTRL_VWC_PRESENT) != 0;
 	info->oncs = id->oncs;
 	info->fuses = id->fuses;
 	info->sgl = (id->sgls & NVME_CTRL_SGLS_SUPPORTED) != 0;
@@ -310,8 +337,8 @@ identify_controller(struct nvme_ctrlr *ctrlr, struct errmsg *err)
 	if (rc != 0)
 		return rc;
 	ctrlr->id[0] = *id;
-	ctrlr->has_identity = true;
 	note_controller(ctrlr);
+	ctrlr->has_identity = true;
 	return 0;
 }
 

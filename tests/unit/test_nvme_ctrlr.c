@@ -599,6 +599,54 @@ test_replaced_in_two_attempts(void **state)
 }
 
 static void
+reset_main(void *arg)
+{
+	*(int *)arg = nvme_reset(rig.ctrlr, &rig.err);
+}
+
+static int
+reset(void)
+{
+	int rc = 1;
+
+	assert_int_equal(coroutine_start(rig.app, "test", reset_main, &rc), 0);
+	rig_wait_for(rc != 1);
+	return rc;
+}
+
+/* What its disks count on does not change in a reset (of a controller with new firmware, say). */
+static void
+test_other_properties_after_reset(void **state)
+{
+	const struct nvme_ctrlr_info *info;
+
+	(void)state;
+	rig.id.vwc = 0;
+	rig.id.mdts = 4;
+	rig_attach();
+	info = nvme_get_info(rig.ctrlr);
+	assert_false(info->write_cache);
+	assert_int_equal(info->max_transfer, 65536);
+	/* More than there is room for. */
+	rig.id.mdts = 6;
+	assert_int_equal(reset(), 0);
+	assert_int_equal(info->max_transfer, 65536);
+	rig.id.mdts = 3;
+	assert_int_equal(reset(), -EINVAL);
+	assert_non_null(strstr(rig.err.text, "MDTS"));
+	rig.id.mdts = 0;
+	assert_int_equal(reset(), 0);
+	/* Nobody would flush that. */
+	rig.id.vwc = NVME_CTRL_VWC_PRESENT;
+	assert_int_equal(reset(), -EINVAL);
+	assert_non_null(strstr(rig.err.text, "VWC"));
+	assert_int_equal(info->state, NVME_FAILED);
+	assert_false(info->write_cache);
+	rig.id.vwc = 0;
+	rig_wait_for(info->state == NVME_LIVE);
+}
+
+static void
 test_keep_alive(void **state)
 {
 	(void)state;
@@ -744,6 +792,7 @@ main(void)
 		rig_test(test_namespaces_not_ready),
 		rig_test(test_replaced_namespace),
 		rig_test(test_replaced_in_two_attempts),
+		rig_test(test_other_properties_after_reset),
 		rig_test(test_keep_alive),
 		rig_test(test_flood_of_events),
 		rig_test(test_event_requests_refused),
