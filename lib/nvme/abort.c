@@ -13,7 +13,7 @@
 static _Atomic uint8_t *
 state_of(const struct nvme_abort *abort)
 {
-	return &abort->qpair->slots[abort->cid].abort;
+	return &abort->qpair->slots[abort->index].abort;
 }
 
 static void
@@ -52,7 +52,7 @@ check(struct nvme_ctrlr *ctrlr, struct nvme_abort *abort)
 	}
 	if (nvme_us_until(abort->deadline) == 0) {
 		ctrlr_log(warn, ctrlr, "queue %u: command %u could not be aborted%s",
-			  abort->qpair->id, abort->cid,
+			  abort->qpair->id, abort->qpair->slots[abort->index].cid,
 			  abort->command != NULL ? ": Abort has no end" : "");
 		nvme_ctrlr_work(ctrlr, NVME_WORK_RESET);
 		finish(abort);
@@ -63,9 +63,9 @@ check(struct nvme_ctrlr *ctrlr, struct nvme_abort *abort)
 
 /* From one state to the next; false: it ended by itself. */
 static bool
-move(struct nvme_qpair *qpair, uint16_t cid, uint8_t from, uint8_t to)
+move(struct nvme_qpair *qpair, uint16_t index, uint8_t from, uint8_t to)
 {
-	_Atomic uint8_t *state = &qpair->slots[cid].abort;
+	_Atomic uint8_t *state = &qpair->slots[index].abort;
 
 	if (atomic_compare_exchange_strong(state, &from, to))
 		return true;
@@ -75,7 +75,7 @@ move(struct nvme_qpair *qpair, uint16_t cid, uint8_t from, uint8_t to)
 
 /* false: no more can be aborted now. */
 static bool
-begin(struct nvme_ctrlr *ctrlr, struct nvme_qpair *qpair, uint16_t cid)
+begin(struct nvme_ctrlr *ctrlr, struct nvme_qpair *qpair, uint16_t index)
 {
 	uint32_t max = ctrlr->id->acl + 1u;
 	struct nvme_abort *abort = NULL;
@@ -87,13 +87,13 @@ begin(struct nvme_ctrlr *ctrlr, struct nvme_qpair *qpair, uint16_t cid)
 	if (abort == NULL)
 		return false;
 	/* Before Abort is sent: after that the identifier must not be used again. */
-	if (!move(qpair, cid, NVME_ABORT_WANTED, NVME_ABORT_ACTIVE))
+	if (!move(qpair, index, NVME_ABORT_WANTED, NVME_ABORT_ACTIVE))
 		return true;
-	abort->command = nvme_admin_send_abort(ctrlr, qpair->id, cid);
+	abort->command = nvme_admin_send_abort(ctrlr, qpair->id, qpair->slots[index].cid);
 	if (abort->command == NULL)
-		return !move(qpair, cid, NVME_ABORT_ACTIVE, NVME_ABORT_WANTED);
+		return !move(qpair, index, NVME_ABORT_ACTIVE, NVME_ABORT_WANTED);
 	abort->qpair = qpair;
-	abort->cid = cid;
+	abort->index = index;
 	abort->deadline = nvme_deadline(nvme_ctrlr_admin_timeout_us(ctrlr));
 	return true;
 }
@@ -105,10 +105,10 @@ begin_all(struct nvme_ctrlr *ctrlr)
 	for (uint32_t i = 0; i < ctrlr->qpair_count; i++) {
 		struct nvme_qpair *qpair = &ctrlr->qpairs[i];
 
-		for (uint32_t cid = 0; qpair->created && cid < qpair->slot_count; cid++) {
-			uint8_t state = atomic_load(&qpair->slots[cid].abort);
+		for (uint32_t index = 0; qpair->created && index < qpair->slot_count; index++) {
+			uint8_t state = atomic_load(&qpair->slots[index].abort);
 
-			if (state == NVME_ABORT_WANTED && !begin(ctrlr, qpair, (uint16_t)cid))
+			if (state == NVME_ABORT_WANTED && !begin(ctrlr, qpair, (uint16_t)index))
 				return false;
 		}
 	}
@@ -146,23 +146,24 @@ nvme_aborts_forget(struct nvme_ctrlr *ctrlr)
 }
 
 void
-nvme_ctrlr_timed_out(struct nvme_qpair *qpair, uint16_t cid)
+nvme_ctrlr_timed_out(struct nvme_qpair *qpair, uint16_t index)
 {
 	struct nvme_ctrlr *ctrlr = qpair->ctrlr;
 
-	if (cid == UINT16_MAX) {
+	if (index == UINT16_MAX) {
 		ctrlr_log(warn, ctrlr, "queue %u: a completion makes no sense: it is reset",
 			  qpair->id);
 		nvme_ctrlr_work(ctrlr, NVME_WORK_RESET);
 		return;
 	}
-	ctrlr_log(warn, ctrlr, "queue %u: command %u has timed out", qpair->id, cid);
+	ctrlr_log(warn, ctrlr, "queue %u: command %u has timed out", qpair->id,
+		  qpair->slots[index].cid);
 	atomic_fetch_add(&ctrlr->timeouts, 1);
 	switch (atomic_load(&ctrlr->action)) {
 	case NVME_TIMEOUT_NONE:
 		return;
 	case NVME_TIMEOUT_ABORT:
-		atomic_store(&qpair->slots[cid].abort, NVME_ABORT_WANTED);
+		atomic_store(&qpair->slots[index].abort, NVME_ABORT_WANTED);
 		nvme_ctrlr_work(ctrlr, NVME_WORK_ABORT);
 		return;
 	case NVME_TIMEOUT_RESET:

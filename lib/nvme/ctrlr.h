@@ -45,8 +45,8 @@ struct nvme_order;
 
 /* A command of a queue pair's that is being aborted. */
 struct nvme_abort {
-	struct nvme_qpair *qpair; /* NULL: free */
-	uint16_t cid;
+	struct nvme_qpair *qpair;        /* NULL: free */
+	uint16_t index;                  /* of its slot */
 	struct nvme_admin_slot *command; /* Abort; NULL: it is done */
 	uint64_t deadline;               /* ticks */
 };
@@ -157,11 +157,11 @@ void nvme_ctrlr_give_qpair(struct nvme_qpair *qpair);
  */
 void nvme_ctrlr_wants_qpair(struct nvme_qpair *qpair);
 /*
- * Its thread: command cid has timed out (once for each time it is sent), or the queue is of no use
- * (a completion that makes no sense: cid UINT16_MAX). What to do is the controller's choice:
+ * Its thread: the command in slot index has timed out (once for each time it is sent), or the queue
+ * is of no use (a completion that makes no sense: UINT16_MAX). What to do is the controller's choice:
  * nothing; an abort, see enum nvme_abort_state; a reset. Never blocks.
  */
-void nvme_ctrlr_timed_out(struct nvme_qpair *qpair, uint16_t cid);
+void nvme_ctrlr_timed_out(struct nvme_qpair *qpair, uint16_t index);
 /* The eventfd that tells of completions of that queue pair, or -1. Its thread. */
 int nvme_ctrlr_interrupt(const struct nvme_qpair *qpair);
 /*

@@ -20,15 +20,15 @@
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
 
 static uint8_t *
-slot_page(const struct nvme_qpair *qpair, uint16_t cid)
+slot_page(const struct nvme_qpair *qpair, uint16_t index)
 {
-	return qpair->memory + (size_t)cid * NVME_SLOT_PAGE;
+	return qpair->memory + (size_t)index * NVME_SLOT_PAGE;
 }
 
 static uint64_t
-slot_page_iova(const struct nvme_qpair *qpair, uint16_t cid)
+slot_page_iova(const struct nvme_qpair *qpair, uint16_t index)
 {
-	return qpair->memory_iova + (uint64_t)cid * NVME_SLOT_PAGE;
+	return qpair->memory_iova + (uint64_t)index * NVME_SLOT_PAGE;
 }
 
 /* ---- the iovecs as the device sees them ---- */
@@ -131,11 +131,11 @@ prps_finish(const struct prps *prps, uint64_t list_iova, struct nvme_sqe *sqe)
 }
 
 static bool
-describe_by_prps(struct nvme_qpair *qpair, uint16_t cid, const struct nvme_request *request,
+describe_by_prps(struct nvme_qpair *qpair, uint16_t index, const struct nvme_request *request,
 		 struct nvme_sqe *sqe)
 {
 	struct walk walk = walk_begin(qpair, request);
-	struct prps prps = {.list = (uint64_t *)slot_page(qpair, cid)};
+	struct prps prps = {.list = (uint64_t *)slot_page(qpair, index)};
 	uint64_t iova, length;
 
 	while (walk_next(&walk, &iova, &length)) {
@@ -144,18 +144,18 @@ describe_by_prps(struct nvme_qpair *qpair, uint16_t cid, const struct nvme_reque
 	}
 	if (walk.left > 0)
 		return false;
-	prps_finish(&prps, slot_page_iova(qpair, cid), sqe);
+	prps_finish(&prps, slot_page_iova(qpair, index), sqe);
 	return true;
 }
 
 /* ---- SGLs ---- */
 
 static bool
-describe_by_sgl(struct nvme_qpair *qpair, uint16_t cid, const struct nvme_request *request,
+describe_by_sgl(struct nvme_qpair *qpair, uint16_t index, const struct nvme_request *request,
 		struct nvme_sqe *sqe)
 {
 	const uint32_t support = SGLS_SUPPORT(qpair->sgl_rules);
-	struct nvme_sgl *segment = (struct nvme_sgl *)slot_page(qpair, cid);
+	struct nvme_sgl *segment = (struct nvme_sgl *)slot_page(qpair, index);
 	struct walk walk = walk_begin(qpair, request);
 	uint64_t iova, length;
 	uint32_t count = 0;
@@ -175,7 +175,7 @@ describe_by_sgl(struct nvme_qpair *qpair, uint16_t cid, const struct nvme_reques
 	if (count == 1)
 		sqe->sgl = segment[0];
 	else
-		sqe->sgl = (struct nvme_sgl){.address = slot_page_iova(qpair, cid),
+		sqe->sgl = (struct nvme_sgl){.address = slot_page_iova(qpair, index),
 					     .length = count * (uint32_t)sizeof(segment[0]),
 					     .type = NVME_SGL_LAST_SEGMENT << 4};
 	sqe->flags |= PSDT_SGL;
@@ -192,11 +192,11 @@ buffer_at(const struct nvme_qpair *qpair, uint8_t buffer)
 
 /* Where the data of a slot is that is COPIED. */
 static uint8_t *
-copy_of(const struct nvme_qpair *qpair, uint16_t cid)
+copy_of(const struct nvme_qpair *qpair, uint16_t index)
 {
-	const struct nvme_slot *slot = &qpair->slots[cid];
+	const struct nvme_slot *slot = &qpair->slots[index];
 
-	return slot->buffer == NVME_NO_BUFFER ? slot_page(qpair, cid)
+	return slot->buffer == NVME_NO_BUFFER ? slot_page(qpair, index)
 					      : buffer_at(qpair, slot->buffer);
 }
 
@@ -231,11 +231,11 @@ sum_of_iovecs(const struct nvme_request *request)
 }
 
 static int
-describe_copy(struct nvme_qpair *qpair, uint16_t cid, const struct nvme_request *request,
+describe_copy(struct nvme_qpair *qpair, uint16_t index, const struct nvme_request *request,
 	      struct nvme_sqe *sqe)
 {
-	struct nvme_slot *slot = &qpair->slots[cid];
-	struct prps prps = {.list = (uint64_t *)slot_page(qpair, cid)};
+	struct nvme_slot *slot = &qpair->slots[index];
+	struct prps prps = {.list = (uint64_t *)slot_page(qpair, index)};
 	uint8_t *memory;
 
 	if (request->length > qpair->buffer_size || sum_of_iovecs(request) < request->length)
@@ -248,27 +248,27 @@ describe_copy(struct nvme_qpair *qpair, uint16_t cid, const struct nvme_request 
 	}
 	slot->flags |= NVME_SLOT_COPIED;
 	qpair->copied++;
-	memory = copy_of(qpair, cid);
+	memory = copy_of(qpair, index);
 	if ((request->command.opcode & TO_DEVICE) != 0)
 		copy(request, memory, false);
 	/* It is contiguous, and a list of one page is long enough for it (NVME_DATA_MAX). */
 	prps_add(&prps, qpair->memory_iova + (uint64_t)(memory - qpair->memory), request->length,
 		 qpair->page_size);
-	prps_finish(&prps, slot_page_iova(qpair, cid), sqe);
+	prps_finish(&prps, slot_page_iova(qpair, index), sqe);
 	return 0;
 }
 
 void
-nvme_data_release(struct nvme_qpair *qpair, uint16_t cid, const struct nvme_request *request,
+nvme_data_release(struct nvme_qpair *qpair, uint16_t index, const struct nvme_request *request,
 		  bool good)
 {
-	struct nvme_slot *slot = &qpair->slots[cid];
+	struct nvme_slot *slot = &qpair->slots[index];
 
 	if ((slot->flags & NVME_SLOT_COPIED) == 0)
 		return;
 	slot->flags &= (uint8_t)~NVME_SLOT_COPIED;
 	if (good && (request->command.opcode & FROM_DEVICE) != 0)
-		copy(request, copy_of(qpair, cid), true);
+		copy(request, copy_of(qpair, index), true);
 	if (slot->buffer != NVME_NO_BUFFER)
 		qpair->free_buffers[qpair->free_buffer_count++] = slot->buffer;
 }
@@ -276,16 +276,17 @@ nvme_data_release(struct nvme_qpair *qpair, uint16_t cid, const struct nvme_requ
 /* ---- all of it ---- */
 
 static __attribute__((noinline)) int
-describe_any(struct nvme_qpair *qpair, uint16_t cid, const struct nvme_request *request,
+describe_any(struct nvme_qpair *qpair, uint16_t index, const struct nvme_request *request,
 	     struct nvme_sqe *sqe)
 {
-	if (describe_by_prps(qpair, cid, request, sqe) || describe_by_sgl(qpair, cid, request, sqe))
+	if (describe_by_prps(qpair, index, request, sqe) ||
+	    describe_by_sgl(qpair, index, request, sqe))
 		return 0;
-	return describe_copy(qpair, cid, request, sqe);
+	return describe_copy(qpair, index, request, sqe);
 }
 
 int
-nvme_data_describe(struct nvme_qpair *qpair, uint16_t cid, const struct nvme_request *request,
+nvme_data_describe(struct nvme_qpair *qpair, uint16_t index, const struct nvme_request *request,
 		   struct nvme_sqe *sqe)
 {
 	const uint64_t page_size = qpair->page_size;
@@ -293,13 +294,13 @@ nvme_data_describe(struct nvme_qpair *qpair, uint16_t cid, const struct nvme_req
 
 	/* Most are one piece in one page, or two. */
 	if (unlikely(request->iovcnt == 0 || request->iov->iov_len < length))
-		return describe_any(qpair, cid, request, sqe);
+		return describe_any(qpair, index, request, sqe);
 	iova = dma_translate(qpair->dma, request->iov->iov_base, &length, &qpair->dma_hint);
 	offset = iova & (page_size - 1);
 	/* What is not mapped is not aligned, either. */
 	if (unlikely(length != request->length || iova % sizeof(uint32_t) != 0 ||
 		     offset + length > 2 * page_size))
-		return describe_any(qpair, cid, request, sqe);
+		return describe_any(qpair, index, request, sqe);
 	sqe->prp1 = iova;
 	sqe->prp2 = offset + length > page_size ? iova - offset + page_size : 0;
 	return 0;

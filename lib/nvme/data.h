@@ -21,18 +21,18 @@
 #define NVME_DATA_MAX (NVME_SLOT_PAGE / sizeof(uint64_t) * 4096u)
 
 /*
- * Describes the data of request, which is to be sent by slot cid, in *sqe: its pointers, and PSDT,
+ * Describes the data of request, which is to be sent by slot index, in *sqe: its pointers, and PSDT,
  * which is 0 before. Data for the device that must be copied is copied. 0; -EAGAIN: it must be
  * copied, and no buffer is free; -EINVAL: no iovecs for so much, or more than can be. Nothing is
  * held then.
  */
-int nvme_data_describe(struct nvme_qpair *qpair, uint16_t cid, const struct nvme_request *request,
+int nvme_data_describe(struct nvme_qpair *qpair, uint16_t index, const struct nvme_request *request,
 		       struct nvme_sqe *sqe);
 /*
  * The device is done with the memory. Where it was copied, data from the device goes to the iovecs,
  * if the command was good, and the buffer is free again.
  */
-void nvme_data_release(struct nvme_qpair *qpair, uint16_t cid, const struct nvme_request *request,
+void nvme_data_release(struct nvme_qpair *qpair, uint16_t index, const struct nvme_request *request,
 		       bool good);
 
 #endif

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The data path: requests become submission entries, completions end them. Each command in flight
- * has a slot, whose number is its identifier; there is one less than entries in the ring, so that a
- * free slot means a free entry.
+ * has a slot; there is one less than entries in the ring, so that a free slot means a free entry.
+ *
+ * A command's identifier is the number of its slot, and above that a count that is another one for
+ * each command in the slot: a device that completes a command twice does not end the next one,
+ * whose memory it is still to write (Linux: nvme_cid()).
  */
 #include "qpair.h"
 
@@ -29,6 +32,13 @@ static_assert(offsetof(struct nvme_command, cdw15) - offsetof(struct nvme_comman
 		      offsetof(struct nvme_sqe, cdw15) - offsetof(struct nvme_sqe, cdw10),
 	      "they are copied in one piece");
 
+/* The identifier of the next command in that slot. */
+static inline uint16_t
+next_cid(const struct nvme_qpair *qpair, uint16_t index)
+{
+	return (uint16_t)(qpair->slots[index].cid + qpair->cid_mask + 1u);
+}
+
 static inline void
 fill_entry(struct nvme_sqe *sqe, const struct nvme_command *command, uint16_t cid)
 {
@@ -48,12 +58,13 @@ fill_entry(struct nvme_sqe *sqe, const struct nvme_command *command, uint16_t ci
 static inline void
 commit(struct nvme_qpair *qpair, struct nvme_request *request)
 {
-	const uint16_t cid = qpair->free_cids[--qpair->free_count];
-	struct nvme_slot *slot = &qpair->slots[cid];
+	const uint16_t index = qpair->free_slots[--qpair->free_count];
+	struct nvme_slot *slot = &qpair->slots[index];
 
 	slot->request = request;
 	slot->order = qpair->commands++;
-	request->cid = cid;
+	slot->cid = next_cid(qpair, index);
+	request->cid = slot->cid;
 	request->submit_ticks = thread_now(qpair->thread);
 	nvme_queue_push(&qpair->queue);
 }
@@ -63,14 +74,14 @@ static inline int
 send(struct nvme_qpair *qpair, struct nvme_request *request)
 {
 	struct nvme_sqe *sqe = nvme_queue_next(&qpair->queue);
-	uint16_t cid;
+	uint16_t index;
 
 	if (unlikely(qpair->free_count == 0))
 		return -EAGAIN;
-	cid = qpair->free_cids[qpair->free_count - 1];
-	fill_entry(sqe, &request->command, cid);
+	index = qpair->free_slots[qpair->free_count - 1];
+	fill_entry(sqe, &request->command, next_cid(qpair, index));
 	if (request->length != 0) {
-		int rc = nvme_data_describe(qpair, cid, request, sqe);
+		int rc = nvme_data_describe(qpair, index, request, sqe);
 
 		if (unlikely(rc != 0))
 			return rc;
@@ -88,27 +99,28 @@ send_pair(struct nvme_qpair *qpair, struct nvme_request *first, struct nvme_requ
 {
 	struct nvme_request *const pair[2] = {first, second};
 	struct nvme_sqe sqes[2];
+	uint16_t indexes[2];
 
 	if (qpair->slot_count < 2)
 		return -EINVAL;
 	if (qpair->free_count < 2)
 		return -EAGAIN;
 	for (uint32_t i = 0; i < 2; i++) {
-		const uint16_t cid = qpair->free_cids[qpair->free_count - 1 - i];
 		int rc = 0;
 
-		fill_entry(&sqes[i], &pair[i]->command, cid);
+		indexes[i] = qpair->free_slots[qpair->free_count - 1 - i];
+		fill_entry(&sqes[i], &pair[i]->command, next_cid(qpair, indexes[i]));
 		if (pair[i]->length != 0)
-			rc = nvme_data_describe(qpair, cid, pair[i], &sqes[i]);
+			rc = nvme_data_describe(qpair, indexes[i], pair[i], &sqes[i]);
 		if (rc != 0 && i == 1)
-			nvme_data_release(qpair, sqes[0].cid, first, false);
+			nvme_data_release(qpair, indexes[0], first, false);
 		if (rc != 0)
 			return rc;
 	}
 	for (uint32_t i = 0; i < 2; i++) {
 		*nvme_queue_next(&qpair->queue) = sqes[i];
 		commit(qpair, pair[i]);
-		qpair->slots[sqes[i].cid].flags |= NVME_SLOT_FUSED;
+		qpair->slots[indexes[i]].flags |= NVME_SLOT_FUSED;
 	}
 	first->next = second;
 	second->next = first;
@@ -265,9 +277,9 @@ abort_is_over(struct nvme_slot *slot)
 }
 
 static void
-free_slot(struct nvme_qpair *qpair, uint16_t cid)
+free_slot(struct nvme_qpair *qpair, uint16_t index)
 {
-	struct nvme_slot *slot = &qpair->slots[cid];
+	struct nvme_slot *slot = &qpair->slots[index];
 	bool held = (slot->flags & NVME_SLOT_TIMED_OUT) != 0 && !abort_is_over(slot);
 
 	slot->request = NULL;
@@ -275,21 +287,21 @@ free_slot(struct nvme_qpair *qpair, uint16_t cid)
 	if (held)
 		qpair->held++;
 	else
-		qpair->free_cids[qpair->free_count++] = cid;
+		qpair->free_slots[qpair->free_count++] = index;
 }
 
 static void
 collect_slots(struct nvme_qpair *qpair)
 {
-	for (uint32_t cid = 0; qpair->held > 0 && cid < qpair->slot_count; cid++) {
-		struct nvme_slot *slot = &qpair->slots[cid];
+	for (uint32_t index = 0; qpair->held > 0 && index < qpair->slot_count; index++) {
+		struct nvme_slot *slot = &qpair->slots[index];
 
 		if ((slot->flags & NVME_SLOT_HELD) == 0 ||
 		    atomic_load(&slot->abort) != NVME_ABORT_NONE)
 			continue;
 		slot->flags = 0;
 		qpair->held--;
-		qpair->free_cids[qpair->free_count++] = (uint16_t)cid;
+		qpair->free_slots[qpair->free_count++] = (uint16_t)index;
 		qpair->attention = true;
 	}
 }
@@ -395,14 +407,14 @@ complete_fused(struct nvme_qpair *qpair, struct nvme_request *request)
 }
 
 static __attribute__((noinline)) void
-complete_other(struct nvme_qpair *qpair, uint16_t cid, uint16_t status)
+complete_other(struct nvme_qpair *qpair, uint16_t index, uint16_t status)
 {
-	struct nvme_slot *slot = &qpair->slots[cid];
+	struct nvme_slot *slot = &qpair->slots[index];
 	struct nvme_request *request = slot->request;
 	const uint8_t flags = slot->flags;
 
-	nvme_data_release(qpair, cid, request, status == 0);
-	free_slot(qpair, cid);
+	nvme_data_release(qpair, index, request, status == 0);
+	free_slot(qpair, index);
 	request->status = status;
 	if ((flags & NVME_SLOT_TIMED_OUT) != 0)
 		request->state |= NVME_REQUEST_TIMED_OUT;
@@ -419,19 +431,19 @@ static inline bool
 complete(struct nvme_qpair *qpair, const struct nvme_cqe *cqe)
 {
 	const uint16_t status = cqe->status >> 1 & (NVME_STATUS_MASK | NVME_DNR);
-	const uint16_t cid = cqe->cid;
-	struct nvme_slot *slot = &qpair->slots[cid];
+	const uint16_t index = cqe->cid & qpair->cid_mask;
+	struct nvme_slot *slot = &qpair->slots[index];
 	struct nvme_request *request;
 
-	if (unlikely(cid >= qpair->slot_count || slot->request == NULL))
+	if (unlikely(index >= qpair->slot_count || slot->cid != cqe->cid || slot->request == NULL))
 		return false;
 	if (unlikely((status | slot->flags) != 0)) {
-		complete_other(qpair, cid, status);
+		complete_other(qpair, index, status);
 		return true;
 	}
 	request = slot->request;
 	slot->request = NULL;
-	qpair->free_cids[qpair->free_count++] = cid;
+	qpair->free_slots[qpair->free_count++] = index;
 	request->status = 0;
 	request->done(request, 0);
 	return true;
@@ -508,14 +520,14 @@ nvme_qpair_arm(void *arg)
 static void
 look_at_sent(struct nvme_qpair *qpair, uint64_t now, uint64_t timeout)
 {
-	for (uint32_t cid = 0; cid < qpair->slot_count; cid++) {
-		struct nvme_slot *slot = &qpair->slots[cid];
+	for (uint32_t index = 0; index < qpair->slot_count; index++) {
+		struct nvme_slot *slot = &qpair->slots[index];
 
 		if (slot->request == NULL || (slot->flags & NVME_SLOT_TIMED_OUT) != 0 ||
 		    now - slot->request->submit_ticks <= timeout)
 			continue;
 		slot->flags |= NVME_SLOT_TIMED_OUT;
-		nvme_ctrlr_timed_out(qpair, (uint16_t)cid);
+		nvme_ctrlr_timed_out(qpair, (uint16_t)index);
 	}
 }
 

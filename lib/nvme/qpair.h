@@ -59,10 +59,11 @@ enum nvme_abort_state {
 
 #define NVME_NO_BUFFER 0xff
 
-/* A command identifier: its number is the index. */
+/* Room for a command: its number is the index. */
 struct nvme_slot {
 	struct nvme_request *request; /* NULL: free, if abort is NONE */
 	uint64_t order;               /* of sending */
+	uint16_t cid;                 /* of the command, or of the last one */
 	uint8_t flags;
 	uint8_t buffer;        /* COPIED: which one, or NVME_NO_BUFFER: the slot's page */
 	_Atomic uint8_t abort; /* enum nvme_abort_state; nvme_qpair_create() makes it NONE */
@@ -106,9 +107,10 @@ struct nvme_qpair {
 	/* its thread, for each request; nobody's while it is put */
 	enum nvme_qpair_state state;
 	uint32_t free_count;
-	uint16_t *free_cids; /* those that can be used now */
+	uint16_t *free_slots; /* those that can be used now */
 	struct nvme_slot *slots;
 	uint32_t slot_count;
+	uint16_t cid_mask; /* the bits of an identifier that are its slot's number */
 	uint32_t dma_hint;
 	struct nvme_request_list waiting; /* in order; those of a pair one behind the other */
 	struct nvme_request_list resting; /* to be tried again, not before their submit_ticks */

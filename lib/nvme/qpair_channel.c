@@ -36,8 +36,8 @@ alloc_memory(struct nvme_qpair *qpair, struct errmsg *err)
 	qpair->memory_size =
 		(size_t)slots * NVME_SLOT_PAGE + (size_t)qpair->buffer_count * qpair->buffer_size;
 	qpair->slots = calloc(slots, sizeof(qpair->slots[0]));
-	qpair->free_cids = calloc(slots, sizeof(qpair->free_cids[0]));
-	if (qpair->slots == NULL || qpair->free_cids == NULL)
+	qpair->free_slots = calloc(slots, sizeof(qpair->free_slots[0]));
+	if (qpair->slots == NULL || qpair->free_slots == NULL)
 		return err_set(err, -ENOMEM, "no memory for a queue of %u requests", slots);
 	qpair->memory =
 		transport_dma_alloc(ctrlr->transport, qpair->memory_size, &qpair->memory_iova, err);
@@ -48,6 +48,10 @@ alloc_memory(struct nvme_qpair *qpair, struct errmsg *err)
 		qpair->free_buffers[i] = (uint8_t)i;
 	qpair->free_buffer_count = qpair->buffer_count;
 	qpair->slot_count = slots;
+	/* So many bits that no identifier has them all: FFFFh stands for none (NVMe 1.4 §5.14). */
+	qpair->cid_mask = (uint16_t)((2u << (31 - __builtin_clz(slots))) - 1);
+	for (uint32_t i = 0; i < slots; i++)
+		qpair->slots[i].cid = (uint16_t)i;
 	return nvme_queue_alloc(&qpair->queue, ctrlr->transport, qpair->id, ctrlr->queue_size,
 				ctrlr->page_size, err);
 }
@@ -60,8 +64,8 @@ nvme_qpair_free(struct nvme_qpair *qpair)
 	qpair->memory = NULL;
 	free(qpair->slots);
 	qpair->slots = NULL;
-	free(qpair->free_cids);
-	qpair->free_cids = NULL;
+	free(qpair->free_slots);
+	qpair->free_slots = NULL;
 	qpair->slot_count = 0;
 	qpair->created = false;
 }

@@ -24,12 +24,12 @@ compare_orders(const void *a, const void *b, void *slots)
 }
 
 static struct nvme_request *
-empty_slot(struct nvme_qpair *qpair, uint16_t cid)
+empty_slot(struct nvme_qpair *qpair, uint16_t index)
 {
-	struct nvme_slot *slot = &qpair->slots[cid];
+	struct nvme_slot *slot = &qpair->slots[index];
 	struct nvme_request *request = slot->request;
 
-	nvme_data_release(qpair, cid, request, false);
+	nvme_data_release(qpair, index, request, false);
 	if ((slot->flags & NVME_SLOT_TIMED_OUT) != 0)
 		request->state |= NVME_REQUEST_TIMED_OUT;
 	slot->request = NULL;
@@ -44,19 +44,19 @@ empty_slot(struct nvme_qpair *qpair, uint16_t cid)
 static struct nvme_request_list
 take_sent(struct nvme_qpair *qpair)
 {
-	uint16_t *cids = qpair->free_cids;
+	uint16_t *indexes = qpair->free_slots;
 	struct nvme_request_list sent = {0};
 	uint32_t count = 0;
 
-	for (uint32_t cid = 0; cid < qpair->slot_count; cid++) {
-		if (qpair->slots[cid].request != NULL)
-			cids[count++] = (uint16_t)cid;
+	for (uint32_t index = 0; index < qpair->slot_count; index++) {
+		if (qpair->slots[index].request != NULL)
+			indexes[count++] = (uint16_t)index;
 	}
 	if (count > 0)
-		qsort_r(cids, count, sizeof(cids[0]), compare_orders, qpair->slots);
+		qsort_r(indexes, count, sizeof(indexes[0]), compare_orders, qpair->slots);
 	for (uint32_t i = 0; i < count; i++) {
-		bool fused = (qpair->slots[cids[i]].flags & NVME_SLOT_FUSED) != 0;
-		struct nvme_request *request = empty_slot(qpair, cids[i]);
+		bool fused = (qpair->slots[indexes[i]].flags & NVME_SLOT_FUSED) != 0;
+		struct nvme_request *request = empty_slot(qpair, indexes[i]);
 		struct nvme_request *other = fused ? request->next : NULL;
 
 		/* The other half of a pair has ended, and waits for this one in no slot. */
@@ -174,13 +174,13 @@ find_free_slots(struct nvme_qpair *qpair)
 {
 	qpair->free_count = 0;
 	qpair->held = 0;
-	for (uint32_t cid = qpair->slot_count; cid-- > 0;) {
-		struct nvme_slot *slot = &qpair->slots[cid];
+	for (uint32_t index = qpair->slot_count; index-- > 0;) {
+		struct nvme_slot *slot = &qpair->slots[index];
 		bool is_free = atomic_load(&slot->abort) == NVME_ABORT_NONE;
 
 		slot->flags = is_free ? 0 : NVME_SLOT_HELD;
 		if (is_free)
-			qpair->free_cids[qpair->free_count++] = (uint16_t)cid;
+			qpair->free_slots[qpair->free_count++] = (uint16_t)index;
 		else
 			qpair->held++;
 	}

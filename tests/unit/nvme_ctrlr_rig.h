@@ -73,6 +73,7 @@ static struct {
 	uint8_t command_set;
 	uint16_t ns_status, descriptor_status; /* of Identify */
 	uint32_t kato, queues;
+	uint32_t aborted; /* CDW10 of the last Abort */
 
 	/* what goes wrong: command number `at` of those with the opcode, `count` from there on */
 	uint32_t commands;
@@ -392,6 +393,8 @@ rig_device_poll(void)
 		struct nvme_sqe sqe = sqes[rig.sq_head];
 
 		busy = true;
+		if (sqe.opcode == nvme_admin_abort_cmd)
+			rig.aborted = sqe.cdw10;
 		rig.sq_head = (rig.sq_head + 1) % ((rig.aqa & 0xfff) + 1);
 		if ((rig.opcode == 0 || rig.opcode == sqe.opcode) &&
 		    rig.commands++ - rig.at < rig.count)

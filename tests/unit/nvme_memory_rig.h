@@ -17,6 +17,7 @@
 #include <cmocka.h>
 
 #include "dma.h"
+#include "nvme/qpair.h"
 #include "nvme_transport.h"
 
 #define RIG_PAGE      4096u
@@ -102,6 +103,13 @@ rig_at(uint64_t iova, uint64_t length)
 	fail_msg("0x%llx + 0x%llx is not mapped", (unsigned long long)iova,
 		 (unsigned long long)length);
 	return NULL;
+}
+
+/* That of the command with this identifier. */
+static inline struct nvme_slot *
+rig_slot(const struct nvme_qpair *qpair, uint16_t cid)
+{
+	return &qpair->slots[cid & qpair->cid_mask];
 }
 
 #endif

@@ -79,8 +79,10 @@ nvme_ctrlr_wants_qpair(struct nvme_qpair *qpair)
 }
 
 void
-nvme_ctrlr_timed_out(struct nvme_qpair *qpair, uint16_t cid)
+nvme_ctrlr_timed_out(struct nvme_qpair *qpair, uint16_t index)
 {
+	uint16_t cid = index != UINT16_MAX ? qpair->slots[index].cid : UINT16_MAX;
+
 	assert_true(rig.timeout_count < RIG_TIMEOUTS);
 	rig.timeouts[rig.timeout_count].qpair = qpair->id;
 	rig.timeouts[rig.timeout_count++].cid = cid;

@@ -300,17 +300,18 @@ test_late_abort(void **state)
 	rig.commands = 0;
 	rig.count = 1;
 	rig_wait_for(rig.hit);
+	assert_int_equal(rig.aborted, (uint32_t)cid << 16 | qpair->id);
 	complete_request(qpair);
 	rig_wait_for(request_rc != 1);
 	assert_int_equal(request_rc, 0);
 	rig_poll_for_us(500000);
-	assert_int_equal(atomic_load(&qpair->slots[cid].abort), NVME_ABORT_ENDED);
+	assert_int_equal(atomic_load(&rig_slot(qpair, cid)->abort), NVME_ABORT_ENDED);
 	assert_int_equal(qpair->held, 1);
 	/* Abort has no end: the reset is one. */
 	rig_poll_for_us(2000000);
 	assert_int_equal(nvme_get_info(rig.ctrlr)->resets, 1);
 	assert_int_equal(nvme_get_info(rig.ctrlr)->state, NVME_LIVE);
-	assert_int_equal(atomic_load(&qpair->slots[cid].abort), NVME_ABORT_NONE);
+	assert_int_equal(atomic_load(&rig_slot(qpair, cid)->abort), NVME_ABORT_NONE);
 	assert_int_equal(qpair->held, 0);
 	put(qpair);
 }

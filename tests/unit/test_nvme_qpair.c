@@ -426,11 +426,11 @@ test_retry_when_full(void **state)
 		cids[i] = take(i);
 	rig_complete(qpair, cids[3], FAILED);
 	run();
-	assert_int_equal(take(3), cids[3]);
-	rig_complete(qpair, cids[3], 0);
+	rig_complete(qpair, take(3), 0);
 	run();
 	expect_done(3, 0);
-	take(SLOTS);
+	assert_ptr_equal(rig_slot(qpair, cids[3]), rig_slot(qpair, ops[3].request.cid));
+	cids[3] = take(SLOTS);
 	for (uint32_t i = 0; i < SLOTS; i++)
 		rig_complete(qpair, cids[i], 0);
 	run();
@@ -502,6 +502,20 @@ test_twice(void **state)
 	expect_done(1, 0);
 }
 
+/* The second time is not taken for the end of what has its slot now. */
+static void
+test_twice_and_used_again(void **state)
+{
+	(void)state;
+	submit_and_take(1);
+	rig_complete(qpair, ops[1].request.cid, 0);
+	run();
+	expect_done(1, 0);
+	submit_and_take(0);
+	rig_complete(qpair, ops[1].request.cid, 0);
+	expect_distrust();
+}
+
 static void
 test_wrong_head(void **state)
 {
@@ -534,27 +548,28 @@ test_timeout_and_abort(void **state)
 	assert_int_equal(rig.timeout_count, 1);
 	expect_waiting(0);
 	/* The control path aborts it: it ends, and is tried again, by another identifier. */
-	atomic_store(&qpair->slots[cid].abort, NVME_ABORT_ACTIVE);
+	atomic_store(&rig_slot(qpair, cid)->abort, NVME_ABORT_ACTIVE);
 	rig_complete(qpair, cid, NVME_SC_ABORT_REQ);
 	run();
-	assert_int_equal(atomic_load(&qpair->slots[cid].abort), NVME_ABORT_ENDED);
+	assert_int_equal(atomic_load(&rig_slot(qpair, cid)->abort), NVME_ABORT_ENDED);
 	expect_waiting(0);
-	assert_int_not_equal(take(0), cid);
+	assert_ptr_not_equal(rig_slot(qpair, take(0)), rig_slot(qpair, cid));
 	/* All but that one. */
 	ON_THREAD(for (uint32_t i = 1; i < SLOTS + 1; i++) submit(i));
 	for (uint32_t i = 1; i < SLOTS - 1; i++)
-		assert_int_not_equal(take(i), cid);
+		assert_ptr_not_equal(rig_slot(qpair, take(i)), rig_slot(qpair, cid));
 	pass(RIG_LOOK_US);
 	assert_int_equal(rig_told(qpair), 0);
-	atomic_store(&qpair->slots[cid].abort, NVME_ABORT_NONE);
+	atomic_store(&rig_slot(qpair, cid)->abort, NVME_ABORT_NONE);
 	pass(RIG_LOOK_US);
-	assert_int_equal(take(SLOTS - 1), cid);
+	assert_ptr_equal(rig_slot(qpair, take(SLOTS - 1)), rig_slot(qpair, cid));
+	cid = ops[SLOTS - 1].request.cid;
 	/* It was sent again a while ago, the last one now. */
 	pass(RIG_TIMEOUT_US);
 	assert_int_equal(rig.timeout_count, SLOTS);
 	for (uint16_t i = 0; i < SLOTS; i++) {
-		if (i != cid)
-			rig_complete(qpair, i, NVME_DNR | NVME_SC_ABORT_REQ);
+		if (qpair->slots[i].cid != cid)
+			rig_complete(qpair, qpair->slots[i].cid, NVME_DNR | NVME_SC_ABORT_REQ);
 	}
 	run();
 	expect_done(0, -ETIMEDOUT);
@@ -573,7 +588,7 @@ test_late(void **state)
 	submit_and_take(1);
 	pass(RIG_TIMEOUT_US + RIG_LOOK_US);
 	assert_int_equal(rig.timeout_count, 2);
-	atomic_store(&qpair->slots[ops[0].request.cid].abort, NVME_ABORT_WANTED);
+	atomic_store(&rig_slot(qpair, ops[0].request.cid)->abort, NVME_ABORT_WANTED);
 	rig_complete(qpair, ops[0].request.cid, 0);
 	rig_complete(qpair, ops[1].request.cid, 0);
 	run();
@@ -581,7 +596,7 @@ test_late(void **state)
 	expect_done(1, 0);
 	assert_int_equal(qpair->free_count, SLOTS - 1);
 	assert_int_equal(qpair->held, 1);
-	assert_int_equal(atomic_load(&qpair->slots[ops[1].request.cid].abort), NVME_ABORT_NONE);
+	assert_int_equal(atomic_load(&rig_slot(qpair, ops[1].request.cid)->abort), NVME_ABORT_NONE);
 }
 
 /* What was completed while the thread slept is not late; also what it would look at later. */
@@ -759,6 +774,7 @@ main(void)
 		LIVE(test_large_cid),
 		LIVE(test_largest_cid),
 		LIVE(test_twice),
+		LIVE(test_twice_and_used_again),
 		LIVE(test_wrong_head),
 		LIVE(test_timeout_and_abort),
 		LIVE(test_late),

@@ -81,7 +81,7 @@ test_resets_use_up_retries(void **state)
 		expect_waiting(0);
 	}
 	submit_and_take(2);
-	qpair->slots[ops[1].request.cid].flags |= NVME_SLOT_TIMED_OUT;
+	rig_slot(qpair, ops[1].request.cid)->flags |= NVME_SLOT_TIMED_OUT;
 	ON_THREAD(nvme_qpair_stop(qpair));
 	run();
 	expect_waiting(0);
@@ -205,7 +205,7 @@ test_handover(void **state)
 	submit_and_take(0);
 	cid = ops[0].request.cid;
 	pass(RIG_TIMEOUT_US + RIG_LOOK_US);
-	atomic_store(&qpair->slots[cid].abort, NVME_ABORT_ACTIVE);
+	atomic_store(&rig_slot(qpair, cid)->abort, NVME_ABORT_ACTIVE);
 	rig_complete(qpair, cid, 0);
 	run();
 	expect_done(0, 0);
@@ -234,7 +234,7 @@ test_handover(void **state)
 	/* The slot that is being aborted is still not free. */
 	assert_int_equal(qpair->held, 1);
 	assert_int_equal(qpair->free_count, SLOTS - 1);
-	atomic_store(&qpair->slots[cid].abort, NVME_ABORT_NONE);
+	atomic_store(&rig_slot(qpair, cid)->abort, NVME_ABORT_NONE);
 	ticks_advance_us(RIG_LOOK_US);
 	poll_until_idle(&other, 1);
 	assert_int_equal(qpair->free_count, SLOTS);
