@@ -27,7 +27,7 @@
 static void
 slot_free(struct nvme_admin_slot *slot)
 {
-	*slot = (struct nvme_admin_slot){.state = NVME_ADMIN_FREE};
+	*slot = (struct nvme_admin_slot){.state = NVME_ADMIN_FREE, .cid = slot->cid};
 }
 
 void
@@ -107,7 +107,7 @@ take_completion(struct nvme_ctrlr *ctrlr, const struct nvme_cqe *cqe)
 {
 	struct nvme_admin_slot *slot = &ctrlr->admin.slots[cqe->cid % NVME_ADMIN_SLOTS];
 
-	if (cqe->cid >= NVME_ADMIN_SLOTS || cqe->sqid != 0 || slot->state != NVME_ADMIN_SENT)
+	if (cqe->cid != slot->cid || cqe->sqid != 0 || slot->state != NVME_ADMIN_SENT)
 		return false;
 	slot->cqe = *cqe;
 	if (slot->event)
@@ -202,6 +202,8 @@ nvme_admin_alloc(struct nvme_ctrlr *ctrlr, struct errmsg *err)
 
 	if (rc != 0)
 		return rc;
+	for (uint16_t i = 0; i < NVME_ADMIN_SLOTS; i++)
+		admin->slots[i].cid = i;
 	admin->pages = transport_dma_alloc(ctrlr->transport, NVME_ADMIN_SLOTS * NVME_ADMIN_DATA_MAX,
 					   &admin->pages_iova, err);
 	return admin->pages != NULL ? 0 : -ENOMEM;
@@ -256,9 +258,11 @@ send(struct nvme_ctrlr *ctrlr, struct nvme_admin_slot *slot, const struct nvme_a
 	struct nvme_sqe *sqe = nvme_queue_next(&admin->queue);
 	const struct nvme_command *command = &call->command;
 
+	/* Another one than the last, see qpair.c; never FFFFh. */
+	slot->cid = (slot->cid + NVME_ADMIN_SLOTS) & INT16_MAX;
 	*sqe = (struct nvme_sqe){
 		.opcode = command->opcode,
-		.cid = (uint16_t)(slot - admin->slots),
+		.cid = slot->cid,
 		.nsid = command->nsid,
 		.prp1 = call->data != NULL ? slot_iova(admin, slot) : call->prp1,
 		.prp2 = call->prp2,
@@ -335,8 +339,7 @@ wait_for_end(struct nvme_ctrlr *ctrlr, struct nvme_admin_slot *slot, struct comp
 static int
 give_up(struct nvme_ctrlr *ctrlr, struct nvme_admin_slot *slot, struct completion *completion)
 {
-	uint16_t cid = (uint16_t)(slot - ctrlr->admin.slots);
-	struct nvme_admin_slot *abort = nvme_admin_send_abort(ctrlr, 0, cid);
+	struct nvme_admin_slot *abort = nvme_admin_send_abort(ctrlr, 0, slot->cid);
 	uint64_t deadline = nvme_deadline(nvme_ctrlr_admin_timeout_us(ctrlr));
 	int rc = -ETIMEDOUT;
 

@@ -21,12 +21,12 @@ enum nvme_admin_slot_state {
 	NVME_ADMIN_ENDED, /* whoever sent it has not looked yet */
 };
 
-/* A command identifier: its number is the index. */
+/* Room for a command. */
 struct nvme_admin_slot {
 	enum nvme_admin_slot_state state;
+	uint16_t cid;   /* of the command, or of the last one; modulo NVME_ADMIN_SLOTS: which */
 	bool event;     /* an asynchronous event request */
 	bool abandoned; /* nobody waits for it any more */
-	bool aborted;   /* an Abort was sent for it */
 	int rc;         /* ENDED: 0, or why there is no completion */
 	struct nvme_cqe cqe;
 	uint64_t deadline;             /* ticks, of an abandoned one */

@@ -31,6 +31,7 @@ enum rig_fault {
 	RIG_FATAL,
 	RIG_GONE,
 	RIG_NONSENSE,
+	RIG_TWICE, /* completes the one before once more */
 	RIG_FAULTS,
 };
 
@@ -62,6 +63,7 @@ static struct {
 	/* the admin queue */
 	uint32_t sq_head, cq_tail;
 	bool phase;
+	uint16_t previous; /* command's identifier */
 	uint16_t held[RIG_HELD];
 	uint32_t held_count;
 
@@ -120,6 +122,7 @@ rig_enable(void)
 	rig.cq_tail = 0;
 	rig.phase = true;
 	rig.held_count = 0;
+	rig.previous = UINT16_MAX;
 	rig_memory.doorbells[0] = 0;
 }
 
@@ -375,6 +378,9 @@ rig_go_wrong(const struct nvme_sqe *sqe)
 	case RIG_NONSENSE:
 		rig_complete(sqe->cid ^ 0x100, 0, 0);
 		return;
+	case RIG_TWICE:
+		rig_complete(rig.previous, 0, 0);
+		return;
 	default:
 		return;
 	}
@@ -401,6 +407,8 @@ rig_device_poll(void)
 			rig_go_wrong(&sqe);
 		else
 			rig_run(&sqe);
+		if (sqe.opcode != nvme_admin_async_event)
+			rig.previous = sqe.cid;
 	}
 	return busy;
 }

@@ -40,6 +40,7 @@ test_every_command_fails(void **state)
 	static const int wanted[RIG_FAULTS] = {
 		[RIG_STATUS] = -EIO, [RIG_STATUS_FINAL] = 0, [RIG_LOSE] = -ETIMEDOUT,
 		[RIG_FATAL] = -EIO,  [RIG_GONE] = -ENODEV,   [RIG_NONSENSE] = -EIO,
+		[RIG_TWICE] = -EIO,
 	};
 
 	(void)state;
@@ -55,6 +56,9 @@ test_every_command_fails(void **state)
 			rig.count = 1;
 			rc = rig_try_attach();
 			refused += rc != 0;
+			/* What it said before is no answer. */
+			if (fault == RIG_TWICE && rig.hit)
+				assert_int_equal(rc, -EIO);
 			/* Without some of what it was asked it does as well. */
 			if (rc != 0 && wanted[fault] != 0)
 				assert_int_equal(rc, wanted[fault]);
