@@ -326,10 +326,12 @@ lose(struct nvme_controller *controller)
 	struct errmsg err;
 
 	err_set(&err, 0, "%s %s has disappeared", controller->trtype, controller->traddr);
-	if (controller->found)
+	if (controller->found) {
+		bdev_nvme_hotplug_let_go(controller->traddr);
 		controller->ending = true;
-	else
+	} else {
 		tell_missing(controller, &err);
+	}
 	let_go(controller);
 }
 
@@ -594,6 +596,8 @@ bdev_nvme_detach(const char *name, struct errmsg *err)
 	if (ended == NULL)
 		return err_set(err, -ENOMEM, "NVMe controller %s: no memory to detach it", name);
 	controller->ended = ended;
+	if (controller->trtype == transports[0])
+		bdev_nvme_hotplug_let_go(controller->traddr);
 	end(controller);
 	rc = completion_wait(ended, WAIT_FOREVER);
 	completion_put(ended);

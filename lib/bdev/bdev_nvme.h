@@ -118,6 +118,10 @@ const char *bdev_nvme_warning_text(uint8_t warning, char *text, size_t size);
 /* {method, params}, or NULL: it is off. */
 json_t *bdev_nvme_hotplug_config(void);
 void bdev_nvme_hotplug_stop(void);
+/* This PCI device is not attached again by itself before it is bound anew. */
+void bdev_nvme_hotplug_let_go(const char *address);
+/* What the kernel tells, as below. Whether it counts; then it is looked for devices. */
+bool bdev_nvme_hotplug_event(const char *event, size_t length);
 /*
  * Pure. Whether an event of the kernel's (NUL-separated "KEY=value", after "action@path") says that
  * an NVMe device was bound to vfio-pci.

@@ -24,6 +24,7 @@
 #define DEVICES_MAX    256
 #define NVME_CLASS     "0x010802"
 #define NVME_CLASS_KEY "PCI_CLASS=10802"
+#define SLOT_KEY       "PCI_SLOT_NAME="
 #define VFIO_DRIVER    "vfio-pci"
 
 /* udev makes the group's file accessible some time after the kernel's event. */
@@ -39,6 +40,52 @@ static struct {
 	struct coroutine *scan; /* which; NULL: about to be */
 	bool again;             /* something has happened since it began */
 } hotplug = {.socket = -1};
+
+struct listing {
+	char addresses[DEVICES_MAX][PCI_ADDRESS_SIZE];
+	uint32_t count;
+};
+
+/* ---- what was let go ---- */
+
+/*
+ * Somebody else shall have those, who may not have come for them yet: not taken again as long as
+ * they stay bound as they are.
+ */
+static struct listing let_go;
+
+static uint32_t
+find(const struct listing *listing, const char *address)
+{
+	uint32_t i = 0;
+
+	while (i < listing->count && strcmp(listing->addresses[i], address) != 0)
+		i++;
+	return i;
+}
+
+static void
+forget(uint32_t index)
+{
+	memcpy(let_go.addresses[index], let_go.addresses[--let_go.count], PCI_ADDRESS_SIZE);
+}
+
+/* Those that are bound to another driver by now. */
+static void
+forget_others(const struct listing *bound)
+{
+	for (uint32_t i = let_go.count; i-- > 0;) {
+		if (find(bound, let_go.addresses[i]) == bound->count)
+			forget(i);
+	}
+}
+
+void
+bdev_nvme_hotplug_let_go(const char *address)
+{
+	if (hotplug.enabled && let_go.count < DEVICES_MAX && find(&let_go, address) == let_go.count)
+		snprintf(let_go.addresses[let_go.count++], PCI_ADDRESS_SIZE, "%s", address);
+}
 
 /* ---- events ---- */
 
@@ -62,12 +109,45 @@ bdev_nvme_uevent_is_bind(const char *event, size_t length)
 	return found == sizeof(wanted) / sizeof(wanted[0]);
 }
 
+/* The device that it is about was bound anew. */
+static void
+take_again(const char *event, size_t length)
+{
+	char address[PCI_ADDRESS_SIZE], text[sizeof(SLOT_KEY) + PCI_ADDRESS_SIZE];
+
+	while (length > 0) {
+		size_t size = strnlen(event, length);
+
+		snprintf(text, sizeof(text), "%.*s", (int)size, event);
+		if (strncmp(text, SLOT_KEY, strlen(SLOT_KEY)) == 0 &&
+		    pci_parse_address(text + strlen(SLOT_KEY), address) == 0 &&
+		    find(&let_go, address) < let_go.count)
+			forget(find(&let_go, address));
+		if (size < length)
+			size++;
+		event += size;
+		length -= size;
+	}
+}
+
+static void start_scan(void);
+
+bool
+bdev_nvme_hotplug_event(const char *event, size_t length)
+{
+	if (!bdev_nvme_uevent_is_bind(event, length))
+		return false;
+	take_again(event, length);
+	start_scan();
+	return true;
+}
+
 /* Whether there was one that counts, or some got lost. */
 static bool
 read_events(void)
 {
 	char event[EVENT_MAX];
-	bool is_bind = false;
+	bool counts = false;
 
 	for (int i = 0; i < EVENTS_A_POLL; i++) {
 		struct sockaddr_nl sender = {0};
@@ -75,22 +155,19 @@ read_events(void)
 		ssize_t length = recvfrom(hotplug.socket, event, sizeof(event), MSG_DONTWAIT,
 					  (struct sockaddr *)&sender, &size);
 
-		if (length < 0 && errno == ENOBUFS)
-			is_bind = true;
-		else if (length < 0)
+		if (length < 0 && errno == ENOBUFS) {
+			start_scan();
+			counts = true;
+		} else if (length < 0) {
 			break;
-		else if (sender.nl_pid == 0) /* the kernel's own */
-			is_bind |= bdev_nvme_uevent_is_bind(event, (size_t)length);
+		} else if (sender.nl_pid == 0) { /* the kernel's own */
+			counts |= bdev_nvme_hotplug_event(event, (size_t)length);
+		}
 	}
-	return is_bind;
+	return counts;
 }
 
 /* ---- devices ---- */
-
-struct listing {
-	char addresses[DEVICES_MAX][PCI_ADDRESS_SIZE];
-	uint32_t count;
-};
 
 static bool
 is_candidate(const char *root, const char *address)
@@ -129,10 +206,12 @@ list_devices(void *arg)
 static void
 attach_devices(const struct listing *listing)
 {
+	forget_others(listing);
 	for (uint32_t i = 0; i < listing->count; i++) {
 		const char *address = listing->addresses[i];
 
-		if (bdev_nvme_at("PCIe", address) == NULL &&
+		if (find(&let_go, address) == let_go.count &&
+		    bdev_nvme_at("PCIe", address) == NULL &&
 		    bdev_nvme_found(address, hotplug.interrupts) == 0)
 			log_notice("nvme: %s is bound to " VFIO_DRIVER ": attaching it", address);
 	}
@@ -191,10 +270,7 @@ static int
 poll_events(void *arg)
 {
 	(void)arg;
-	if (!read_events())
-		return POLLER_IDLE;
-	start_scan();
-	return POLLER_BUSY;
+	return read_events() ? POLLER_BUSY : POLLER_IDLE;
 }
 
 /* ---- on and off ---- */
@@ -211,6 +287,7 @@ bdev_nvme_hotplug_stop(void)
 		coroutine_cancel(hotplug.scan);
 	hotplug.scan = NULL;
 	hotplug.scanning = false;
+	let_go.count = 0;
 }
 
 static int

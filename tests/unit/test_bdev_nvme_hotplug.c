@@ -206,6 +206,57 @@ test_one_that_has_a_name_keeps_it(void **state)
 	assert_int_equal(fake[0].attaches, 1);
 }
 
+struct detach {
+	const char *name;
+	int rc;
+};
+
+static void
+detach_run(void *arg)
+{
+	struct detach *detach = arg;
+
+	detach->rc = bdev_nvme_detach(detach->name, &rig_err);
+}
+
+static void
+bound(const char *address)
+{
+	char event[256];
+	int length = snprintf(event, sizeof(event),
+			      "bind@/devices%cACTION=bind%cDRIVER=vfio-pci%cPCI_CLASS=10802%c"
+			      "PCI_SLOT_NAME=%s",
+			      0, 0, 0, 0, address);
+
+	thread_set_current(rig_app);
+	assert_true(bdev_nvme_hotplug_event(event, (size_t)length + 1));
+	thread_set_current(NULL);
+}
+
+/* What a client detached is for somebody else, whatever is looked for meanwhile. */
+static void
+test_one_that_was_let_go(void **state)
+{
+	struct detach detach = {.name = "nvme-0000:01:00.0"};
+
+	(void)state;
+	fake[1].trtype = "PCIe";
+	fake[1].traddr = "0000:02:00.0";
+	add_device("0000:01:00.0", "0x010802", "vfio-pci");
+	need_events();
+	wait_for("nvme-0000:01:00.0n1", true);
+	rig_run(detach_run, &detach);
+	assert_int_equal(detach.rc, 0);
+	add_device("0000:02:00.0", "0x010802", "vfio-pci");
+	bound("0000:02:00.0");
+	wait_for("nvme-0000:02:00.0n1", true);
+	rig_settle();
+	assert_false(is_there("nvme-0000:01:00.0n1"));
+	/* Bound anew. */
+	bound("0000:01:00.0");
+	wait_for("nvme-0000:01:00.0n1", true);
+}
+
 #define PATH          "/devices/pci0000:00/0000:00:04.0\0"
 #define IS_BIND(text) bdev_nvme_uevent_is_bind(text, sizeof(text))
 
@@ -235,10 +286,9 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_events),
-		TEST(test_devices_that_are_there),
-		TEST(test_gone_and_back),
-		TEST(test_one_that_has_a_name_keeps_it),
+		cmocka_unit_test(test_events),  TEST(test_devices_that_are_there),
+		TEST(test_gone_and_back),       TEST(test_one_that_has_a_name_keeps_it),
+		TEST(test_one_that_was_let_go),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
