@@ -432,6 +432,11 @@ serve_time(struct nvme_ctrlr *ctrlr)
 		send_keep_alive(ctrlr);
 	if (ctrlr->info.state == NVME_LIVE && is_due(ctrlr->health_at))
 		nvme_health_serve(ctrlr);
+	if (ctrlr->info.state == NVME_LIVE && is_due(ctrlr->scan_at)) {
+		nvme_ctrlr_limit_commands(ctrlr, 1);
+		nvme_namespaces_serve(ctrlr);
+		nvme_ctrlr_limit_commands(ctrlr, 0);
+	}
 	if (!is_due(ctrlr->retry_at))
 		return;
 	ctrlr->retry_at = 0;

@@ -125,6 +125,7 @@ struct nvme_ctrlr {
 	uint64_t retry_at;      /* ticks: FAILED tries again; LIVE: queue pairs that failed do */
 	uint64_t look_at;       /* ticks: the next look at CSTS */
 	uint64_t health_at;     /* ticks: while there are warnings; 0: there are none */
+	uint64_t scan_at;       /* ticks: namespaces that could not be read; 0: there are none */
 	uint64_t keep_alive_us; /* 0: none */
 	uint64_t keep_alive_at; /* ticks */
 	void *dbbuf;            /* two pages */

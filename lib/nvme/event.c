@@ -106,18 +106,24 @@ error_event(struct nvme_ctrlr *ctrlr, uint32_t dw0)
 		  nvme_status_name(error.status_field >> 1 & NVME_STATUS_MASK));
 }
 
-static void
-namespaces_event(struct nvme_ctrlr *ctrlr)
+void
+nvme_namespaces_serve(struct nvme_ctrlr *ctrlr)
 {
+	bool tells = (ctrlr->id->oaes & NVME_CTRL_OAES_NA) != 0;
 	struct nvme_ns_list list;
 	struct errmsg err = {""};
+	int rc = 0;
 
 	/* All are looked at, whatever it says; reading it is what lets the event come again. */
-	if (nvme_log_page(ctrlr, NVME_LOG_LID_CHANGED_NS, &list, sizeof(list)) != 0)
+	if (tells)
+		rc = nvme_log_page(ctrlr, NVME_LOG_LID_CHANGED_NS, &list, sizeof(list));
+	if (rc != 0)
+		err_set(&err, rc, "Get Log Page: %s", strerror(-rc));
+	if (nvme_namespaces_scan(ctrlr, &err) == 0 && rc == 0)
 		return;
-	if (nvme_namespaces_scan(ctrlr, &err) != 0)
-		ctrlr_log(warn, ctrlr, "its namespaces have changed, and cannot be read: %s",
-			  nvme_ctrlr_reason(ctrlr, &err));
+	ctrlr->scan_at = nvme_deadline(nvme_retry_ms * 1000ull);
+	ctrlr_log(warn, ctrlr, "its namespaces have changed, and cannot be read: %s",
+		  nvme_ctrlr_reason(ctrlr, &err));
 }
 
 static void
@@ -139,7 +145,7 @@ take_event(struct nvme_ctrlr *ctrlr, uint32_t dw0)
 		nvme_health_serve(ctrlr);
 	else if (EVENT_TYPE(dw0) == NVME_AER_NOTICE &&
 		 EVENT_INFO(dw0) == NVME_AER_NOTICE_NS_CHANGED)
-		namespaces_event(ctrlr);
+		nvme_namespaces_serve(ctrlr);
 	else
 		other_event(ctrlr, dw0);
 }

@@ -22,6 +22,7 @@
 struct scan {
 	struct nvme_known_ns *list; /* of NAMESPACES_MAX */
 	uint32_t count;
+	bool incomplete; /* there are some that cannot be read now */
 };
 
 static const struct nvme_known_ns *
@@ -172,9 +173,11 @@ keep_unknown(struct nvme_ctrlr *ctrlr, struct scan *scan, uint32_t nsid,
 {
 	if (nvme_status_is_final(status))
 		return 0;
+	scan->incomplete = true;
 	if (before == NULL) {
-		ctrlr_log(warn, ctrlr, "namespace %u is not used: Identify: %s", nsid,
-			  nvme_status_name(status));
+		if (ctrlr->scan_at == 0)
+			ctrlr_log(warn, ctrlr, "namespace %u is not used as yet: Identify: %s",
+				  nsid, nvme_status_name(status));
 		return 0;
 	}
 	if (ctrlr->starting)
@@ -284,7 +287,7 @@ is_as_before(const struct nvme_ctrlr *ctrlr, const struct scan *scan)
 int
 nvme_namespaces_scan(struct nvme_ctrlr *ctrlr, struct errmsg *err)
 {
-	struct scan scan = {calloc(NAMESPACES_MAX, sizeof(scan.list[0])), 0};
+	struct scan scan = {.list = calloc(NAMESPACES_MAX, sizeof(scan.list[0]))};
 	struct nvme_known_ns *list;
 	size_t size;
 	int rc;
@@ -295,6 +298,7 @@ nvme_namespaces_scan(struct nvme_ctrlr *ctrlr, struct errmsg *err)
 		rc = scan_list(ctrlr, &scan, err);
 	else
 		rc = scan_all_numbers(ctrlr, &scan, err);
+	ctrlr->scan_at = scan.incomplete ? nvme_deadline(nvme_retry_ms * 1000ull) : 0;
 	if (rc != 0 || is_as_before(ctrlr, &scan)) {
 		free(scan.list);
 		return rc;

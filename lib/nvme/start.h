@@ -57,6 +57,8 @@ void nvme_aborts_forget(struct nvme_ctrlr *ctrlr);
 
 /* All namespaces anew. Tells when something has changed. */
 int nvme_namespaces_scan(struct nvme_ctrlr *ctrlr, struct errmsg *err);
+/* The same while it is live, and when they have changed. Tries again later if need be. */
+void nvme_namespaces_serve(struct nvme_ctrlr *ctrlr);
 /* What came by asynchronous events. */
 void nvme_events_serve(struct nvme_ctrlr *ctrlr);
 /* Looks at its health; tells when the critical warnings have changed. */

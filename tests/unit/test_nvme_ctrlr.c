@@ -524,6 +524,37 @@ test_namespaces_not_ready(void **state)
 	assert_int_equal(rig.events[NVME_EVENT_NAMESPACES], 1);
 }
 
+/* What could not be read is not forgotten: the device tells of it once. */
+static void
+test_namespaces_later(void **state)
+{
+	(void)state;
+	rig.ns_status = NVME_SC_NS_NOT_READY;
+	rig_attach();
+	assert_null(nvme_ns_next(rig.ctrlr, 0));
+	rig_poll_for_us(nvme_retry_ms * 1500);
+	rig.ns_status = 0;
+	rig_wait_for(rig.events[NVME_EVENT_NAMESPACES] == 1);
+	assert_non_null(nvme_ns_next(rig.ctrlr, 0));
+	/* Nor is a change whose log page cannot be read: there would be no other event. */
+	rig.ns.nsze = 2000;
+	rig.opcode = nvme_admin_get_log_page;
+	rig.fault = RIG_STATUS;
+	rig.commands = 0;
+	rig.at = 0;
+	rig.count = 2;
+	rig.by_opcode[nvme_admin_get_log_page] = 0;
+	rig_event(NVME_AER_NOTICE | NVME_AER_NOTICE_NS_CHANGED << 8 |
+		  (uint32_t)NVME_LOG_LID_CHANGED_NS << 16);
+	rig_wait_for(rig.events[NVME_EVENT_NAMESPACES] == 2);
+	assert_int_equal(nvme_ns_next(rig.ctrlr, 0)->blocks, 2000);
+	rig_wait_for(rig.by_opcode[nvme_admin_get_log_page] == 1);
+	/* That was all. */
+	rig_poll_for_us(nvme_retry_ms * 3000);
+	assert_int_equal(rig.by_opcode[nvme_admin_get_log_page], 1);
+	assert_int_equal(rig.events[NVME_EVENT_NAMESPACES], 2);
+}
+
 static enum nvme_qpair_state state_at_change;
 static _Atomic bool revoked;
 
@@ -795,6 +826,7 @@ main(void)
 		rig_test(test_formats),
 		rig_test(test_physical_blocks),
 		rig_test(test_namespaces_not_ready),
+		rig_test(test_namespaces_later),
 		rig_test(test_replaced_namespace),
 		rig_test(test_replaced_in_two_attempts),
 		rig_test(test_other_properties_after_reset),
