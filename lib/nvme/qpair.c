@@ -26,6 +26,8 @@
 #define REAP_BATCH 128u    /* completions in one poll: others are to have their turn */
 #define END_BATCH  64u     /* requests that end without having been sent, the same */
 
+#define FAILURES_TOLD 4u /* in the log, between two looks for time-outs */
+
 /* ---- sending ---- */
 
 static_assert(offsetof(struct nvme_command, cdw15) - offsetof(struct nvme_command, cdw10) ==
@@ -315,20 +317,40 @@ may_retry(const struct nvme_qpair *qpair, const struct nvme_request *request)
 		       atomic_load_explicit(&qpair->ctrlr->retries, memory_order_relaxed);
 }
 
+/* What a guest can bring about as often as it likes is said a few times, and then counted. */
 static void
-end(const struct nvme_qpair *qpair, struct nvme_request *request)
+tell_failure(struct nvme_qpair *qpair, const struct nvme_request *request)
+{
+	const uint16_t code = request->status & NVME_STATUS_MASK;
+
+	/* That blocks differ is no surprise to those who compare them. */
+	if (code == 0 || code == NVME_SC_FUSED_FAIL ||
+	    code == (NVME_SCT_MEDIA << NVME_SCT_SHIFT | NVME_SC_COMPARE_FAILED))
+		return;
+	if (qpair->failures++ < FAILURES_TOLD)
+		log_warn("nvme %s: queue %u: command 0x%02x to namespace %u: %s",
+			 qpair->ctrlr->name, qpair->id, request->command.opcode,
+			 request->command.nsid, nvme_status_name(request->status));
+}
+
+static void
+tell_failures(struct nvme_qpair *qpair)
+{
+	if (qpair->failures > FAILURES_TOLD)
+		log_warn("nvme %s: queue %u: %lu more commands have failed", qpair->ctrlr->name,
+			 qpair->id, qpair->failures - FAILURES_TOLD);
+	qpair->failures = 0;
+}
+
+static void
+end(struct nvme_qpair *qpair, struct nvme_request *request)
 {
 	const uint16_t code = request->status & NVME_STATUS_MASK;
 	int rc = nvme_status_errno(request->status);
 
 	if (code == NVME_SC_ABORT_REQ && (request->state & NVME_REQUEST_TIMED_OUT) != 0)
 		rc = -ETIMEDOUT;
-	/* That blocks differ is no surprise to those who compare them. */
-	if (rc != 0 && code != (NVME_SCT_MEDIA << NVME_SCT_SHIFT | NVME_SC_COMPARE_FAILED) &&
-	    code != NVME_SC_FUSED_FAIL)
-		log_warn("nvme %s: queue %u: command 0x%02x to namespace %u: %s",
-			 qpair->ctrlr->name, qpair->id, request->command.opcode,
-			 request->command.nsid, nvme_status_name(request->status));
+	tell_failure(qpair, request);
 	request->done(request, rc);
 }
 
@@ -572,6 +594,7 @@ nvme_qpair_look_for_timeouts(void *arg)
 		atomic_load_explicit(&qpair->ctrlr->io_timeout_ticks, memory_order_relaxed);
 	const uint64_t now = thread_now(qpair->thread);
 
+	tell_failures(qpair);
 	/* What has been completed is not late: it is this thread that is. */
 	if (qpair->state == NVME_QPAIR_LIVE) {
 		nvme_interrupt_look(qpair);

@@ -129,6 +129,7 @@ struct nvme_qpair {
 	struct nvme_interrupt interrupt;
 	int fail_rc;
 	uint32_t held;           /* slots that are free but for their abort */
+	uint64_t failures;       /* commands that failed since time-outs were looked for */
 	uint64_t broken;         /* the creation that is not to be trusted; 0: none */
 	uint64_t copied, waited; /* see nvme_qpair_stats */
 	struct poller *poller, *timeout_poller;

@@ -414,6 +414,36 @@ test_final(void **state)
 	assert_int_equal(nvme_status_errno(0), 0);
 }
 
+/* A guest that reads a bad block again and again does not fill the log. */
+static void
+test_failures_in_the_log(void **state)
+{
+	const uint32_t failures = 200;
+	size_t lines;
+
+	(void)state;
+	for (uint32_t i = 0; i < failures; i++) {
+		ON_THREAD(submit(i));
+		run();
+		rig_complete(qpair, take(i), LOST);
+		run();
+		expect_done(i, -ENODATA);
+	}
+	lines = log_capture_count();
+	assert_in_range(lines, 1, 10);
+	pass(RIG_LOOK_US);
+	assert_int_equal(log_capture_count(), lines + 1);
+	assert_non_null(strstr(log_capture_last(), "more commands have failed"));
+	pass(RIG_LOOK_US);
+	assert_int_equal(log_capture_count(), lines + 1);
+	/* The next one is said again. */
+	ON_THREAD(submit(0));
+	run();
+	rig_complete(qpair, take(0), LOST);
+	run();
+	assert_int_equal(log_capture_count(), lines + 2);
+}
+
 /* It is sent again with a slot of its own though the queue was full. */
 static void
 test_retry_when_full(void **state)
@@ -769,6 +799,7 @@ main(void)
 		LIVE(test_stop_resting),
 		LIVE(test_revoked),
 		LIVE(test_final),
+		LIVE(test_failures_in_the_log),
 		LIVE(test_retry_when_full),
 		LIVE(test_unknown_cid),
 		LIVE(test_large_cid),
