@@ -118,13 +118,22 @@ bdev_nvme_remove_disks(struct nvme_controller *controller)
 
 /* ---- the beginning ---- */
 
+/* Not where its limit is less than a block. */
+static bool
+can_write_zeroes(const struct nvme_ctrlr_info *info, const struct nvme_ns *ns)
+{
+	return (info->oncs & NVME_CTRL_ONCS_WRITE_ZEROES) != 0 &&
+	       (info->max_write_zeroes == 0 || info->max_write_zeroes >= ns->block_size);
+}
+
 static void
 describe_limits(struct nvme_disk *disk, const struct nvme_ctrlr_info *info,
 		const struct nvme_ns *ns)
 {
 	uint64_t zeroes = (uint64_t)COMMAND_BLOCKS * ns->block_size;
 
-	if (info->max_write_zeroes != 0 && info->max_write_zeroes < zeroes)
+	if (can_write_zeroes(info, ns) && info->max_write_zeroes != 0 &&
+	    info->max_write_zeroes < zeroes)
 		zeroes = info->max_write_zeroes;
 	disk->ops = bdev_nvme_io_ops;
 	disk->ops.destroy = disk_destroy;
@@ -162,7 +171,7 @@ describe_namespace(const struct nvme_ctrlr_info *info, const struct nvme_ns *ns,
 	bdev->io_types = 1u << BDEV_READ | 1u << BDEV_WRITE | 1u << BDEV_FLUSH | 1u << BDEV_RESET;
 	if (info->oncs & NVME_CTRL_ONCS_DSM)
 		bdev->io_types |= 1u << BDEV_DISCARD;
-	if (info->oncs & NVME_CTRL_ONCS_WRITE_ZEROES)
+	if (can_write_zeroes(info, ns))
 		bdev->io_types |= 1u << BDEV_WRITE_ZEROES;
 }
 

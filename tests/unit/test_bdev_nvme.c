@@ -55,6 +55,17 @@ test_limits_of_the_device(void **state)
 	assert_false(info->write_cache);
 }
 
+/* Less than a block at a time is nothing. */
+static void
+test_small_write_zeroes(void **state)
+{
+	(void)state;
+	fake[0].info.max_write_zeroes = 2048;
+	assert_int_equal(attach("x", 0), 0);
+	assert_true(info_of("xn1")->io_types & 1u << BDEV_WRITE_ZEROES);
+	assert_false(info_of("xn3")->io_types & 1u << BDEV_WRITE_ZEROES);
+}
+
 static void
 test_attach_errors(void **state)
 {
@@ -579,6 +590,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_attach),
 		TEST(test_limits_of_the_device),
+		TEST(test_small_write_zeroes),
 		TEST(test_attach_errors),
 		TEST(test_name_of_a_namespace_is_taken),
 		TEST(test_uuids),
