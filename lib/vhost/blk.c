@@ -43,6 +43,8 @@ struct vhost_blk {
 	bool read_only;
 	bool packed_ring;
 	char bdev_name[BDEV_NAME_MAX + 1];
+	/* As it was asked for: by its UUID it is no other one of that name after a restart. */
+	char given_name[BDEV_NAME_MAX + 1];
 	struct bdev_info info; /* as it was at creation */
 	uint64_t features;
 	size_t request_size;
@@ -697,7 +699,7 @@ blk_config(void *device)
 	bool writeback = atomic_load(&blk->writeback) || atomic_load(&blk->cannot_flush);
 
 	return json_pack("{s:s, s:{s:s, s:b, s:b, s:b}}", "method", "vhost_create_blk_controller",
-			 "params", "dev_name", blk->bdev_name, "readonly", blk->read_only,
+			 "params", "dev_name", blk->given_name, "readonly", blk->read_only,
 			 "packed_ring", blk->packed_ring, "writeback", writeback);
 }
 
@@ -774,6 +776,7 @@ vhost_blk_create(const struct vhost_blk_opts *opts, struct errmsg *err)
 	blk->packed_ring = opts->packed_ring;
 	atomic_init(&blk->writeback, !opts->write_through);
 	blk->refs = 1;
+	snprintf(blk->given_name, sizeof(blk->given_name), "%s", opts->bdev);
 	snprintf(user, sizeof(user), "vhost controller %s", opts->name);
 	rc = bdev_open(opts->bdev, opts->read_only ? BDEV_READS : BDEV_WRITES, user, on_bdev_event,
 		       blk, &blk->desc, err);

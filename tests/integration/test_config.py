@@ -285,6 +285,24 @@ def test_coalescing_of_a_controller_that_was_missing(vhostd):
         json.loads(save(vhostd))["subsystems"]
 
 
+def test_device_that_was_named_by_its_uuid(vhostd):
+    """A disk that a client named by its UUID stays that one: another of the same name is not taken instead."""
+    uuids = [f"12345678-0000-4000-8000-00000000000{i}" for i in range(2)]
+    vhostd.rpc("bdev_malloc_create", name="m", num_blocks=64, block_size=512, uuid=uuids[0])
+    vhostd.rpc("vhost_create_blk_controller", ctrlr="c", dev_name=uuids[0])
+    vhostd.stop()
+    vhostd.start()
+    controller, = vhostd.rpc("vhost_get_controllers")
+    assert controller["backend_specific"]["block"]["bdev"] == "m"
+    vhostd.stop()
+    text = vhostd.state.read_text()
+    assert f'"uuid": "{uuids[0]}"' in text
+    vhostd.state.write_text(text.replace(f'"uuid": "{uuids[0]}"', f'"uuid": "{uuids[1]}"'))
+    vhostd.start()
+    assert [entry["name"] for entry in vhostd.rpc("framework_get_state")["failed"]] == ["c"]
+    assert vhostd.rpc("vhost_get_controllers") == []
+
+
 def test_setting_of_what_was_made_again_after_others(vhostd):
     """What is kept for a controller comes after it, wherever it is made again."""
     image = vhostd.image("a.img")
