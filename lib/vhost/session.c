@@ -238,6 +238,21 @@ translate(const struct vhost_session *session, const struct vhost_ring_addr *add
 	return rc;
 }
 
+/* Where a queue that the front-end has said nothing about begins. */
+static uint32_t
+first_base(const struct vhost_session *session)
+{
+	return has_feature(session, VIRTIO_F_RING_PACKED) ? VIRTQ_PACKED_BASE_NEW : 0;
+}
+
+static uint32_t
+base_of(const struct vhost_session *session, uint32_t index)
+{
+	const struct vhost_vring *vring = &session->vrings[index];
+
+	return vring->has_base ? vring->base : first_base(session);
+}
+
 static int
 create_virtq(struct vhost_session *session, uint32_t index, struct virtq **vq)
 {
@@ -248,7 +263,7 @@ create_virtq(struct vhost_session *session, uint32_t index, struct virtq **vq)
 		.packed = has_feature(session, VIRTIO_F_RING_PACKED),
 		.event_idx = has_feature(session, VIRTIO_RING_F_EVENT_IDX),
 		.mem = session->memory->map,
-		.base = vring->base,
+		.base = base_of(session, index),
 		.inflight_reset = vring->base_holds,
 		.max_segments = ops->max_segments,
 		.ctx_size = ops->request_size(session->controller->device),
@@ -256,8 +271,6 @@ create_virtq(struct vhost_session *session, uint32_t index, struct virtq **vq)
 	};
 	int rc;
 
-	if (opts.packed && !vring->has_base)
-		opts.base = VIRTQ_PACKED_BASE_NEW;
 	rc = translate(session, &vring->addr, vring->size, &opts);
 	if (rc == 0)
 		rc = vhost_inflight_get_part(session->inflight, index, &opts);
@@ -422,12 +435,12 @@ goes_on(const struct vhost_session *session, uint32_t index)
 {
 	const struct vhost_vring *vring = &session->vrings[index];
 	struct virtq_opts opts = {.packed = has_feature(session, VIRTIO_F_RING_PACKED)};
-	uint32_t first = opts.packed ? VIRTQ_PACKED_BASE_NEW : 0;
 
 	if (!vring->base_holds && vhost_inflight_get_part(session->inflight, index, &opts) == 0 &&
 	    opts.inflight != NULL && !virtq_inflight_is_new(opts.inflight))
 		return true;
-	return (vring->kicked || vring->announced) && vring->has_base && vring->base != first;
+	return (vring->kicked || vring->announced) &&
+	       base_of(session, index) != first_base(session);
 }
 
 /*
@@ -761,7 +774,7 @@ vhost_session_get_vring_base(struct vhost_session *session, uint32_t index, uint
 	vring->announced = false;
 	end_in_order(session, index);
 	replace_fd(&vring->kick_fd, -1);
-	*base = vring->base;
+	*base = base_of(session, index);
 	return 0;
 }
 

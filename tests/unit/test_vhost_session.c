@@ -5,6 +5,8 @@
  */
 /* links: vhost virtio bdev event testlib thread env */
 /* ldflags: -Wl,--wrap=completion_wait */
+#include <linux/virtio_config.h>
+
 #include "vhost_session_rig.h"
 
 /* ---- messages ---- */
@@ -275,6 +277,23 @@ test_bad_values(void **state)
 	assert_int_equal(vhost_session_set_features(session, PROTOCOL_FEATURES), -EBUSY);
 	assert_int_equal(vhost_session_set_features(session, FEATURES), 0);
 	do_one();
+}
+
+/* What is asked of a queue that never ran is where a new one begins, and is good to begin with. */
+static void
+test_base_of_a_new_queue(void **state)
+{
+	const uint64_t packed = 1ULL << VIRTIO_F_RING_PACKED;
+	uint32_t base;
+
+	(void)state;
+	controller->features |= packed;
+	assert_int_equal(get_base(), 0);
+	assert_int_equal(vhost_session_set_features(session, FEATURES | packed), 0);
+	base = get_base();
+	assert_int_equal(base, VIRTQ_PACKED_BASE_NEW);
+	assert_int_equal(vhost_session_set_vring_base(session, 0, base), 0);
+	assert_int_equal(get_base(), VIRTQ_PACKED_BASE_NEW);
 }
 
 static int
@@ -745,6 +764,7 @@ main(void)
 		TEST(test_stop_and_go_on),
 		TEST(test_reset),
 		TEST(test_bad_values),
+		TEST(test_base_of_a_new_queue),
 		TEST(test_ring_addresses),
 		TEST(test_bad_address_first),
 		TEST(test_mem_table_while_idle),
