@@ -67,12 +67,22 @@ get_state(const struct vhost_connection *connection, const struct vhost_message 
 	return state->index < controller_of(connection)->queue_count ? 0 : -EINVAL;
 }
 
+void
+vhost_msg_drop_fd(int fd)
+{
+	static const struct linger never;
+
+	/* Nothing but a socket has that, and then closing it waits for its peer. */
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &never, sizeof(never));
+	close(fd);
+}
+
 static void
 close_fds(struct vhost_message *message)
 {
 	for (int i = 0; i < message->fd_num; i++) {
 		if (message->fds[i] >= 0)
-			close(message->fds[i]);
+			vhost_msg_drop_fd(message->fds[i]);
 		message->fds[i] = -1;
 	}
 	message->fd_num = 0;
@@ -290,14 +300,21 @@ set_vring_err(struct vhost_connection *connection, struct vhost_message *message
 	return set_signal_fd(connection, message, vhost_session_set_vring_err);
 }
 
+static bool
+has_socket_option(int fd, int option, int wanted)
+{
+	int value;
+	socklen_t length = sizeof(value);
+
+	return getsockopt(fd, SOL_SOCKET, option, &value, &length) == 0 && value == wanted;
+}
+
+/* Others than those of this machine may linger when they are closed, which is not done here. */
 static int
 set_backend_req_fd(struct vhost_connection *connection, struct vhost_message *message)
 {
-	int type;
-	socklen_t length = sizeof(type);
-
-	if (getsockopt(message->fds[0], SOL_SOCKET, SO_TYPE, &type, &length) != 0 ||
-	    type != SOCK_STREAM)
+	if (!has_socket_option(message->fds[0], SO_DOMAIN, AF_UNIX) ||
+	    !has_socket_option(message->fds[0], SO_TYPE, SOCK_STREAM))
 		return -ENOTSOCK;
 	vhost_user_set_backend_fd(connection->endpoint, message->fds[0]);
 	message->fds[0] = -1;

@@ -128,6 +128,8 @@ enum vhost_handled {
  */
 int vhost_msg_handle(struct vhost_connection *connection, struct vhost_message *message,
 		     bool *close);
+/* Any thread. Closes a descriptor that a front-end sent and that is not wanted. */
+void vhost_msg_drop_fd(int fd);
 /* On the vhost-events thread: the answer is gone, or there will be none. */
 void vhost_msg_sent(struct vhost_connection *connection);
 

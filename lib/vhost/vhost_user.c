@@ -31,6 +31,8 @@ _Static_assert(VHOST_SOCKET_PATH_MAX + 1 == sizeof(((struct sockaddr_un *)0)->su
  * both in one call), and to make room for an answer. vhost-events serves nobody else meanwhile.
  */
 #define SOCKET_TIMEOUT_MS 100
+/* The kernel's SCM_MAX_FD: what comes with one message, wanted or not, is closed by us. */
+#define MAX_DESCRIPTORS 253
 /* Accepted connections of one socket; those that say nothing count too. */
 #define MAX_CONNECTIONS 8
 
@@ -85,7 +87,18 @@ static void
 close_received(void)
 {
 	while (received.count > 0)
-		close(received.fds[--received.count]);
+		vhost_msg_drop_fd(received.fds[--received.count]);
+}
+
+static void
+take_fd(int fd, struct msghdr *header)
+{
+	if (received.count < VHOST_MSG_MAX_FDS) {
+		received.fds[received.count++] = fd;
+		return;
+	}
+	vhost_msg_drop_fd(fd);
+	header->msg_flags |= MSG_CTRUNC; /* as if there had been no room: DPDK refuses it */
 }
 
 static void
@@ -95,18 +108,17 @@ take_fds(struct msghdr *header)
 
 	for (control = CMSG_FIRSTHDR(header); control != NULL;
 	     control = CMSG_NXTHDR(header, control)) {
-		size_t bytes = control->cmsg_len - CMSG_LEN(0);
+		size_t count = (control->cmsg_len - CMSG_LEN(0)) / sizeof(int);
 
 		if (control->cmsg_level != SOL_SOCKET || control->cmsg_type != SCM_RIGHTS)
 			continue;
-		/* There are no more: DPDK has no room for them. */
-		if (bytes > sizeof(received.fds))
-			bytes = sizeof(received.fds);
-		memcpy(received.fds, CMSG_DATA(control), bytes);
-		received.count = (int)(bytes / sizeof(int));
-		break;
+		for (size_t i = 0; i < count; i++) {
+			int fd;
+
+			memcpy(&fd, CMSG_DATA(control) + i * sizeof(fd), sizeof(fd));
+			take_fd(fd, header);
+		}
 	}
-	header->msg_controllen = 0;
 }
 
 /*
@@ -120,15 +132,23 @@ ssize_t __wrap_recvmsg(int fd, struct msghdr *header, int flags);
 ssize_t
 __wrap_recvmsg(int fd, struct msghdr *header, int flags)
 {
-	/* The bare system call: recvmsg() is this function. */
-	ssize_t length = syscall(SYS_recvmsg, fd, header, flags | MSG_CMSG_CLOEXEC);
+	_Alignas(struct cmsghdr) char control[CMSG_SPACE(MAX_DESCRIPTORS * sizeof(int))];
+	ssize_t length;
 
 	/* A program may have sockets of its own. */
+	if (takes_messages) {
+		header->msg_control = control;
+		header->msg_controllen = sizeof(control);
+	}
+	/* The bare system call: recvmsg() is this function. */
+	length = syscall(SYS_recvmsg, fd, header, flags | MSG_CMSG_CLOEXEC);
 	if (!takes_messages)
 		return length;
 	close_received();
 	if (length >= 0)
 		take_fds(header);
+	header->msg_control = NULL;
+	header->msg_controllen = 0;
 	return length;
 }
 
@@ -517,11 +537,15 @@ vhost_user_unlisten(struct vhost_endpoint *endpoint)
 void
 vhost_user_set_backend_fd(struct vhost_endpoint *endpoint, int fd)
 {
+	int old;
+
 	pthread_mutex_lock(&endpoint->backend_lock);
-	if (endpoint->backend_fd >= 0)
-		close(endpoint->backend_fd);
+	old = endpoint->backend_fd;
 	endpoint->backend_fd = fd;
 	pthread_mutex_unlock(&endpoint->backend_lock);
+	/* Not under the lock, which the app thread takes, too. */
+	if (old >= 0)
+		close(old);
 }
 
 /* rte_vhost_slave_config_change() would block where the front-end does not read. */
