@@ -496,6 +496,56 @@ test_closed_eventfds(void **state)
 	guest_end(&guest);
 }
 
+/* ---- kicks without end ---- */
+
+struct flood {
+	struct guest guest;
+	struct place place;
+	atomic_uint kicks;
+};
+
+static void
+kick_on_and_on(struct rig_thread *thread, void *arg)
+{
+	struct flood *flood = arg;
+
+	while (!thread->stop) {
+		client_ring_kick_always(flood->place.ring);
+		flood->kicks++;
+	}
+}
+
+/*
+ * On the same reactor are the bystander, who is served, and the RPC server, which answers. So is
+ * the queue itself as long as it is in order; when it is not, kicks find it asleep each time.
+ */
+static void
+test_kick_flood(void **state)
+{
+	static struct flood flood;
+	struct rig_thread *thread;
+
+	(void)state;
+	guest_start(&flood.guest, "disk", NULL);
+	find_place(&flood.guest, 0, &flood.place);
+	flood.kicks = 0;
+	thread = rig_thread_start(kick_on_and_on, &flood);
+	WAIT_UNTIL(flood.kicks > 1000);
+	for (unsigned int i = 0; i < 50; i++) {
+		guest_round_trip(&flood.guest, 0, i, 4096, i);
+		rig_check();
+	}
+	head_outside(&flood.place);
+	assert_int_equal(client_ring_wait_error(flood.place.ring, DEADLINE_MS), 0);
+	for (unsigned int i = 0; i < 50; i++)
+		rig_check();
+	assert_int_equal(rig_sessions("disk"), 1);
+	rig_thread_stop(thread);
+	reset(&flood.guest);
+	guest_round_trip(&flood.guest, 0, 0, 4096, 1);
+	guest_end(&flood.guest);
+}
+
 /* ---- memory that changes under our eyes ---- */
 
 struct scribbler {
@@ -667,6 +717,7 @@ main(void)
 		RIG_TEST(test_full_call_eventfd),
 		RIG_TEST(test_full_error_eventfd),
 		RIG_TEST(test_closed_eventfds),
+		RIG_TEST(test_kick_flood),
 		RIG_TEST(test_changing_descriptors),
 		RIG_TEST(test_truncated_before_start),
 		RIG_TEST(test_random_rings),

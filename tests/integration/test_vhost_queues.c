@@ -347,6 +347,24 @@ test_64_queues(void **state)
 	guest_end(&guest);
 }
 
+/* The smallest ring: one request at a time, in a table; each is the last entry, and the first. */
+static void
+test_one_entry(void **state)
+{
+	struct client_options options = {.queues = 2, .queue_size = 1, .indirect_max = 8};
+	struct guest guest;
+
+	(void)state;
+	guest_start(&guest, "disk", &options);
+	for (unsigned int i = 0; i < 100; i++)
+		guest_round_trip(&guest, i % 2, i, 4096, i);
+	/* It goes on where it was. */
+	assert_int_equal(client_device_stop(&guest.device), 0);
+	assert_int_equal(client_device_start(&guest.device), 0);
+	guest_round_trip(&guest, 0, 0, 4096, 1);
+	guest_end(&guest);
+}
+
 /* The largest ring, full. */
 static void
 test_1024_entries(void **state)
@@ -430,6 +448,7 @@ main(void)
 		RIG_TEST(test_death_while_moving),
 		RIG_TEST(test_delete_while_starting),
 		RIG_TEST(test_64_queues),
+		RIG_TEST(test_one_entry),
 		RIG_TEST(test_1024_entries),
 		RIG_TEST(test_longest_chain),
 		cmocka_unit_test(rig_test_end),
