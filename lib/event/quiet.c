@@ -18,6 +18,7 @@
 
 #include "env.h"
 #include "internal.h"
+#include "log.h"
 
 #define COLD_US     200 /* longer than fast devices take: who waits for one of them stays hot */
 #define COLD_SHARE  32  /* their pollers take some 20 ns: 64 of them have a turn every 40 µs */
@@ -25,6 +26,7 @@
 #define COLD_BATCH  4   /* turns in one iteration */
 #define FD_US       25  /* a system call of some 0.3 µs each time: 1 to 2 % */
 #define FD_BATCH    32
+#define LATE_US     1000000
 
 static uint64_t
 ticks_of(uint64_t us)
@@ -128,6 +130,19 @@ warm_if_timer_due(struct reactor *reactor)
 	}
 }
 
+/*
+ * After a sleep until due. A reactor that nobody ran for seconds looks as if it hung: guests and
+ * front-ends wait, and give up. This says that it is not ours to mend.
+ */
+static void
+report_late(const struct reactor *reactor, uint64_t due)
+{
+	if (reactor->now > due && reactor->now - due >= ticks_of(LATE_US))
+		log_warn("reactor %u: woke %lu ms too late: its CPU was not given to it, and stood "
+			 "still or served others",
+			 reactor->core, env_ticks_to_us(reactor->now - due) / 1000);
+}
+
 /* Waits for fds until `due` (0: does not wait) and warms the threads that they belong to. */
 static void
 warm_if_fd_ready(struct reactor *reactor, uint64_t due)
@@ -144,6 +159,8 @@ warm_if_fd_ready(struct reactor *reactor, uint64_t due)
 				 due == UINT64_MAX ? NULL : &timeout, NULL);
 
 	reactor_account(reactor, false);
+	if (ticks > 0)
+		report_late(reactor, due);
 	for (int i = 0; i < count; i++) {
 		struct placed *placed = events[i].data.ptr; /* NULL: event_fd */
 

@@ -238,7 +238,9 @@ def check_privileges(machine):
     # Hearing of devices that come and go is not.
     machine.run("vhostctl", "bdev_nvme_set_hotplug", "--enable")
     machine.run("vhostctl", "bdev_nvme_set_hotplug", "--enable", "false")
-    warnings = [line for line in machine.log().splitlines() if "ERROR" in line or "WARNING" in line]
+    # That a busy machine gave its CPU to others is not its fault.
+    warnings = [line for line in machine.log().splitlines()
+                if ("ERROR" in line or "WARNING" in line) and "too late: its CPU" not in line]
     assert warnings == []
 
 
