@@ -36,15 +36,16 @@ def round_trip(summary, cases):
 def target_rows(summary, others=None):
     """
     (section, rows); a row has as many cells as TARGET_HEADER. others: of a run of some cases only:
-    the rows of other runs, by section and title, of what was not measured; where there is none it
-    is left out.
+    the rows of other runs, by section and title, of what was not measured; where there is none of
+    that unit it is left out.
     """
     for section, targets in SECTIONS:
         rows = []
         for target in targets:
             value = target.value(summary)
             if value is None and others is not None:
-                rows += others.get((section, target.title), [])
+                rows += [cells for cells in others.get((section, target.title), [])
+                         if cells[1].endswith(target.unit)]
                 continue
             rows.append([target.title, number(value, target.unit), wanted(target),
                          verdict(target, value), number(target.peer, '') if target.peer else '',
@@ -222,7 +223,9 @@ def fragments(bench, summary, command, old=None):
     """
     others, parts = None, {}
     if old:
-        others = {(section, cells[0]): [cells] for section, cells in rows_of(old['targets'])}
+        others = {}
+        for section, cells in rows_of(old['targets']):
+            others.setdefault((section, cells[0]), []).append(cells)
     tables = [f'### {section}\n\n' + markdown_table(TARGET_HEADER, rows)
               for section, rows in target_rows(summary, others) if rows]
     missing = [f'- Not available: {what}: {reason}' for what, reason in bench.unavailable.items()]

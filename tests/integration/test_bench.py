@@ -261,7 +261,11 @@ def test_a_run_of_some_cases_leaves_the_figures_of_others(folder):
     stages = {"case": "path null-split-qd32-read", "server": "vhostd", "value": 555,
               "stages": dict.fromkeys(path.ORDER, 1), "functions": {
                   "lib/a.c:b": {"stage": "pop", "instructions": 7}}}
-    write([load("null split randread qd32", 3), load("nvme alone qd32", 5), stages], False)
+    # Two figures of one title.
+    scsi = [load("controllers split randread qd32 scsi", 7),
+            {"case": "path scsi-null-split-qd32-read", "server": "vhostd", "value": 670,
+             "stages": dict.fromkeys(path.ORDER, 1), "functions": {}}]
+    write([load("null split randread qd32", 3), load("nvme alone qd32", 5), stages, *scsi], False)
     for _ in range(2):
         text = write([load("nvme alone qd32", 6)], True)
         assert "| split QD 32 read | 3.00 M IOPS |" in text
@@ -270,6 +274,8 @@ def test_a_run_of_some_cases_leaves_the_figures_of_others(folder):
         assert text.count("| null split randread qd32 | vhostd |") == 1
         assert text.count("| null-split-qd32-read | 555.0 |") == 1
         assert text.count("| `b` | `lib/a.c` | pop | 7 |") == 1
+        assert text.count("| QD 32, read | 670.0 instructions |") == 1
+        assert text.count("| QD 32, read | 7.00 M IOPS |") == 1
         assert text.count("- Measured later: ") == 1 and text.count("- Date: ") == 1
         assert text.count("### Null disk, poll mode") == 1
 
