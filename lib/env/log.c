@@ -47,7 +47,10 @@ static _Atomic(const struct second_sink *) second_sink;
 static const char *sink_ident; /* set once, before second_sink */
 static int sink_fd;            /* the same */
 static _Atomic unsigned int second_lost;
-/* Whether there is room is asked before it is used. Not held over anything that waits. */
+/*
+ * Whether there is room is asked before it is used. Not held over anything that waits, but for the
+ * disk where stderr is a regular file.
+ */
 static pthread_mutex_t stderr_lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned int lines_lost; /* under stderr_lock */
 static struct log_flag *flags;  /* set by constructors, before main() */
