@@ -106,7 +106,7 @@ vhost_controller_must_wait(const struct vhost_controller *controller,
 	const struct vhost_session *other;
 
 	TAILQ_FOREACH (other, &controller->sessions, link) {
-		if (other != session && other->released)
+		if (other != session && other->ending)
 			return true;
 	}
 	return false;

@@ -885,6 +885,7 @@ release_on_thread(void *arg)
 {
 	struct vhost_session *session = arg;
 
+	session->ending = true;
 	abandon_queues(session);
 	vhost_threads_sync(&session->controller->threads, session->threads, &session->sync,
 			   finish_release, session);

@@ -85,7 +85,8 @@ struct vhost_session {
 	vhost_queue_set stopping;   /* of these: told to stop */
 	struct vhost_drain *drains; /* who waits for queues to stop */
 	bool attached;
-	bool released;
+	bool ending;   /* the next one's queues wait for it */
+	bool released; /* each thread knows that; it goes with the last request */
 	struct vhost_sync sync;
 	TAILQ_ENTRY(vhost_session) link;
 	struct work free_work;

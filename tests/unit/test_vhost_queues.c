@@ -7,6 +7,7 @@
 /* ldflags: -Wl,--wrap=log_write,--wrap=completion_wait */
 #include "event.h"
 #include "log_capture.h"
+#include "patience.h"
 #include "vhost_queues_rig.h"
 
 /* ---- in place of reactors: each thread has a core of its own ---- */
@@ -449,6 +450,31 @@ test_waits_for_the_queues_thread(void **state)
 }
 
 /*
+ * A session whose release nobody could wait for has a queue still that its thread may be in the
+ * middle of: the next session's does not run beside it, on another thread.
+ */
+static void
+test_released_while_a_thread_hangs(void **state)
+{
+	(void)state;
+	start_all();
+	assert_ptr_equal(session->queues[1].home, thread_number(1));
+	pause_second_thread();
+	impatient = true;
+	vhost_session_release(session);
+	impatient = false;
+	session = NULL;
+	new_session();
+	check(send_mem_table() == 0);
+	check(start_queue(1) == 0);
+	check(session->queues[1].home == thread_number(0));
+	check(session->queues[1].state == VHOST_QUEUE_STOPPED);
+	paused = NULL;
+	start_all();
+	serve_all();
+}
+
+/*
  * Queues that wait for the requests of another session are started by the main thread, when those
  * are done: meanwhile they are stopped, get new eventfds, and lose their session.
  */
@@ -726,6 +752,7 @@ main(void)
 		TEST(test_reset),
 		TEST(test_release_with_requests),
 		TEST(test_waits_for_the_queues_thread),
+		TEST(test_released_while_a_thread_hangs),
 		TEST(test_waiting_queues),
 		TEST(test_waiting_queue_fails),
 		TEST(test_random),
