@@ -11,20 +11,12 @@
 
 #include "controller.h"
 #include "coroutine.h"
+#include "drain.h"
 #include "log.h"
 #include "mapping.h"
 #include "notifier.h"
 
 #define VHOST_USER_F_PROTOCOL_FEATURES 30
-
-/* Somebody who waits for queues to stop. Freed by the main thread. */
-struct vhost_drain {
-	struct vhost_session *session;
-	vhost_queue_set mask; /* queues still running */
-	struct completion *completion;
-	struct thread_msg msg;
-	struct vhost_drain *next;
-};
 
 const char *
 vhost_session_name(const struct vhost_session *session)
@@ -78,9 +70,7 @@ vhost_session_queue_stopped(void *arg)
 			link = &drain->next;
 			continue;
 		}
-		*link = drain->next;
-		completion_signal(drain->completion, 0);
-		free(drain);
+		vhost_drain_end(link);
 	}
 	if (session->released && session->busy == 0)
 		vhost_controller_detach(session->controller, session);
@@ -128,6 +118,8 @@ vhost_session_start_waiting(struct vhost_session *session)
 {
 	vhost_queue_set mask = session->waiting;
 
+	while (session->waiters != NULL)
+		vhost_drain_end(&session->waiters);
 	session->waiting = 0;
 	for (; mask != 0; mask &= mask - 1)
 		send_start(&session->queues[vhost_queue_set_first(mask)]);
@@ -169,14 +161,24 @@ stop_on_thread(void *arg)
 	vhost_queue_set mask = drain->mask & session->busy;
 
 	drain->mask = mask;
-	if (mask == 0) {
-		completion_signal(drain->completion, 0);
-		free(drain);
-		return;
-	}
 	drain->next = session->drains;
 	session->drains = drain;
-	send_stop(session, mask);
+	if (mask == 0)
+		vhost_drain_end(&session->drains);
+	else
+		send_stop(session, mask);
+}
+
+static void
+wait_on_thread(void *arg)
+{
+	struct vhost_drain *drain = arg;
+	struct vhost_session *session = drain->session;
+
+	drain->next = session->waiters;
+	session->waiters = drain;
+	if (!vhost_controller_must_wait(session->controller, session))
+		vhost_drain_end(&session->waiters);
 }
 
 /* ---- the queue's thread ---- */
@@ -356,27 +358,6 @@ running_queues(const struct vhost_session *session, vhost_queue_set mask)
 	return mask;
 }
 
-static int
-wait_until_drained(struct vhost_session *session, vhost_queue_set mask)
-{
-	struct vhost_drain *drain = calloc(1, sizeof(*drain));
-	struct completion *completion = completion_create();
-	int rc;
-
-	if (drain == NULL || completion == NULL) {
-		free(drain);
-		completion_drop(completion);
-		return -ENOMEM;
-	}
-	drain->session = session;
-	drain->mask = mask;
-	drain->completion = completion;
-	thread_send(vhost_main_thread(session->controller), &drain->msg, stop_on_thread, drain);
-	rc = completion_wait(completion, VHOST_DRAIN_US);
-	completion_put(completion);
-	return rc;
-}
-
 /* Stops those of mask that run, and takes their virtqs back. */
 static int
 stop_queues(struct vhost_session *session, vhost_queue_set mask)
@@ -386,10 +367,7 @@ stop_queues(struct vhost_session *session, vhost_queue_set mask)
 	mask = running_queues(session, mask);
 	if (mask == 0)
 		return 0;
-	rc = wait_until_drained(session, mask);
-	if (rc == -ETIMEDOUT)
-		log_err("vhost %s: requests of a queue do not end within %llu s",
-			vhost_session_name(session), VHOST_DRAIN_US / 1000000);
+	rc = vhost_drain_wait(session, mask, stop_on_thread);
 	if (rc != 0)
 		return rc;
 	for (; mask != 0; mask &= mask - 1) {
@@ -754,6 +732,18 @@ end_in_order(struct vhost_session *session, uint32_t index)
 }
 
 /*
+ * Stops the queues in mask; then the device is done with all that they were ever given. Where one
+ * waits for an older session, requests of that one are in the guest's memory.
+ */
+static int
+finish_queues(struct vhost_session *session, vhost_queue_set mask)
+{
+	int rc = stop_queues(session, mask);
+
+	return rc == 0 ? vhost_drain_wait(session, 0, wait_on_thread) : rc;
+}
+
+/*
  * Requests that do not end are not handed back with an answer, although the in-flight region would
  * allow it: the answer says that the device is done with the guest's memory and with the disk.
  * After it a guest that is reset uses the memory anew, under a read that is still under way, and a
@@ -767,7 +757,7 @@ vhost_session_get_vring_base(struct vhost_session *session, uint32_t index, uint
 	struct vhost_vring *vring = &session->vrings[index];
 	int rc;
 
-	rc = stop_queues(session, vhost_queue_set_of(index));
+	rc = finish_queues(session, vhost_queue_set_of(index));
 	if (rc != 0)
 		return rc;
 	vring->kicked = false;
@@ -796,7 +786,7 @@ clear_vring(struct vhost_vring *vring)
 int
 vhost_session_reset(struct vhost_session *session)
 {
-	int rc = stop_queues(session, VHOST_QUEUE_SET_ALL);
+	int rc = finish_queues(session, VHOST_QUEUE_SET_ALL);
 
 	if (rc != 0)
 		return rc;
@@ -857,6 +847,8 @@ abandon_queues(struct vhost_session *session)
 	vhost_queue_set mask;
 
 	forget_waiting(session, VHOST_QUEUE_SET_ALL);
+	while (session->waiters != NULL)
+		vhost_drain_end(&session->waiters);
 	session->stopping = session->busy;
 	for (mask = session->busy; mask != 0; mask &= mask - 1) {
 		struct vhost_queue *queue = &session->queues[vhost_queue_set_first(mask)];

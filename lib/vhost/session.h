@@ -82,8 +82,9 @@ struct vhost_session {
 	/* main thread only */
 	vhost_queue_set busy;    /* not stopped */
 	vhost_queue_set waiting; /* of these: not started yet, for requests of the session before */
-	vhost_queue_set stopping;   /* of these: told to stop */
-	struct vhost_drain *drains; /* who waits for queues to stop */
+	vhost_queue_set stopping;    /* of these: told to stop */
+	struct vhost_drain *drains;  /* who waits for queues to stop */
+	struct vhost_drain *waiters; /* who waits for older sessions to end */
 	bool attached;
 	bool ending;   /* the next one's queues wait for it */
 	bool released; /* each thread knows that; it goes with the last request */
@@ -135,7 +136,10 @@ int vhost_session_set_vring_kick(struct vhost_session *session, uint32_t index, 
 int vhost_session_set_vring_call(struct vhost_session *session, uint32_t index, int fd);
 int vhost_session_set_vring_err(struct vhost_session *session, uint32_t index, int fd);
 int vhost_session_set_vring_enable(struct vhost_session *session, uint32_t index, bool enable);
-/* Stops the queue; returns where it stands (virtq_base()) in *base when its requests are done. */
+/*
+ * Stops the queue; returns where it stands (virtq_base()) in *base when its requests, and those of
+ * an older session, are done.
+ */
 int vhost_session_get_vring_base(struct vhost_session *session, uint32_t index, uint32_t *base);
 /* Stops all queues and forgets about them. */
 int vhost_session_reset(struct vhost_session *session);
@@ -151,7 +155,7 @@ void vhost_session_answered(struct vhost_session *session);
 void vhost_session_queue_stopped(void *arg);
 /* Takes nothing new in any queue. Returns how many have not stopped yet. */
 uint32_t vhost_session_stop_all(struct vhost_session *session);
-/* Starts the queues that had to wait for another session. */
+/* No older session has requests any more: starts the queues that had to wait for that. */
 void vhost_session_start_waiting(struct vhost_session *session);
 /* From vhost_controller_detach(): a worker frees it. */
 void vhost_session_free(struct vhost_session *session);

@@ -267,43 +267,64 @@ test_many_disconnects(void **state)
 	close(region.fd);
 }
 
+static void *
+let_go_later(void *arg)
+{
+	usleep(20000); /* it is waited for by then, most likely */
+	device.hold = false;
+	complete(UINT32_MAX);
+	return arg;
+}
+
 /*
  * A session that ends, or whose queue is stopped, before it has done what the one before left: that
- * stays in the region.
+ * stays in the region, given again or not.
  */
 static void
-test_waiting_queue_stops(void **state)
+check_waiting_queue_stops(bool again)
 {
 	struct client_inflight region = new_region();
 	uint64_t seen = 0;
+	pthread_t later;
 
-	(void)state;
 	assert_int_equal(give_region(&region), 0);
+	repeat_base();
 	start();
 	device.hold = true;
 	offer(3);
 	wait_for_handled(3);
-	die();
-	open_session();
-	assert_int_equal(give_region(&region), 0);
-	start();
-	/* With the region given again, and without. */
+	for (int i = 0; i < 2; i++) {
+		die();
+		open_session();
+		assert_int_equal(give_region(&region), 0);
+		repeat_base();
+		start();
+	}
+	assert_int_equal(pthread_create(&later, NULL, let_go_later, NULL), 0);
 	get_base();
-	assert_int_equal(give_region(&region), 0);
+	pthread_join(later, NULL);
+	expect_none();
+	if (again)
+		assert_int_equal(give_region(&region), 0);
 	start();
-	get_base();
-	start();
-	die();
-	open_session();
-	assert_int_equal(give_region(&region), 0);
-	repeat_base();
-	start();
-	device.hold = false;
-	complete(UINT32_MAX);
 	expect_used(3, &seen);
 	expect_none();
 	do_some(2);
 	close(region.fd);
+}
+
+static void
+test_waiting_queue_stops(void **state)
+{
+	(void)state;
+	check_waiting_queue_stops(false);
+}
+
+static void
+test_waiting_queue_stops_region_again(void **state)
+{
+	(void)state;
+	check_waiting_queue_stops(true);
 }
 
 /*
@@ -681,23 +702,15 @@ main(void)
 #name " (packed)", name, setup_packed, teardown, NULL                              \
 	}
 	const struct CMUnitTest tests[] = {
-		TEST(test_new_region),
-		TEST(test_region_before_features),
-		TEST(test_bad_regions),
-		TEST(test_marks),
-		TEST(test_disconnect),
-		TEST(test_many_disconnects),
-		TEST(test_waiting_queue_stops),
-		TEST(test_place_of_the_region),
-		TEST(test_no_base),
-		TEST(test_guest_reset),
-		TEST(test_reset_owner),
-		TEST(test_death_after_a_stop),
-		TEST(test_death_before_the_answer),
-		TEST(test_region_of_another),
-		TEST(test_hostile_content),
-		TEST(test_marked_twice),
-		TEST(test_no_room),
+		TEST(test_new_region),          TEST(test_region_before_features),
+		TEST(test_bad_regions),         TEST(test_marks),
+		TEST(test_disconnect),          TEST(test_many_disconnects),
+		TEST(test_waiting_queue_stops), TEST(test_waiting_queue_stops_region_again),
+		TEST(test_place_of_the_region), TEST(test_no_base),
+		TEST(test_guest_reset),         TEST(test_reset_owner),
+		TEST(test_death_after_a_stop),  TEST(test_death_before_the_answer),
+		TEST(test_region_of_another),   TEST(test_hostile_content),
+		TEST(test_marked_twice),        TEST(test_no_room),
 		TEST(test_truncated_region),
 	};
 

@@ -476,7 +476,7 @@ test_released_while_a_thread_hangs(void **state)
 
 /*
  * Queues that wait for the requests of another session are started by the main thread, when those
- * are done: meanwhile they are stopped, get new eventfds, and lose their session.
+ * are done: meanwhile they get new eventfds, new memory, and lose their session.
  */
 static void
 test_waiting_queues(void **state)
@@ -484,7 +484,6 @@ test_waiting_queues(void **state)
 	(void)state;
 	for (unsigned int round = 0; round < 30; round++) {
 		unsigned int before = device.handled[1];
-		uint32_t base;
 
 		start_all();
 		device.hold = true;
@@ -494,8 +493,6 @@ test_waiting_queues(void **state)
 		new_session();
 		start_all();
 		assert_int_equal(session->queues[1].state, VHOST_QUEUE_STOPPED);
-		assert_int_equal(vhost_session_get_vring_base(session, 0, &base), 0);
-		assert_int_equal(base, drivers[0].avail_index);
 		if (round % 3 == 0)
 			new_session();
 		if (round % 3 == 0)
