@@ -14,6 +14,7 @@ import concurrent.futures
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,8 @@ MEMORY_MB = 2048
 GRACE_SECONDS = 120     # after which a fuzzer that does not end is killed
 STATUS = re.compile(r"^#(\d+)\s.*cov: (\d+) ft: (\d+)", re.MULTILINE)
 COUNT = re.compile(r"^# fuzz_\w+: (.*)$", re.MULTILINE)      # what a target says of itself at its end
+
+running = set()         # fuzzers
 
 
 def environment(tmp):
@@ -52,11 +55,15 @@ def run_fuzzer(build, thing, seconds):
         command.append(f"-dict=tests/fuzz/{DICTIONARIES[thing]}")
     command += [str(corpus), str(CORPUS / thing)]
     with tempfile.TemporaryDirectory(prefix="vf-") as tmp, open(log, "wb") as output:
-        try:
-            status = subprocess.run(command, cwd=ROOT, env=environment(tmp), stdin=subprocess.DEVNULL, stdout=output,
-                                    stderr=output, timeout=seconds + GRACE_SECONDS, check=False).returncode
-        except subprocess.TimeoutExpired:
-            status = None
+        with subprocess.Popen(command, cwd=ROOT, env=environment(tmp), stdin=subprocess.DEVNULL, stdout=output,
+                              stderr=output) as process:
+            running.add(process)
+            try:
+                status = process.wait(seconds + GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                status = None
+        running.discard(process)
     found = sorted(findings.iterdir())
     words = log.read_text(errors="replace")
     progress = STATUS.findall(words)
@@ -89,6 +96,10 @@ def merge(build, thing):
     print(f"{thing}: {len(sizes)} inputs, {sum(sizes)} bytes")
 
 
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=Path, required=True)
@@ -96,6 +107,7 @@ def main():
     parser.add_argument("--only", default="", help="run only fuzzers whose name contains this")
     parser.add_argument("--merge", action="store_true")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, interrupt)
     build = (ROOT / options.build).resolve()
     things = sorted(path.name[len("fuzz_"):] for path in (build / "fuzz").glob("fuzz_*") if options.only in path.name)
     if not things:
@@ -106,11 +118,17 @@ def main():
         return 0
     good = True
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for line, found, ended_well in pool.map(lambda thing: run_fuzzer(build, thing, options.seconds), things):
-            print(line, flush=True)
-            for path in found:
-                print(f"       finding: {path.relative_to(ROOT)}", flush=True)
-            good = good and ended_well and not found
+        try:
+            for line, found, ended_well in pool.map(lambda thing: run_fuzzer(build, thing, options.seconds), things):
+                print(line, flush=True)
+                for path in found:
+                    print(f"       finding: {path.relative_to(ROOT)}", flush=True)
+                good = good and ended_well and not found
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(running):
+                process.kill()
+            raise
     return 0 if good else 1
 
 

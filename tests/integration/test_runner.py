@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The runner itself: a program that dies is told of, and how it died."""
+"""The runners themselves: a program that dies is told of, and how it died; none outlives its runner."""
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pytest
+from harness import DEADLINE
+
 RUNNER = Path(__file__).resolve().parent.parent / "run.py"
+FUZZ_RUNNER = RUNNER.parent / "fuzz/run.py"
 
 
 def run_unit(tmp_path, script, *options):
@@ -104,3 +111,35 @@ def test_not_again_unless_asked_to(tmp_path):
     status, output = run_unit(tmp_path, FAILS_ONCE.format(tmp_path / "mark", "exit 1"))
     assert status == 1
     assert "1 passed, 1 failed" in output
+
+
+def wait_until(condition):
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("command", "program"), [
+    ([RUNNER, "unit:{}"], "unit/test_x"),
+    ([FUZZ_RUNNER, "--build", "{}"], "fuzz/fuzz_x"),
+])
+def test_interrupted(tmp_path, command, program):
+    path = tmp_path / program
+    path.parent.mkdir()
+    path.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; exec sleep 60\n")
+    path.chmod(0o755)
+    with subprocess.Popen([sys.executable, *(str(word).format(tmp_path) for word in command)],
+                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as runner:
+        wait_until((tmp_path / "pid").exists)
+        runner.send_signal(signal.SIGTERM)
+        assert runner.wait(DEADLINE) == 130
+    wait_until(lambda: not is_alive(int((tmp_path / "pid").read_text())))
