@@ -28,12 +28,13 @@ struct path_shape {
 	bool direct; /* three descriptors in the ring; else one, of an indirect table */
 };
 
+/* One thread's, as is its ring. */
 struct path_queue {
 	struct client_ring *ring;
 	struct client_blk blk; /* one or the other */
 	struct client_scsi scsi;
 	uint64_t buffers[PATH_MAX_DEPTH]; /* guest-physical */
-};
+} __attribute__((aligned(64)));
 
 struct path_front_end {
 	/* set by the caller */

@@ -237,6 +237,7 @@ struct client_ring_slot {
 	uint64_t table_gpa; /* indirect table, or 0 */
 };
 
+/* Each is one thread's: no two are in the same cache line. */
 struct client_ring {
 	/* set once */
 	const struct client_ring_ops *ops;
@@ -271,7 +272,7 @@ struct client_ring {
 	bool avail_wrap, used_wrap;
 	struct vring_packed_desc *withheld; /* the first one not published; its flags are last */
 	uint16_t withheld_flags;
-};
+} __attribute__((aligned(64)));
 
 /*
  * Allocates the ring and its indirect tables in memory, which must outlive it. indirect_max 0

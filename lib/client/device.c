@@ -157,9 +157,13 @@ create_rings(struct client_device *device)
 	unsigned int i;
 	int rc;
 
-	device->rings = calloc(options->queues, sizeof(*device->rings));
+	device->rings = aligned_alloc(_Alignof(struct client_ring),
+				      options->queues * sizeof(*device->rings));
+	if (!device->rings)
+		return -ENOMEM;
+	memset(device->rings, 0, options->queues * sizeof(*device->rings));
 	device->bases = calloc(options->queues, sizeof(*device->bases));
-	if (!device->rings || !device->bases)
+	if (!device->bases)
 		return -ENOMEM;
 	for (i = 0; i < options->queues; i++)
 		device->rings[i].kick_fd = device->rings[i].call_fd = device->rings[i].err_fd = -1;
