@@ -320,15 +320,14 @@ check_data_in(const struct command *command)
 	static uint8_t data[DISK_BYTES];
 	size_t length = gather(&command->in, data, sizeof(data));
 	const struct scsi_task *task = command->task;
-	bool read = is_read(task->cdb[0]);
 
 	require(task->transferred_in <= command->in.bytes);
-	if (!read)
+	if (!is_read(task->cdb[0]))
 		check_no_leak(data, length);
 	check_no_leak(task->sense, task->sense_length);
-	/* An aborted READ may have got its data. */
+	/* One that was aborted on its way may have got its data. */
 	for (size_t i = task->transferred_in; i < length; i++)
-		require(data[i] == UNTOUCHED || (read && task->outcome >= SCSI_ABORTED));
+		require(data[i] == UNTOUCHED || task->outcome >= SCSI_ABORTED);
 }
 
 /* It has done nothing to any disk. A disk that shrinks makes a right command wrong on its way. */
